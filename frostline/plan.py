@@ -1,0 +1,142 @@
+"""Verbs on Plan: make one, say where "6", "0.5" or "blocks.3" is, turn it into JSON and back."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import CutError, PlanError
+from frostline.values import Above, Adapter, Cut, Head, Layer, Plan, Recipe, Statistics
+
+FORMAT = "frostline.plan/1"
+
+
+def plan(
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    *,
+    keep: int | None = None,
+    freeze: int | str | float = 0,
+    above: Above | None = None,
+    train: Sequence[bool] | None = None,
+    head: Head | None = None,
+    thaw: Sequence[tuple[int, Sequence[bool]]] = (),
+    adapter: Adapter | None = None,
+    statistics: Statistics = "eval",
+    blend: float = 1.0,
+) -> Plan:
+    """A Plan with what was not said filled in: all layers kept, all of them from `freeze` on learning.
+
+    `freeze` is a count, a fraction or a layer's name (see `depth_of`). Raises PlanError and CutError.
+    """
+    frozen = depth_of(layers, freeze)
+    kept = len(layers) if keep is None else keep
+    if above is None and kept < len(layers):
+        raise PlanError(f"keep is {kept} of {len(layers)} layers; say whether those above are to 'reinit' or to 'drop'")
+    _refuse_shared(layers, frozen)
+    return Plan(
+        layers=tuple(layers),
+        keep=kept,
+        freeze=frozen,
+        above=above or "tune",
+        train=tuple(i >= frozen for i in range(kept)) if train is None else tuple(train),
+        recipe=recipe,
+        head=head or Head(),
+        thaw=tuple((epoch, tuple(flags)) for epoch, flags in thaw),
+        adapter=adapter,
+        statistics=statistics,
+        blend=blend,
+    )
+
+
+def depth_of(layers: Sequence[Layer], freeze: int | str | float) -> int:
+    """The depth meant by a count (first n layers, stem included), a fraction of the layers, or a layer's name.
+
+    A name freezes up to and with that layer. Raises CutError where nothing matches.
+    """
+    count, names = len(layers), [layer.name for layer in layers]
+    if isinstance(freeze, str) and freeze in names:
+        return names.index(freeze) + 1
+    try:
+        number = float(freeze)
+    except ValueError:
+        close = difflib.get_close_matches(str(freeze), names, n=3, cutoff=0.3) or names[:3]
+        raise CutError(
+            f"freeze is {freeze!r}, and no layer has that name; near it: {', '.join(close)}. "
+            "`frostline layers BACKBONE` lists them all"
+        ) from None
+    whole = isinstance(freeze, int) or (isinstance(freeze, str) and freeze.strip().lstrip("+-").isdigit())
+    if whole and 0 <= number <= count:
+        return int(number)
+    if not whole and 0 <= number <= 1:
+        return round(number * count)
+    raise CutError(
+        f"freeze is {freeze!r}; allowed are a count from 0 to {count} (the stem is the first layer), "
+        f"a fraction from 0.0 to 1.0, or a layer's name such as {names[-1]!r}"
+    )
+
+
+def cut_at(layers: Sequence[Layer], depth: int) -> Cut:
+    """The cut below which `depth` layers lie."""
+    return Cut(depth, layers[depth - 1].name if depth else "input")
+
+
+def legal_depths(layers: Sequence[Layer]) -> tuple[int, ...]:
+    """Every depth at which Frostline saws: 0, and after each layer that is a cut."""
+    return (0, *(layer.index + 1 for layer in layers if layer.cut))
+
+
+def with_rate(plan: Plan, rate: float) -> Plan:
+    """The same plan at another peak learning rate."""
+    return replace(plan, recipe=replace(plan.recipe, lr=rate))
+
+
+def with_epochs(plan: Plan, epochs: int) -> Plan:
+    """The same plan on a shorter or longer schedule: epochs at which layers thaw move in proportion."""
+    scale, moved = epochs / plan.recipe.epochs, dict[int, tuple[bool, ...]]()
+    for epoch, flags in plan.thaw:
+        moved[round(epoch * scale)] = flags  # where two meet on a short schedule, the later one holds
+    return replace(plan, recipe=replace(plan.recipe, epochs=epochs), thaw=tuple(sorted(moved.items())))
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as plain JSON values; `from_json` reads it back to an equal plan."""
+    from pydantic import TypeAdapter
+
+    return {"format": FORMAT, **TypeAdapter(Plan).dump_python(plan, mode="json")}
+
+
+def from_json(document: dict[str, Any]) -> Plan:
+    """The plan that `to_json` wrote. Raises PlanError naming the field that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if document.get("format") != FORMAT:
+        raise PlanError(f"the plan's format is {document.get('format')!r}; this version reads {FORMAT!r}")
+    try:
+        return TypeAdapter(Plan).validate_python({k: v for k, v in document.items() if k != "format"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"the plan's field {where!r} is wrong: {first['msg']} (found {first['input']!r:.80})") from None
+
+
+def read(path: Path) -> Plan:
+    """The plan in a plan.json, or in the summary.json of a run. Raises PlanError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"no plan can be read from {str(path)!r}: {error.strerror}; give a run's model/plan.json") from None
+    except ValueError as error:
+        raise PlanError(f"{str(path)!r} is no JSON: {error}; give a run's model/plan.json") from None
+    found = document.get("decision", {}).get("plan", document) if isinstance(document, dict) else {}
+    return from_json(found)
+
+
+def _refuse_shared(layers: Sequence[Layer], frozen: int) -> None:
+    if frozen and not layers[frozen - 1].legal and "share" in layers[frozen - 1].why:
+        layer = layers[frozen - 1]
+        raise CutError(f"freezing up to {layer.name!r} (depth {frozen}) is not possible: {layer.why}")

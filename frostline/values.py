@@ -1,0 +1,471 @@
+"""Every noun of Frostline, frozen. A noun checks itself where it is born; nothing later re-checks it.
+
+Nothing here loads torch: the search, the study and the report live on these nouns and on NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.errors import PlanError
+
+Above = Literal["tune", "reinit", "drop"]
+Statistics = Literal["eval", "batch", "reestimate"]
+Part = Literal["", "train", "validation", "test"]
+
+
+# ------------------------------------------------------------------------------------------------ the network
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One named step of the backbone, in execution order; the stem is number 0."""
+
+    index: int
+    name: str  # the step as the backbone spells it, "blocks.7"
+    parameters: int  # learnable numbers that are first used here
+    macs: int  # multiply-accumulates for one example
+    shape: tuple[int, ...]  # of what it hands on, for one example
+    bytes: int  # of what it hands on, for one example, at the network's own dtype
+    cut: bool  # the network may be sawn after this layer, and Frostline considers it
+    why: str = ""  # the reason where it is no cut
+    error: float | None = None  # largest |suffix(prefix(x)) - network(x)|, once proven
+    legal: bool = True  # sawing here is right, even where `cut` is False because there are enough cuts
+    members: tuple[str, ...] = ()  # names of its parameters and buffers in the whole network
+    modules: tuple[str, ...] = ()  # names of the modules that run in it
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cut:
+    """Where a backbone is sawn: layers[:depth] below, layers[depth:] above."""
+
+    depth: int  # 0 is the raw input; the number of layers leaves the head alone
+    name: str  # the last layer below, "input" for depth 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From a decoded RGB picture (0..255) to what the backbone reads."""
+
+    size: tuple[int, int]  # height, width in pixels
+    resize: int | None  # shorter side before the centre crop, in pixels; None squashes to `size` instead
+    mean: tuple[float, ...]  # of pixels / scale, one per channel: one value reads the picture as grey
+    std: tuple[float, ...]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    scale: float = 255.0  # pixels are divided by it before mean and std
+
+
+# ------------------------------------------------------------------------------------------------ the data
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What was read: row i is inputs[i] with targets[i]."""
+
+    ids: tuple[str, ...]  # a stable name of each example: its path below the data folder, or "row-17"
+    inputs: tuple[Path, ...] | NDArray[np.uint8]  # files, or pictures as n,h,w or n,h,w,c arrays of 0..255
+    targets: NDArray[np.int64]  # class ids
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]  # the user's own folder or split column; "" where there is none
+    groups: tuple[str, ...] | None  # examples of one group never stand on both sides of a split
+    skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of what could not be read
+    detected: str = ""  # what the reader found, in one sentence
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Row numbers into Examples; no row is in both."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who may see what: the race sees the folds, and the certification rows are read once, at the end."""
+
+    folds: tuple[Fold, ...]
+    certification: NDArray[np.int64]  # empty where the data is too small to set any aside
+    how: str  # in one sentence, for the report
+
+    @property
+    def kind(self) -> Literal["held_out", "cross_validated"]:
+        """What the score of the model handed back is: `summary.json` calls it score.kind."""
+        return "held_out" if len(self.certification) else "cross_validated"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the data is like, without any training."""
+
+    examples: int
+    classes: Mapping[str, int]  # examples a class
+    imbalance: float  # largest class over smallest
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # smallest, median, largest (height, width)
+    duplicates: tuple[tuple[str, ...], ...]  # ids of pictures that are the same, class by class or across classes
+    skipped: int
+    effective_dimension: float | None = None  # participation ratio of the last cut's features
+    near_duplicates: int | None = None  # pairs found among the features
+
+
+# ------------------------------------------------------------------------------------------------ plans and arms
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the learning layers learn."""
+
+    epochs: int
+    lr: float  # of new layers, and of the topmost kept layer times `kept_lr`
+    batch: int = 32
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    kept_lr: float = 0.1  # kept layers learn at lr * kept_lr * layer_decay ** (kept layers above them)
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01  # of matrices; vectors (norms, biases) have none
+    anchor: float = 0.0  # strength of the pull of kept layers to their source weights (L2-SP), 1/step at lr 1
+    schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
+    warmup: float = 0.1  # share of the steps; begun anew for layers that thaw
+    clip: float | None = 1.0  # largest norm of the gradient; None does not clip
+    smoothing: float = 0.0  # label smoothing
+    augment: Literal["none", "flip", "crop", "flip_crop"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise PlanError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "kept_lr", "layer_decay"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise PlanError(f"{name} is {getattr(self, name)}; it must be a positive number")
+        if not 0 <= self.warmup < 1:
+            raise PlanError(f"warmup is {self.warmup}; it is a share of the steps, at least 0 and less than 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The new layers on top, output layer included."""
+
+    kind: Literal["linear"] = "linear"
+    cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
+    start: Literal["probe", "random"] = "probe"  # the closed-form probe's weights, or fresh ones
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Low-rank learnable matrices beside kept, frozen ones."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = 8
+    targets: tuple[str, ...] = ()  # module names; none means every linear and convolution of the kept layers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of every layer of one network. The verbs on it are in plan.py."""
+
+    layers: tuple[Layer, ...]
+    keep: int  # the first k layers come from the pre-trained network
+    freeze: int  # the first f of them never change
+    above: Above  # what becomes of the layers above k
+    train: tuple[bool, ...]  # which kept layers learn; all False below `freeze`
+    recipe: Recipe
+    head: Head = Head()
+    thaw: tuple[tuple[int, tuple[bool, ...]], ...] = ()  # (epoch, flags), rising: gradual unfreezing
+    adapter: Adapter | None = None
+    statistics: Statistics = "eval"  # what batch norms above the frozen prefix use
+    blend: float = 1.0  # weight of the tuned parameters against the source's after training (WiSE-FT)
+
+    def __post_init__(self) -> None:
+        depth = len(self.layers)
+        if not 0 <= self.keep <= depth:
+            raise PlanError(f"keep is {self.keep}; this network has {depth} layers, so 0..{depth} is allowed")
+        if not 0 <= self.freeze <= self.keep:
+            raise PlanError(f"freeze is {self.freeze}; only kept layers can be frozen, so 0..{self.keep} is allowed")
+        if (self.above == "tune") != (self.keep == depth):
+            raise PlanError(
+                f"above is {self.above!r} with keep {self.keep} of {depth} layers; 'tune' means that all are kept, "
+                "'reinit' or 'drop' says what becomes of the rest"
+            )
+        if self.above == "drop" and self.keep == 0:
+            raise PlanError("above is 'drop' with keep 0, which leaves no network; use 'reinit' to train from scratch")
+        if len(self.train) != self.keep or any(self.train[: self.freeze]):
+            raise PlanError(
+                f"train is {self.train}; it needs one flag for each of the {self.keep} kept layers, "
+                f"False for the {self.freeze} frozen ones"
+            )
+        for epoch, flags in self.thaw:
+            if epoch < 0 or len(flags) != self.keep or any(flags[: self.freeze]):
+                raise PlanError(
+                    f"thaw at epoch {epoch} has flags {flags}; an epoch counts from 0, and there is one flag for each "
+                    f"of the {self.keep} kept layers, False for the {self.freeze} frozen ones"
+                )
+        if [epoch for epoch, _ in self.thaw] != sorted({epoch for epoch, _ in self.thaw}):
+            raise PlanError(f"thaw names the epochs {[e for e, _ in self.thaw]}; each may stand once, in rising order")
+        if not 0 <= self.blend <= 1:
+            raise PlanError(f"blend is {self.blend}; it is a weight between 0 (source) and 1 (tuned)")
+
+    def learning(self, epoch: int) -> tuple[bool, ...]:
+        """Which of all layers learn in an epoch (from 0): a pure function, so that a resumed run is the same run."""
+        flags = self.train
+        for start, later in self.thaw:
+            if start <= epoch:
+                flags = later
+        return flags + (self.above == "reinit",) * (len(self.layers) - self.keep)
+
+    def rates(self) -> tuple[float | None, ...]:
+        """The peak learning rate of every layer, None for one that never learns.
+
+        New layers learn at `lr`; kept layer i at `lr * kept_lr * layer_decay ** (keep - 1 - i)`
+        (discriminative fine-tuning: Howard and Ruder, ACL 2018, arXiv:1801.06146).
+        """
+        ever = [any(flags) for flags in zip(*(self.learning(e) for e in (0, *(e for e, _ in self.thaw))), strict=True)]
+        top = self.recipe.lr * self.recipe.kept_lr
+        kept = [top * self.recipe.layer_decay ** (self.keep - 1 - i) for i in range(self.keep)]
+        new = [self.recipe.lr] * (len(self.layers) - self.keep)
+        return tuple(rate if learns else None for rate, learns in zip(kept + new, ever, strict=True))
+
+    def apply(self, module: Any, epoch: int = 0) -> int:
+        """Freeze and unfreeze the layers of `module` for an epoch, in place; returns how many numbers now learn.
+
+        Call it after `module.train()` and before each epoch: layers that do not learn are put in inference mode, and
+        so are batch norms everywhere unless `statistics` is "batch". What no layer names, the head, learns.
+        Works on any module with `named_parameters`, `named_buffers` and `named_modules`; raises PlanError where
+        layers of the plan are not in it. Re-initialising or dropping layers is not done here.
+        """
+        parameters, modules = self._members_of(module), dict(module.named_modules())
+        still = [layer for layer, learns in zip(self.layers, self.learning(epoch), strict=True) if not learns]
+        frozen = {name for layer in still for name in layer.members}
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name not in frozen)
+        quiet = {name for layer in still for name in layer.modules}
+        if self.statistics != "batch":
+            quiet |= {name.rpartition(".")[0] for name, _ in module.named_buffers() if name.endswith("running_mean")}
+        for name in quiet & modules.keys():
+            modules[name].eval()
+        return sum(parameter.numel() for name, parameter in parameters.items() if name not in frozen)
+
+    def parameter_groups(self, module: Any) -> list[dict[str, Any]]:
+        """Static optimiser groups of `module`, one or two for each layer that ever learns and for the head.
+
+        Each is a dict with `name` ("blocks.7", "head/no_decay"), `params`, `lr` (the peak) and `weight_decay`:
+        `torch.optim.AdamW(plan.parameter_groups(module))`. Unfreezing never edits groups.
+        """
+        parameters = self._members_of(module)
+        owner = {name: layer.index for layer in self.layers for name in layer.members}
+        rates = (*self.rates(), self.recipe.lr)
+        groups: dict[tuple[int, bool], list[Any]] = {}
+        for name, parameter in parameters.items():
+            index = owner.get(name, len(self.layers))
+            if rates[index] is not None:
+                groups.setdefault((index, parameter.ndim < 2), []).append(parameter)
+        names = [*(layer.name for layer in self.layers), "head"]
+        return [
+            {
+                "name": names[index] + ("/no_decay" if vectors else ""),
+                "params": members,
+                "lr": rates[index],
+                "weight_decay": 0.0 if vectors else self.recipe.weight_decay,
+            }
+            for (index, vectors), members in sorted(groups.items(), key=lambda item: item[0])
+        ]
+
+    def _members_of(self, module: Any) -> dict[str, Any]:
+        parameters = dict(module.named_parameters())
+        present = parameters.keys() | {name for name, _ in module.named_buffers()}
+        kept = self.layers[: self.keep] if self.above == "drop" else self.layers
+        absent = [name for layer in kept for name in layer.members if name not in present]
+        if absent:
+            raise PlanError(
+                f"the plan names {absent[0]!r} and {len(absent) - 1} others that this module lacks; a plan fits the "
+                "network it was made for: apply it before the network is wrapped or renamed"
+            )
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A plan in the race, with the learning rates it may choose from."""
+
+    id: str  # "linear_probe@12", "freeze@3", "full_finetune"
+    plan: Plan
+    rates: tuple[float, ...]  # rising; the plan's own rate is one of them
+    protected: bool = False  # never eliminated before the final
+    baseline: str | None = None  # the known strategy it is: "lp_ft", "full_finetune", ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unit:
+    """The smallest resumable piece of a search: one training."""
+
+    arm: str
+    rate: float
+    rung: int  # 1, 2, 3 for the final; 0 for what is no race (probes, baselines)
+    fold: int
+    seed: int
+    epochs: int
+
+    @property
+    def key(self) -> str:
+        """A name for files and the study: no two units of a run share it."""
+        return f"{self.arm}-lr{self.rate:.3g}-r{self.rung}-f{self.fold}-s{self.seed}-e{self.epochs}"
+
+
+# ------------------------------------------------------------------------------------------------ what was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a cut before any training: a linear probe on its pooled features."""
+
+    cut: Cut
+    score: Estimate  # accuracy of the leave-one-out ridge probe on the training fold
+    log_loss: float  # nats an example, of the logistic head on the validation fold
+    features: int  # dimension of the pooled vector
+    random: float | None = None  # the same score with a randomly initialised network
+    permuted: float | None = None  # the same score with permuted labels: chance, if nothing leaks
+    similarity: float | None = None  # of source and target features at this cut, 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What this machine measured for this network at the real batch size; a resumed run uses the stored one."""
+
+    forward: tuple[float, ...]  # seconds an example, layer by layer
+    backward: tuple[float, ...]  # seconds an example, layer by layer, input and weight gradients
+    read: Mapping[str, float]  # bytes a second: "memory", "disk"
+    write: Mapping[str, float]
+    decode: float  # seconds an example to open and preprocess
+    batch: int
+    device: str
+    macs_per_second: float  # of the whole forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Modelled from MACs and bytes with the stored calibration, so that timing noise changes no answer."""
+
+    training: float  # seconds of one full training of the arm
+    inference: float  # seconds an example
+    memory: float  # bytes at the peak of training
+    parameters: int  # learnable
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over the training rows."""
+
+    number: int  # from 0
+    loss: float  # mean over the examples
+    score: float | None  # on the validation rows, where asked for
+    seconds: float
+    diverged: bool = False
+    gradient: float = 0.0  # mean norm of the gradient before clipping
+    learning: int = 0  # parameters that learned in it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one unit came to."""
+
+    unit: Unit
+    rows: NDArray[np.int64]  # row numbers of Examples that were predicted
+    log_probabilities: NDArray[np.float32]  # rows x classes
+    seconds: float
+    peak_bytes: int
+    epochs: tuple[Epoch, ...] = ()
+    diverged: bool = False
+    batch: int = 0  # the batch size that was used: smaller than asked for after running out of memory
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one arm came out of the race."""
+
+    arm: Arm
+    stage: str  # "dropped@1", "dropped@2", "finalist", "probe"
+    score: Estimate  # validation
+    rate: float  # the learning rate that did best
+    seconds: float  # spent on it
+    peak_bytes: int
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The choice, and what is known about it."""
+
+    arm: str
+    plan: Plan
+    epsilon: float
+    confidence: float
+    certified: bool
+    plausible: tuple[str, ...]  # cannot be told apart from the best
+    proven: tuple[str, ...]  # shown to be within epsilon of the best
+    expected_regret: float
+    reason: str
+    needed: int | None = None  # further examples that would certify the choice, where it is not certified
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A warning or a clearance, with its evidence."""
+
+    kind: str  # "negative_transfer", "overfitting", ...
+    holds: bool
+    evidence: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of the very model that is handed back."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    kind: Literal["held_out", "cross_validated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent; it scales the schedule once, at the start, and decides nothing later."""
+
+    effort: Literal["quick", "default", "thorough"] = "default"
+    epochs: int | None = None  # the full schedule R; None takes a default from the data's size
+    seconds: float | None = None
+    storage: int = 8 * 2**30  # bytes of activations on disk and in memory together
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network ready to be cut. `module` is a torch.nn.Module; this file does not load torch to say so."""
+
+    name: str
+    module: Any
+    example: Mapping[str, Any]  # keyword arguments of its forward for a batch of two
+    data: str  # which of them carries the data
+    preprocessing: Preprocessing | None
+    weights: str  # where they came from, "none" for random
+    fresh: Callable[[int], Any] | None = None  # seed -> the same architecture with new random weights
+    unloaded: tuple[str, ...] = ()  # parameters that the checkpoint did not bring: they belong to the head
+    notes: tuple[str, ...] = field(default=())  # what was replaced or assumed, to be said in every output
