@@ -69,7 +69,7 @@ class Examples:
     """What was read: row i is inputs[i] with targets[i]."""
 
     ids: tuple[str, ...]  # a stable name of each example: its path below the data folder, or "row-17"
-    inputs: tuple[Path, ...] | NDArray[np.uint8]  # files, or pictures as n,h,w or n,h,w,c arrays of 0..255
+    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]  # files or their bytes, or n,h,w or n,h,w,c arrays of 0..255
     targets: NDArray[np.int64]  # class ids
     classes: tuple[str, ...]
     parts: tuple[Part, ...]  # the user's own folder or split column; "" where there is none
