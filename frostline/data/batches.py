@@ -1,0 +1,66 @@
+"""Rows in order, cut into batches, and their pictures as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.data.pictures import Augment, augment, open_picture, preprocess
+from frostline.values import Examples, Preprocessing
+
+
+def order(rows: NDArray[np.int64], epoch: int, seed: int) -> NDArray[np.int64]:
+    """The rows in the order of that epoch: a function of its arguments alone, so a resumed run sees the same."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)
+
+
+def batches(rows: NDArray[np.int64], size: int, *, drop_last: bool = False) -> Iterator[NDArray[np.int64]]:
+    """The rows, `size` at a time; the last batch may be smaller unless it is dropped."""
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        if len(batch) == size or not drop_last:
+            yield batch
+
+
+def decode(
+    examples: Examples, rows: NDArray[np.int64], preprocessing: Preprocessing, *, workers: int = 0
+) -> NDArray[np.float32]:
+    """These examples as the network reads them, rows x channels x height x width; the same every time.
+
+    `workers` threads share the decoding; 0 decodes in the caller's own. Raises DataError naming an unreadable file.
+    """
+    return pictures(examples, rows, preprocessing, workers=workers)
+
+
+def pictures(
+    examples: Examples,
+    rows: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    *,
+    augment: Augment = "none",
+    seed: int = 0,
+    epoch: int = 0,
+    workers: int = 0,
+) -> NDArray[np.float32]:
+    """As `decode`, each picture varied first. The draw depends on (seed, epoch, row) and on nothing else.
+
+    Neither the batch that a row stands in nor the number of threads changes its pixels.
+    """
+
+    def one(row: int) -> NDArray[np.float32]:
+        return preprocess(_varied(examples, row, augment, (seed, epoch, row)), preprocessing)
+
+    if len(rows) == 0:
+        return np.zeros((0, len(preprocessing.mean), *preprocessing.size), np.float32)
+    numbers = [int(row) for row in rows]
+    if workers < 1 or len(numbers) < 2:
+        return np.stack([one(row) for row in numbers])
+    with ThreadPoolExecutor(workers) as pool:
+        return np.stack(list(pool.map(one, numbers)))
+
+
+def _varied(examples: Examples, row: int, kind: Augment, draw: tuple[int, int, int]) -> NDArray[np.uint8]:
+    return augment(open_picture(examples.inputs[row]), kind, np.random.default_rng(draw))

@@ -1,0 +1,211 @@
+"""What a reader found, before any picture was opened, and the checks that turn it into Examples."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline.data.pictures import UNREADABLE, explain
+from frostline.errors import DataError, LabelError
+from frostline.values import Examples, Part
+
+Progress = Callable[[int, int], None]  # pictures checked, pictures in all
+
+FORGIVEN = 3  # files: in a small folder one bad file is already more than any sensible share
+THREADS = 4
+PARTS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+NAMED = 5  # how many offenders a message lists
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Pictures with the labels they were given; row i of each field belongs together."""
+
+    source: str  # how messages call the data
+    ids: tuple[str, ...]
+    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]
+    labels: tuple[str, ...]
+    parts: tuple[Part, ...]
+    groups: tuple[str, ...] | None
+    detected: str
+    warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None  # in the data set's own order; None sorts the labels
+
+    def at(self, rows: Sequence[int]) -> Found:
+        """These rows alone."""
+        inputs = self.inputs[np.asarray(rows, int)] if isinstance(self.inputs, np.ndarray) else self.inputs
+        return Found(
+            self.source,
+            tuple(self.ids[row] for row in rows),
+            inputs if isinstance(inputs, np.ndarray) else tuple(inputs[row] for row in rows),
+            tuple(self.labels[row] for row in rows),
+            tuple(self.parts[row] for row in rows),
+            None if self.groups is None else tuple(self.groups[row] for row in rows),
+            self.detected,
+            self.warnings,
+            self.classes,
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of them, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:NAMED])
+    return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def plain(text: str) -> str:
+    """One spelling for names that look alike: accents composed, undecodable bytes of a file name replaced."""
+    return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def ordered(labels: Sequence[str]) -> tuple[str, ...]:
+    """The different labels: by value where all are whole numbers, else by name."""
+    different = set(labels)
+    if all(label.lstrip("-").isdecimal() for label in different):
+        return tuple(sorted(different, key=lambda label: (int(label), label)))
+    return tuple(sorted(different))
+
+
+def examples_of(found: Found, *, limit: float, progress: Progress | None = None) -> Examples:
+    """Every picture opened once, the unreadable ones set apart, the labels checked.
+
+    Unreadable files are skipped and listed; more than `limit` of all files, and more than three, refuse the data.
+    Raises DataError for that and for no picture at all, LabelError for labels that nothing can be learned from.
+    """
+    reasons, marks = checked(found.inputs, progress)
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    skipped = tuple((found.ids[row], reason) for row, reason in enumerate(reasons) if reason is not None)
+    if not kept or (len(skipped) > FORGIVEN and len(skipped) > limit * len(found.ids)):
+        first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:NAMED])
+        raise DataError(
+            f"{len(skipped)} of {len(found.ids)} pictures of {found.source} cannot be read ({first}); at most "
+            f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove them, or raise the limit"
+        )
+    whole, found = found, found.at(kept)
+    classes = found.classes or ordered(whole.labels)
+    warnings = _labels_checked(found, classes)
+    if skipped:
+        names = listed([name for name, _ in skipped])
+        warnings += (f"{len(skipped)} of {len(whole.ids)} files cannot be read and are skipped: {names}",)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return Examples(
+        ids=found.ids,
+        inputs=found.inputs,
+        targets=np.asarray([numbers[label] for label in found.labels], dtype=np.int64),
+        classes=classes,
+        parts=found.parts,
+        groups=found.groups,
+        skipped=skipped,
+        detected=found.detected,
+        warnings=found.warnings + warnings + _conflicts(found, [marks[row] for row in kept]),
+    )
+
+
+def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises LabelError where no class can be learned; what is only suspicious comes back as warnings."""
+    if len(classes) < 2:
+        raise LabelError(
+            f"{found.source} holds one class only, {listed(classes)}; at least two are needed to tell apart; "
+            "add pictures of another class"
+        )
+    total, learnable = Counter(found.labels), Counter[str]()
+    learnable.update(label for label, part in zip(found.labels, found.parts, strict=True) if part in ("", "train"))
+    few = [name for name in classes if total[name] < 2]
+    if few:
+        counts = ", ".join(f"{name!r} has {total[name]}" for name in few[:NAMED])
+        more = f" and {len(few) - NAMED} more classes likewise" if len(few) > NAMED else ""
+        hint = "; the label column may be the wrong one" if len(few) > max(NAMED, len(classes) // 2) else ""
+        raise LabelError(
+            f"too few readable pictures a class in {found.source}: {counts}{more}; each needs at least two, one to "
+            f"learn from and one to be judged on; add pictures or remove the class{hint}"
+        )
+    unseen = [name for name in classes if not learnable[name]]
+    if unseen:
+        raise LabelError(
+            f"{listed(unseen)} of {found.source} stands in validation or test only, never in training; no network "
+            "can learn it; add training pictures or remove the class"
+        )
+    warnings: list[str] = []
+    for part in ("validation", "test"):
+        present = {label for label, its in zip(found.labels, found.parts, strict=True) if its == part}
+        absent = [name for name in classes if name not in present]
+        if present and absent:
+            warnings.append(f"the {part} part holds no picture of {listed(absent)}: nothing is measured on it there")
+    return tuple(warnings)
+
+
+def _conflicts(found: Found, marks: Sequence[bytes]) -> tuple[str, ...]:
+    """The same picture under two labels, or on two sides of the user's own split."""
+    rows: dict[bytes, list[int]] = defaultdict(list)
+    for row, mark in enumerate(marks):
+        rows[mark].append(row)
+    labels = [same for same in rows.values() if len({found.labels[row] for row in same}) > 1]
+    parts = [same for same in rows.values() if len({found.parts[row] for row in same}) > 1]
+    warnings: list[str] = []
+    if labels:
+        names = " and ".join(f"{found.ids[row]!r} ({found.labels[row]})" for row in labels[0][:NAMED])
+        warnings.append(f"{len(labels)} pictures stand under more than one label, for example {names}")
+    if parts:
+        names = " and ".join(repr(found.ids[row]) for row in parts[0][:NAMED])
+        warnings.append(f"{len(parts)} pictures stand in more than one part of the data, for example {names}")
+    return tuple(warnings)
+
+
+def checked(
+    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8], progress: Progress | None = None
+) -> tuple[list[str | None], list[bytes]]:
+    """Why each picture cannot be read (None where it can), and a mark of its content that equal files share."""
+    if isinstance(inputs, np.ndarray):
+        return [None] * len(inputs), marked(inputs)
+    reasons: list[str | None] = []
+    marks: list[bytes] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for number, (reason, mark) in enumerate(pool.map(_check, inputs), 1):
+            reasons.append(reason)
+            marks.append(mark)
+            if progress is not None:
+                progress(number, len(inputs))
+    return reasons, marks
+
+
+def _check(picture: Path | bytes) -> tuple[str | None, bytes]:
+    try:
+        content = picture if isinstance(picture, bytes) else picture.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            # an eighth of the size: JPEG is still read to its last byte, so a cut file shows, at half the time
+            image.draft("RGB", (1, 1))
+            image.load()
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        return explain(error), b""
+    return None, _mark(content)
+
+
+def marked(inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]) -> list[bytes]:
+    """A mark of each picture's content, without decoding it: equal files, or equal pixels, share it."""
+    if isinstance(inputs, np.ndarray):
+        return [_mark(np.ascontiguousarray(picture).tobytes()) for picture in inputs]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda it: _mark(it if isinstance(it, bytes) else it.read_bytes()), inputs))
+
+
+def _mark(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()

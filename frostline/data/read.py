@@ -1,0 +1,219 @@
+"""A user's data, whatever its form, as Examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.data.folders import TABLES, read_folder
+from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain
+from frostline.data.tables import LABELS, labels_of, read_table, text_of
+from frostline.errors import DataError, LabelError, OptionError
+from frostline.values import Examples, Part
+
+FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
+SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves in its folder
+
+
+def read(
+    source: Any,
+    *,
+    data_format: str = "auto",
+    label: str | None = None,
+    path: str | None = None,
+    group: str | None = None,
+    limit: float = 0.05,
+    progress: Progress | None = None,
+) -> Examples:
+    """The examples of a folder, a table, a Hugging Face data set or a pair (pictures, labels) of arrays.
+
+    `label`, `path` and `group` name columns where there are columns; what was found is told in `detected`.
+    Every picture is decoded once: unreadable ones are skipped and listed, and the data is refused where they are
+    more than three and more than the share `limit` of all. `progress` is called with (checked, all).
+    Raises DataError or its child LabelError, each naming what is wrong and what is allowed.
+    """
+    if data_format not in FORMATS:
+        raise OptionError(f"data format {data_format!r} is unknown; allowed are {', '.join(FORMATS)}")
+    if not 0 <= limit <= 1:
+        raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
+    kind = _kind(source) if data_format == "auto" else data_format
+    if kind == "arrays":
+        found = _arrays(source)
+    elif kind == "huggingface":
+        found = _hugging_face(source, label=label, image=path, group=group)
+    elif kind == "table":
+        found = read_table(_existing(source), label=label, path=path, group=group)
+    else:
+        for flag, value in (("label", label), ("path", path), ("group", group)):
+            if value is not None:
+                raise OptionError(f"{flag} is {value!r}, but {source} is an image folder, which has no columns")
+        found = read_folder(_existing(source, folder=True))
+    return examples_of(found, limit=limit, progress=progress)
+
+
+def _kind(source: Any) -> str:
+    """Which of FORMATS it is, told from its type and, on disk, from its name and content."""
+    if isinstance(source, tuple):
+        return "arrays"
+    if type(source).__module__.split(".")[0] == "datasets":
+        return "huggingface"
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"data of type {type(source).__name__} cannot be read; allowed are a path, a pair (pictures, labels) of "
+            "arrays, or a Hugging Face data set"
+        )
+    place = _existing(source)
+    if place.is_dir():
+        return "huggingface" if any((place / name).is_file() for name in SAVED) else "folder"
+    if place.suffix.lower() in TABLES:
+        return "table"
+    raise DataError(
+        f"{place} is neither a folder nor a table; allowed are folders and files that end in "
+        f"{', '.join(sorted(TABLES))}; unpack an archive first"
+    )
+
+
+def _existing(source: Any, *, folder: bool = False) -> Path:
+    if not isinstance(source, str | Path):
+        raise DataError(f"data of type {type(source).__name__} is no path; give the path of a folder or table")
+    place = Path(source).expanduser()
+    if not place.exists():
+        near = place.parent
+        seen = sorted(entry.name for entry in near.iterdir() if not entry.name.startswith(".")) if near.is_dir() else []
+        beside = f"; {near} holds {listed(seen)}" if seen else ""
+        raise DataError(f"{place} does not exist{beside}; give the path of a folder or table that does")
+    if folder and not place.is_dir():
+        raise DataError(f"{place} is a file, not a folder; give a folder, or leave the data format to `auto`")
+    return place
+
+
+# ------------------------------------------------------------------------------------------------ arrays
+
+
+def _arrays(source: Any) -> Found:
+    if not isinstance(source, tuple) or len(source) != 2:
+        raise DataError("arrays are given as a pair (pictures, labels), two arrays of the same length")
+    pictures, labels = np.asarray(source[0]), np.asarray(source[1])
+    if labels.ndim != 1 or len(labels) != len(pictures):
+        raise LabelError(
+            f"labels have the shape {labels.shape} beside {len(pictures)} pictures; one label a picture is needed, "
+            f"in an array of shape ({len(pictures)},)"
+        )
+    if len(pictures) == 0:
+        raise DataError("the arrays are empty; at least two pictures of two classes each are needed")
+    names = labels_of(labels.tolist(), "the array of labels")
+    pixels = _pixels(pictures)
+    return Found(
+        source="the arrays",
+        ids=tuple(f"row-{row}" for row in range(len(names))),
+        inputs=pixels,
+        labels=names,
+        parts=("",) * len(names),
+        groups=None,
+        detected=f"arrays: {len(names)} pictures of {'x'.join(map(str, pixels.shape[1:]))}, {len(set(names))} classes",
+    )
+
+
+def _pixels(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+    """0..255, whole; raises DataError for a shape or a range that leaves room for doubt."""
+    channels = pictures.shape[3] if pictures.ndim == 4 else 1
+    if pictures.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in pictures.shape:
+        raise DataError(
+            f"pictures have the shape {pictures.shape}; (n, height, width) or (n, height, width, channels) with "
+            "1, 3 or 4 channels is needed; np.moveaxis(pictures, 1, -1) moves channels to the end"
+        )
+    if pictures.dtype == bool:
+        return pictures.astype(np.uint8) * np.uint8(255)
+    if pictures.dtype.kind not in "iuf" or not np.isfinite(pictures).all():
+        raise DataError(
+            f"pictures are {pictures.dtype} with values that are no finite numbers; 0..255 or 0..1 is needed"
+        )
+    low, high = pictures.min(), pictures.max()
+    top = 1 if pictures.dtype.kind == "f" else 255
+    if low < 0 or high > top:
+        raise DataError(
+            f"pictures are {pictures.dtype} between {low} and {high}; whole numbers of 0..255 or fractions of 0..1 are "
+            "needed; scale them"
+        )
+    return np.round(pictures * 255).astype(np.uint8) if top == 1 else pictures.astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------ Hugging Face
+
+
+def _hugging_face(source: Any, *, label: str | None, image: str | None, group: str | None) -> Found:
+    """A Dataset or DatasetDict, or the folder where one was saved. Encoded pictures are held in memory."""
+    import datasets
+
+    if isinstance(source, str | Path):
+        place = _existing(source)
+        try:
+            source = datasets.load_from_disk(str(place))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{place} cannot be read as a saved Hugging Face data set: {error}; save it again"
+            ) from error
+        name = str(place)
+    else:
+        name = "the Hugging Face data set"
+    whole: dict[str, Any] = {str(k): v for k, v in source.items()} if isinstance(source, dict) else {"": source}
+    unknown = [part for part in whole if part and part.lower() not in PARTS]
+    if unknown:
+        raise DataError(f"{name} has the parts {listed(unknown)}; allowed are {', '.join(PARTS)}; rename them")
+    pieces = [(part, _rows(data, name, (image, label, group))) for part, data in whole.items()]
+    kinds: list[Part] = [PARTS[part.lower()] if part else "" for part, rows in pieces for _ in rows.labels]
+    first = pieces[0][1]
+    return Found(
+        source=name,
+        ids=tuple(
+            f"{part}/row-{row}" if part else f"row-{row}" for part, it in pieces for row in range(len(it.labels))
+        ),
+        inputs=tuple(picture for _, it in pieces for picture in it.inputs),
+        labels=tuple(text for _, it in pieces for text in it.labels),
+        parts=tuple(kinds),
+        groups=None if first.groups is None else tuple(text for _, it in pieces for text in it.groups or ()),
+        detected=f"a Hugging Face data set of {len(kinds)} rows: {first.detected}",
+    )
+
+
+def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | None]) -> Found:
+    """One part of a data set."""
+    import datasets
+
+    features: Mapping[str, Any] = data.features
+    usual = next((key for key in features if key.lower() in LABELS), None)
+    classes = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    pictures = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    image = _column(columns[0], pictures[:1], features, f"{name}: a picture column (an Image feature)")
+    label = _column(columns[1], classes[:1] or [usual] * (usual is not None), features, f"{name}: a label column")
+    if image not in pictures:
+        raise DataError(f"column {image!r} of {name} is no Image feature; cast it with datasets.Image()")
+    if columns[2] is not None and columns[2] not in features:
+        raise DataError(f"{name} has no column {columns[2]!r}; its columns are {', '.join(map(repr, features))}")
+    stored = data.cast_column(image, datasets.Image(decode=False)).with_format(None)
+    values = list(stored[label])
+    if isinstance(features[label], datasets.ClassLabel):
+        # -1 is how these data sets spell "no label"
+        values = [None if number is None or number < 0 else features[label].int2str(number) for number in values]
+    said = f"pictures in {image!r}, labels in {label!r}"
+    return Found(
+        source=name,
+        ids=(),
+        inputs=tuple(b"" if it is None else it["bytes"] or Path(it["path"] or "") for it in stored[image]),
+        labels=labels_of(values, f"column {label!r} of {name}"),
+        parts=(),
+        groups=None if columns[2] is None else tuple(plain(text_of(value)) for value in stored[columns[2]]),
+        detected=said if columns[2] is None else f"{said}, groups in {columns[2]!r}",
+    )
+
+
+def _column(asked: str | None, fitting: Sequence[str | None], features: Mapping[str, Any], what: str) -> str:
+    found = asked if asked is not None else (fitting[0] if fitting else None)
+    if found is None or found not in features:
+        lacking = f" called {asked!r}" if asked is not None else ""
+        raise DataError(f"{what}{lacking} is missing; the columns are {', '.join(map(repr, features))}; name one")
+    return found
