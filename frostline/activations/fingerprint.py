@@ -1,0 +1,41 @@
+"""What a network's numbers are, as a short text: proves that frozen means frozen, and addresses the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from frostline.errors import CutError
+
+
+def fingerprint(module: nn.Module, names: Iterable[str] | None = None) -> str:
+    """A hash of parameters and buffers: their names, shapes, dtypes and bytes, in the order of their names.
+
+    `names` are of parameters and buffers in the whole module; None takes all of them, buffers that are not saved with
+    the weights included. Two modules on different devices with equal numbers have equal fingerprints.
+    Raises CutError naming what the module does not have.
+    """
+    tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    wanted = sorted(tensors if names is None else set(names))
+    unknown = [name for name in wanted if name not in tensors]
+    if unknown:
+        raise CutError(
+            f"{', '.join(unknown[:5])} is no parameter or buffer of this network; its names are those of "
+            "`named_parameters()` and `named_buffers()`"
+        )
+    digest = hashlib.blake2b(digest_size=16)
+    for name in wanted:
+        tensor = tensors[name].detach()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The numbers without a copy where they lie in one piece on the CPU already."""
+    flat = tensor.cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

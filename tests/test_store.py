@@ -1,0 +1,220 @@
+"""Laws of the store: what is read is what was written, whole or not at all, and never something stale."""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from frostline.activations.chunks import Field, from_bfloat16, rows_per_chunk, to_bfloat16
+from frostline.activations.fingerprint import fingerprint
+from frostline.activations.store import Key, Store, Stored, address
+from frostline.errors import CutError, StoreError
+from frostline.values import Preprocessing
+
+ROOM = 2**24
+PREPROCESSING = Preprocessing(size=(8, 8), resize=None, mean=(0.5,), std=(0.5,))
+
+
+def written(store: Store, arrays: list[NDArray[Any]], *, tier: Any = "disk", batch: int = 4) -> Stored:
+    """Write arrays batch by batch, in their own dtypes."""
+    fields = tuple(Field(array.shape[1:], array.dtype.name) for array in arrays)
+    writing = store.begin(Key("a" * 24, 3), fields, len(arrays[0]), tier=tier, batch=batch)
+    for first in range(0, len(arrays[0]), batch):
+        writing.append([array[first : first + batch] for array in arrays])
+    stored = store.held(Key("a" * 24, 3))
+    assert stored is not None
+    return stored
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The operating system refuses longer files, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    batch=st.integers(1, 9),
+    tier=st.sampled_from(["disk", "memory"]),
+    dtype=st.sampled_from(["float32", "float16", "float64", "int64", "bool", "uint8"]),
+    picks=st.lists(st.integers(0, 10**6), max_size=30),
+)
+def test_random_rows_are_what_was_written(rows: int, batch: int, tier: Any, dtype: str, picks: list[int]) -> None:
+    rng = np.random.default_rng(rows)
+    arrays = [(rng.standard_normal((rows, 3, 2)) * 3).astype(dtype), rng.standard_normal((rows, 5)).astype("float32")]
+    wanted = np.array([pick % rows for pick in picks], dtype=np.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), disk=ROOM, memory=ROOM)
+        stored = written(store, arrays, tier=tier, batch=batch)
+        reader = Store(Path(folder), disk=ROOM) if tier == "disk" else store
+        for array, found in zip(arrays, reader.read(stored, wanted), strict=True):
+            np.testing.assert_array_equal(found, array[wanted])
+            assert found.dtype == array.dtype
+
+
+def test_a_set_lies_in_at_least_eight_chunks_of_whole_batches_and_never_in_a_file_for_each_row(tmp_path: Path) -> None:
+    store = Store(tmp_path, disk=ROOM)
+    stored = written(store, [np.zeros((640, 3), np.float32)], batch=8)
+    assert stored.chunk == 80
+    assert len(list(tmp_path.glob("*/*.bin"))) == 8
+    assert rows_per_chunk((Field((2**20,), "float32"),), 10**6, 4) == 16
+
+
+def test_store_refuses_a_chunk_with_a_wrong_checksum_and_names_the_file(tmp_path: Path) -> None:
+    stored = written(Store(tmp_path, disk=ROOM), [np.arange(640, dtype=np.float32).reshape(64, 10)])
+    file = next(tmp_path.glob("*/00003.bin"))
+    content = bytearray(file.read_bytes())
+    content[7] ^= 1
+    file.write_bytes(content)
+    store = Store(tmp_path, disk=ROOM)
+    healthy = store.read(stored, np.arange(stored.chunk))
+    assert healthy[0].shape == (stored.chunk, 10)
+    with pytest.raises(StoreError, match=r"00003\.bin.*delete the folder"):
+        store.read(stored, np.array([3 * stored.chunk]))
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_a_chunk_that_was_cut_short_is_refused_and_named(tmp_path: Path, content: bytes) -> None:
+    stored = written(Store(tmp_path, disk=ROOM), [np.ones((16, 10), np.float32)])
+    next(tmp_path.glob("*/00000.bin")).write_bytes(content)
+    with pytest.raises(StoreError, match=r"00000\.bin"):
+        Store(tmp_path, disk=ROOM).read(stored, np.array([0]))
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    stored = written(Store(tmp_path, disk=ROOM), [np.ones((16, 10), np.float32)])
+    next(tmp_path.glob("*/manifest.json")).write_text("{")
+    with pytest.raises(StoreError, match=r"manifest\.json.*delete"):
+        Store(tmp_path, disk=ROOM).held(stored.key)
+
+
+@pytest.mark.parametrize("tier", ["disk", "memory"])
+def test_what_does_not_fit_the_budget_is_refused_and_leaves_nothing(tmp_path: Path, tier: Any) -> None:
+    store = Store(tmp_path, disk=1000, memory=1000)
+    with pytest.raises(StoreError, match="do not fit: 1000 of 1000"):
+        store.begin(Key("b", 1), (Field((300,), "float32"),), 1, tier=tier)
+    assert list(tmp_path.iterdir()) == []
+    store.begin(Key("b", 1), (Field((250,), "float32"),), 1, tier=tier)
+    assert store.free(tier) == 0
+    store.forget(Key("b", 1))
+    assert store.free(tier) == 1000
+
+
+def test_a_set_that_was_begun_counts_in_full_and_only_once(tmp_path: Path) -> None:
+    store = Store(tmp_path, disk=1000)
+    for _ in range(2):
+        store.begin(Key("b", 1), (Field((25,), "float32"),), 6, tier="disk")
+        assert store.free("disk") == 1000 - 6 * 100
+    with pytest.raises(StoreError, match="do not fit"):
+        store.begin(Key("b", 2), (Field((25,), "float32"),), 6, tier="disk")
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    store = Store(tmp_path, disk=ROOM)
+    key, data = Key("c", 2), np.random.default_rng(0).standard_normal((16, 1000)).astype(np.float32)
+    writing = store.begin(key, (Field((1000,), "float32"),), 16, tier="disk", batch=2)
+    writing.append([data[:4]])
+    with files_of_at_most(5000), pytest.raises(StoreError, match=f"{key.name}.*free some space"):
+        writing.append([data[4:]])
+    assert list(tmp_path.glob("*/*.tmp")) == []
+    assert store.held(key) is None
+    again = Store(tmp_path, disk=ROOM).begin(key, (Field((1000,), "float32"),), 16, tier="disk", batch=2)
+    assert again.next == 4
+    again.append([data[4:]])
+    stored = store.held(key)
+    assert stored is not None
+    np.testing.assert_array_equal(store.read(stored, np.arange(16))[0], data)
+
+
+def test_rows_that_are_not_there_are_refused() -> None:
+    store = Store(None, memory=ROOM)
+    stored = written(store, [np.ones((5, 2), np.float32)], tier="memory")
+    for row in (-1, 5):
+        with pytest.raises(StoreError, match=r"rows 0\.\.4 are stored"):
+            store.read(stored, np.array([row]))
+
+
+def test_a_store_without_a_folder_has_no_room_on_disk() -> None:
+    with pytest.raises(StoreError, match="do not fit"):
+        Store(None, disk=ROOM).begin(Key("b", 1), (Field((3,), "float32"),), 1, tier="disk")
+
+
+def test_an_address_changes_with_each_thing_that_activations_are_computed_from() -> None:
+    same: dict[str, Any] = {"preprocessing": PREPROCESSING, "size": (3, 8, 8), "dtype": "float32", "view": 0}
+    first = address("w", ["a", "b"], **same)
+    assert address("w", ["a", "b"], **same) == first
+    others = [
+        address("v", ["a", "b"], **same),
+        address("w", ["b", "a"], **same),
+        address("w", ["a", "b", "c"], **same),
+        address("w", ["a", "b"], **{**same, "preprocessing": replace(PREPROCESSING, interpolation="nearest")}),
+        address("w", ["a", "b"], **{**same, "size": (3, 9, 8)}),
+        address("w", ["a", "b"], **{**same, "dtype": "float64"}),
+        address("w", ["a", "b"], **{**same, "view": 1}),
+    ]
+    assert len({first, *others}) == 8
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_bfloat16_is_rounded_as_torch_rounds_it(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    ours = from_bfloat16(to_bfloat16(array))
+    np.testing.assert_array_equal(ours, torch.from_numpy(array).bfloat16().float().numpy())
+
+
+def test_not_a_number_stays_so_in_bfloat16() -> None:
+    assert np.isnan(from_bfloat16(to_bfloat16(np.array([np.nan], np.float32)))).all()
+
+
+def test_float16_that_overflows_is_refused() -> None:
+    store = Store(None, memory=ROOM)
+    writing = store.begin(Key("b", 1), (Field((1,), "float16"),), 2, tier="memory", batch=2)
+    with pytest.raises(StoreError, match="65504"):
+        writing.append([np.array([[1.0], [1e5]], np.float32)])
+
+
+def test_a_manifest_is_plain_json_without_paths(tmp_path: Path) -> None:
+    written(Store(tmp_path, disk=ROOM), [np.ones((5, 2), np.float32)])
+    text = next(tmp_path.glob("*/manifest.json")).read_text()
+    assert str(tmp_path) not in text
+    assert json.loads(text)["format"] == "frostline.activations/1"
+
+
+def test_a_fingerprint_notices_every_parameter_and_buffer() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    seen = {fingerprint(net)}
+    for tensor in [*net.parameters(), *net.buffers()]:
+        with torch.no_grad():
+            tensor.view(-1)[0] += 1
+        seen.add(fingerprint(net))
+    assert len(seen) == 8
+    below = fingerprint(net, ["0.weight"])
+    with torch.no_grad():
+        net[1].weight += 1
+    assert fingerprint(net, ["0.weight"]) == below
+
+
+def test_a_fingerprint_of_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(CutError, match=r"0\.wight"):
+        fingerprint(nn.Sequential(nn.Linear(2, 2)), ["0.wight"])
