@@ -1,0 +1,100 @@
+"""How the scores of several arms may be off: the bootstrap over examples, nested in folds and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.search.compare import Spread, add_seeds, pooled, spread
+from frostline.search.scores import Floats, chunks, resamples, score, sign, weighted
+from frostline.values import Outcome
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Scores of several arms and draws of their errors; more is better in every metric."""
+
+    scores: Floats  # an arm
+    errors: Floats  # draws x arms: examples and seeds
+    by_examples: Floats  # draws x arms: examples alone, which more of them would make smaller
+    examples: int  # distinct ones
+
+
+def sample(
+    groups: Sequence[Sequence[Outcome]],
+    targets: NDArray[np.int64],
+    metric: str,
+    still: Sequence[bool],
+    replicates: Sequence[Sequence[Sequence[Outcome]]],
+    *,
+    seed: int,
+) -> Sample:
+    """Each arm's mean score over its outcomes, with errors drawn jointly: one resample of the rows serves all arms.
+
+    `groups` holds the outcomes of each arm; arms with several trainings on the same folds and seeds; arms in `still`
+    do not depend on a seed. One model an arm makes a statement about these very models: no seed is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    towards = sign(metric)
+    rows = np.unique(np.concatenate([o.rows for group in groups for o in group]))
+    drawn = [[np.empty(0)] * len(group) for group in groups]
+    for step in chunks(len(rows), DRAWS):
+        counts = resamples(rng, len(rows), step)
+        for a, group in enumerate(groups):
+            for i, o in enumerate(group):
+                weights = counts[:, np.searchsorted(rows, o.rows)]
+                part = towards * weighted(metric, o.log_probabilities, targets[o.rows], weights)
+                drawn[a][i] = np.concatenate([drawn[a][i], part])
+    seen = [np.array([towards * score(metric, o.log_probabilities, targets[o.rows]) for o in g]) for g in groups]
+    scores = np.array([values.mean() for values in seen])
+    errors = np.stack([np.nan_to_num(np.mean(d, axis=0) - s) for d, s in zip(drawn, scores, strict=True)], axis=1)
+    # one disagreement each way that was not seen (Agresti and Min 2005): equal predictions prove no equality
+    errors = errors - errors.mean(axis=0) + rng.standard_normal(errors.shape) / len(rows)
+    trainings = np.array([np.inf if s else len(g) for s, g in zip(still, groups, strict=True)])
+    moving = [g for g, s in zip(groups, still, strict=True) if not s]
+    seeds = _seeds([moving, *replicates], targets, metric, rng)
+    return Sample(scores, add_seeds(errors, seeds, trainings, rng), errors, len(rows))
+
+
+def _seeds(
+    rungs: Sequence[Sequence[Sequence[Outcome]]],
+    targets: NDArray[np.int64],
+    metric: str,
+    rng: np.random.Generator,
+) -> Spread:
+    """Pooled over rungs whose arms have at least two trainings each; none where all models are single ones."""
+    if not rungs[0] or len(rungs[0][0]) < 2:
+        return Spread(0.0, float("inf"))
+    found: list[Spread] = []
+    for rung in rungs:
+        count = min((len(group) for group in rung), default=0)
+        if count < 2:
+            continue
+        table = np.array([[score(metric, o.log_probabilities, targets[o.rows]) for o in g[:count]] for g in rung])
+        one_fold = len({o.unit.fold for o in rung[0]}) == 1
+        by_examples = 0.0 if one_fold or len(rung) < 2 else _interaction(rung, targets, metric, rng)
+        found.append(spread(table, one_fold, by_examples))
+    return pooled(found)
+
+
+def _interaction(
+    rung: Sequence[Sequence[Outcome]], targets: NDArray[np.int64], metric: str, rng: np.random.Generator
+) -> float:
+    """The variance of one arm's score against all arms' that the choice of examples explains, mean over the folds."""
+    found: list[float] = []
+    for outcomes in zip(*rung, strict=False):
+        rows = np.sort(outcomes[0].rows)
+        counts = resamples(rng, len(rows), chunks(len(rows), 200)[0])
+        columns = [
+            weighted(metric, o.log_probabilities, targets[o.rows], counts[:, np.searchsorted(rows, o.rows)])
+            for o in outcomes
+        ]
+        drawn = np.stack(columns, axis=1)
+        apart = drawn - drawn.mean(axis=1, keepdims=True)
+        found.append(float(np.nan_to_num(apart.var(axis=0)).sum() / (len(rung) - 1)))
+    return float(np.mean(found))

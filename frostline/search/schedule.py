@@ -1,0 +1,113 @@
+"""What a race spends, fixed before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from frostline.errors import OptionError
+from frostline.search.arms import MOST, exact
+from frostline.values import Arm
+
+Pair = tuple[int, int]  # fold, seed
+Effort = Literal["quick", "default", "thorough"]
+FEWEST_EPOCHS = 2  # of a rung, where the full schedule has as many: one epoch is all warm-up and decay
+FEWEST_ARMS = 4  # that a budget leaves in the first rung
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One complete short schedule for all arms that are still there."""
+
+    epochs: int
+    pairs: tuple[Pair, ...]  # folds and seeds, the same for every arm
+    rates: Literal["grid", "best", "near"]  # all of an arm's, its best one so far, or that and its neighbours
+    most: int | None  # trained arms that may enter; None admits all. Exact probes take no place
+    share: float  # of the error budget 1 - confidence
+    protects: bool = True  # protected arms enter whatever their rank
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The rungs of a race; the last one is the final, which decides."""
+
+    rungs: tuple[Rung, ...]
+    epochs: int  # of the full schedule
+    confidence: float
+    arms: int | None = None  # trained arms that may start; None admits all
+
+
+def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float = 0.95) -> Schedule:
+    """The rungs for an effort, with `epochs` as the full schedule R.
+
+    default: every arm at 3 rates for R/6, four arms with two seeds for R/3, two arms with two seeds for R. quick:
+    the first two of these; the choice is then trained once for R (`race.training_of_the_choice`). thorough: up to
+    three folds at R/6, six arms at their best rate and its neighbours for R/3, four arms with five seeds for R.
+    Where there are several folds, the second seed takes the second fold, and so on: a new fold shows the variation of
+    a new seed and that of other rows for the same price. No seed serves in two rungs, or a lucky one would be selected
+    and then counted again. The error budget goes 0.2, 0.3 and 0.5 to the first, the second and the deciding rung.
+    """
+    if epochs < 1 or folds < 1 or not 0 < confidence < 1:
+        raise OptionError(
+            f"epochs {epochs}, folds {folds}, confidence {confidence}: epochs and folds are at least 1, "
+            "and confidence lies between 0 and 1"
+        )
+    sixth, third = _part(epochs, 6), _part(epochs, 3)
+    if effort == "thorough":
+        first = tuple((fold, 0) for fold in range(min(3, folds)))
+        second, final = _pairs(2, folds, 1), _pairs(5, folds, 3)
+        rungs = (
+            Rung(sixth, first, "grid", None, 0.2),
+            Rung(third, second, "near", 6, 0.3),
+            Rung(epochs, final, "best", 4, 0.5, protects=False),
+        )
+        return Schedule(rungs, epochs, confidence)
+    rungs = (
+        Rung(sixth, ((0, 0),), "grid", None, 0.2),
+        Rung(third, _pairs(2, folds, 1), "best", 4, 0.3 if effort == "default" else 0.5),
+        Rung(epochs, _pairs(2, folds, 3), "best", 2, 0.5, protects=False),
+    )
+    return Schedule(rungs if effort == "default" else rungs[:2], epochs, confidence)
+
+
+def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
+    """The schedule at about `factor` of its cost, applied once and before the start; `arms` are those proposed.
+
+    More is spent on epochs. Less is taken from epochs and from the number of arms alike, by the square root of the
+    factor; what one of them cannot give, since two epochs and four arms are the least, is not spread any further.
+    Raises OptionError for a factor that is not positive.
+    """
+    if not 0 < factor < float("inf"):
+        raise OptionError(f"the budget allows {factor} of the schedule; it must be a positive share: raise --budget")
+    by = factor if factor >= 1 else factor**0.5
+    full = max(min(FEWEST_EPOCHS, of.epochs), round(of.epochs * by))
+    rungs = tuple(
+        replace(rung, epochs=min(full, max(min(FEWEST_EPOCHS, full), round(rung.epochs * by)))) for rung in of.rungs
+    )
+    admitted = of.arms if factor >= 1 else max(FEWEST_ARMS, round((of.arms or arms) * by))
+    return replace(of, rungs=rungs, epochs=full, arms=admitted)
+
+
+def forecast(arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float]) -> float:
+    """Seconds that the race takes at most, but for widened grids, from the `seconds` of one epoch of each arm.
+
+    Which arms go on is not known yet: the dearest are assumed to. Exact probes are counted as nothing.
+    """
+    trained = sorted((a for a in arms if not exact(a)), key=lambda a: not a.protected)[: of.arms]
+    total = 0.0
+    for rung in of.rungs:
+        entrants = sorted(trained, key=lambda a: (not a.protected, -seconds[a.id]))
+        if rung.rates != "grid":
+            entrants = sorted(trained, key=lambda a: -seconds[a.id])[: rung.most]
+        rates = {"grid": 3, "near": 3, "best": 1}[rung.rates]
+        total += sum(seconds[a.id] * rates * len(rung.pairs) * rung.epochs for a in entrants)
+    return total
+
+
+def _part(epochs: int, share: int) -> int:
+    return min(epochs, max(FEWEST_EPOCHS, -(-epochs // share)))
+
+
+def _pairs(count: int, folds: int, first_seed: int) -> tuple[Pair, ...]:
+    return tuple((i % folds, first_seed + i) for i in range(count))

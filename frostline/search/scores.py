@@ -1,0 +1,164 @@
+"""What predictions are worth: metrics over weighted examples, and the intervals of one metric.
+
+A metric is defined once, for many weightings of the examples at a time: all weights one is the plain score, bootstrap
+counts give its sampling distribution, and the zeros of those counts the out-of-bag score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.errors import OptionError
+from frostline.values import Estimate
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Metric = Callable[[NDArray[np.float32], Ints, Floats], Floats]
+
+# float32 probabilities below this are rounding: one such example must not outweigh all others
+LEAST_LOG = float(np.log(np.finfo(np.float32).eps))
+
+
+def losses(log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
+    """Log-loss of each example in nats, at most 15.94 (the rounding of float32); a NaN counts as that worst."""
+    picked = np.asarray(log_probabilities, np.float64)[np.arange(len(targets)), targets]
+    return -np.clip(np.nan_to_num(picked, nan=LEAST_LOG, neginf=LEAST_LOG), LEAST_LOG, 0.0)
+
+
+def correct(log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
+    """1.0 where the most probable class is the target, else 0.0; the first of equals counts."""
+    return (log_probabilities.argmax(axis=1) == targets).astype(np.float64)
+
+
+def _mean(values: Floats, weights: Floats) -> Floats:
+    return (weights @ values) / weights.sum(axis=1)
+
+
+def _accuracy(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    return _mean(correct(log_probabilities, targets), weights)
+
+
+def _log_loss(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    return _mean(losses(log_probabilities, targets), weights)
+
+
+def _counts(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Weight that was hit, weight of the targets, weight of the predictions: each weightings x classes."""
+    classes = np.arange(log_probabilities.shape[1])
+    truth = (targets[:, None] == classes).astype(np.float64)
+    said = (log_probabilities.argmax(axis=1)[:, None] == classes).astype(np.float64)
+    return weights @ (truth * said), weights @ truth, weights @ said
+
+
+def _balanced_accuracy(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    hit, truth, _ = _counts(log_probabilities, targets, weights)
+    recall = np.divide(hit, truth, out=np.zeros_like(hit), where=truth > 0)
+    return recall.sum(axis=1) / np.maximum((truth > 0).sum(axis=1), 1)
+
+
+def _f1(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    hit, truth, said = _counts(log_probabilities, targets, weights)
+    both = truth + said
+    return np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0), truth, both
+
+
+def _macro_f1(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    f1, _, both = _f1(log_probabilities, targets, weights)
+    return f1.sum(axis=1) / np.maximum((both > 0).sum(axis=1), 1)
+
+
+def _weighted_f1(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    f1, truth, _ = _f1(log_probabilities, targets, weights)
+    return (f1 * truth).sum(axis=1) / truth.sum(axis=1)
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
+    "log_loss": _log_loss,
+}
+
+
+def weighted(metric: str, log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    """The metric under each row of `weights` (weightings x examples): one value a row.
+
+    Classes that have no weight (and, for macro F1, were not predicted either) take no part in an average over classes,
+    as in scikit-learn. A row whose weights are all zero gives NaN. Raises OptionError for an unknown metric.
+    """
+    if metric not in METRICS:
+        raise OptionError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
+    with np.errstate(invalid="ignore"):
+        return METRICS[metric](log_probabilities, targets, weights)
+
+
+def score(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> float:
+    """The metric of these predictions; nats for log_loss, a share of 1 for the others."""
+    return float(weighted(metric, log_probabilities, targets, np.ones((1, len(targets))))[0])
+
+
+def sign(metric: str) -> float:
+    """1.0 where more is better, -1.0 where less is (log_loss)."""
+    return -1.0 if metric == "log_loss" else 1.0
+
+
+def per_example(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
+    """One value an example whose mean is the metric: accuracy, balanced_accuracy and log_loss have it.
+
+    Raises OptionError for the F1 scores, which are no mean over examples.
+    """
+    if metric == "accuracy":
+        return correct(log_probabilities, targets)
+    if metric == "log_loss":
+        return losses(log_probabilities, targets)
+    if metric == "balanced_accuracy":
+        counts = np.bincount(targets, minlength=log_probabilities.shape[1])
+        share = len(targets) / ((counts > 0).sum() * counts[targets])
+        return correct(log_probabilities, targets) * share
+    raise OptionError(
+        f"metric {metric!r} is no mean over examples; allowed here: accuracy, balanced_accuracy, log_loss"
+    )
+
+
+def resamples(rng: np.random.Generator, examples: int, draws: int) -> Floats:
+    """Bootstrap counts, draws x examples: how often each example stands in a resample of the same size."""
+    picked = rng.integers(0, examples, size=(draws, examples)) + np.arange(draws)[:, None] * examples
+    return np.bincount(picked.ravel(), minlength=draws * examples).reshape(draws, examples).astype(np.float64)
+
+
+def chunks(examples: int, draws: int) -> list[int]:
+    """How many draws to make at a time, so that no table of counts passes about 64 MB."""
+    step = max(1, 8_000_000 // max(1, examples))
+    return [min(step, draws - begin) for begin in range(0, draws, step)]
+
+
+def bootstrap(
+    metric: str,
+    log_probabilities: NDArray[np.float32],
+    targets: Ints,
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+    draws: int = 1000,
+) -> Estimate:
+    """The metric with its percentile bootstrap interval over examples."""
+    values = np.concatenate(
+        [
+            weighted(metric, log_probabilities, targets, resamples(rng, len(targets), step))
+            for step in chunks(len(targets), draws)
+        ]
+    )
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(score(metric, log_probabilities, targets), float(low), float(high))
+
+
+def wilson(hits: float, n: int, z: float) -> Estimate:
+    """A share with Wilson's score interval (1927); `z` is the two-sided normal quantile, 1.96 for 95%."""
+    share = hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Estimate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))

@@ -1,0 +1,148 @@
+"""What is reported of every arm, and the score of the model that is handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.errors import RunFailed
+from frostline.search.decide import Aim
+from frostline.search.race import Race, rounds, stages
+from frostline.search.scores import Floats, bootstrap, chunks, resamples, score, sign, weighted, wilson
+from frostline.values import Cost, Estimate, Outcome, Score, Standing
+
+DRAWS = 1000
+
+
+def held_out_score(outcome: Outcome, targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Score:
+    """Of one fixed model, on rows that neither trained nor selected it; the interval is that of `estimate`."""
+    at = estimate([outcome], targets, aim, seed=seed)
+    return Score(aim.metric, at.mean, at.low, at.high, len(outcome.rows), "held_out")
+
+
+def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Estimate:
+    """The mean score of some trainings of one arm, with its interval over examples; rows seen twice count once.
+
+    Wilson's interval for the accuracy of a single training, else the percentile bootstrap over the distinct rows.
+    """
+    if len(outcomes) == 1:
+        only = outcomes[0]
+        truth = targets[only.rows]
+        if aim.metric == "accuracy":
+            hits = score("accuracy", only.log_probabilities, truth) * len(truth)
+            return wilson(hits, len(truth), NormalDist().inv_cdf((1 + aim.confidence) / 2))
+        rng = np.random.default_rng(seed)
+        return bootstrap(aim.metric, only.log_probabilities, truth, confidence=aim.confidence, rng=rng, draws=DRAWS)
+    rows = np.unique(np.concatenate([o.rows for o in outcomes]))
+    drawn = np.concatenate(
+        [
+            np.mean([_scores(o, rows, targets, aim, counts) for o in outcomes], axis=0)
+            for counts in _counts(len(rows), np.random.default_rng(seed))
+        ]
+    )
+    low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
+    mean = np.mean([score(aim.metric, o.log_probabilities, targets[o.rows]) for o in outcomes])
+    return Estimate(float(mean), float(low), float(high))
+
+
+def corrected_score(
+    outcomes: Sequence[Outcome],
+    chosen: Sequence[Outcome],
+    targets: NDArray[np.int64],
+    aim: Aim,
+    *,
+    seed: int = 0,
+) -> Score:
+    """The score of the chosen arm, freed from having been selected on the same rows.
+
+    `outcomes` are all that were ever evaluated there, `chosen` those of the last rung of the arm that was chosen.
+    Each bootstrap resample repeats the selection among all of them, and the winner is scored on the rows that were
+    left out (BBC-CV: Tsamardinos et al. 2018). The mean of these is the score where the choice is also the best seen;
+    where a cheaper arm was chosen, its own score less the same optimism, which is then rather too much.
+    The interval is that of the resampled winner's score over examples, moved by the optimism.
+    """
+    configurations = _configurations([o for o in outcomes if not o.diverged])
+    if not configurations or not chosen:
+        raise RunFailed("no training came to an end without diverging, so there is no score; lower the learning rate")
+    towards = sign(aim.metric)
+    rows = np.unique(np.concatenate([o.rows for group in configurations for o in group]))
+    inside, outside = list[Floats](), list[Floats]()
+    for counts in _counts(len(rows), np.random.default_rng(seed)):
+        inside.append(_table(configurations, rows, targets, aim, counts))
+        outside.append(_table(configurations, rows, targets, aim, (counts == 0).astype(np.float64)))
+    within = np.nan_to_num(towards * np.concatenate(inside), nan=-np.inf)
+    winner = within.argmax(axis=1)[:, None]
+    seen = np.take_along_axis(within, winner, axis=1)[:, 0]
+    left = np.take_along_axis(towards * np.concatenate(outside), winner, axis=1)[:, 0]
+    best = max(towards * _mean_score(group, targets, aim) for group in configurations)
+    optimism = max(0.0, best - float(np.nanmean(left)))
+    value = towards * _mean_score(chosen, targets, aim) - optimism
+    low, high = value + np.quantile(seen - seen.mean(), [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
+    ends = sorted((towards * float(low), towards * float(high)))
+    n = len(np.unique(np.concatenate([o.rows for o in chosen])))
+    return Score(aim.metric, towards * value, ends[0], ends[1], n, "cross_validated")
+
+
+def standings(
+    race: Race, outcomes: Sequence[Outcome], targets: NDArray[np.int64], costs: Mapping[str, Cost], aim: Aim
+) -> tuple[Standing, ...]:
+    """Every arm as it came out, in the order of the race: the score is that of its last rung at its best rate.
+
+    An arm whose trainings there all diverged is scored on what they predict all the same. Arms with no outcome in
+    their last rung at all are left out.
+    """
+    ends = stages(race)
+    found: list[Standing] = []
+    for arm in race.arms:
+        mine = [o for o in outcomes if o.unit.arm == arm.id and o.unit.rung > 0]
+        last = max((turn.number for turn in rounds(race) if arm.id in turn.rates), default=0)
+        if not last or not mine:
+            continue
+        rate = rounds(race)[last - 1].rates[arm.id]
+        scored = [o for o in mine if o.unit.rung == last and o.unit.rate == rate]
+        found.append(
+            Standing(
+                arm=next(a for a in rounds(race)[last - 1].entrants if a.id == arm.id),
+                stage=ends[arm.id][0],
+                score=estimate(scored, targets, aim),
+                rate=rate,
+                seconds=sum(o.seconds for o in mine),
+                peak_bytes=max(o.peak_bytes for o in mine),
+                cost=costs[arm.id],
+            )
+        )
+    return tuple(found)
+
+
+def _counts(examples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    return (resamples(rng, examples, step) for step in chunks(examples, DRAWS))
+
+
+def _configurations(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Arm, rate and rung make a configuration; its seeds and folds are averaged."""
+    groups: dict[tuple[str, float, int], list[Outcome]] = {}
+    for o in outcomes:
+        groups.setdefault((o.unit.arm, o.unit.rate, o.unit.rung), []).append(o)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _table(
+    groups: Sequence[Sequence[Outcome]],
+    rows: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    aim: Aim,
+    weights: Floats,
+) -> Floats:
+    return np.stack([np.mean([_scores(o, rows, targets, aim, weights) for o in g], axis=0) for g in groups], axis=1)
+
+
+def _scores(outcome: Outcome, rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats) -> Floats:
+    picked = weights[:, np.searchsorted(rows, outcome.rows)]
+    return weighted(aim.metric, outcome.log_probabilities, targets[outcome.rows], picked)
+
+
+def _mean_score(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> float:
+    return float(np.mean([score(aim.metric, o.log_probabilities, targets[o.rows]) for o in outcomes]))
