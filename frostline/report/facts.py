@@ -1,0 +1,193 @@
+"""What a report tells, as nouns: the run's summary with what it rests on, and the comparisons drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.report import words
+from frostline.values import Epoch, Evidence, Layer, Plan, Profile, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One finished run, as the page and the terminal tell it."""
+
+    summary: Mapping[str, Any]  # summary.json
+    plan: Plan  # the chosen one
+    curve: tuple[Evidence, ...]  # cut by cut, rising
+    profile: Profile | None = None
+    standings: tuple[Standing, ...] = ()
+    split_how: str = ""
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()  # (file, reason)
+    command: str = ""  # that repeats the run
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    confusion: NDArray[np.int64] | None = None  # true x predicted, on the data of the score
+    classes: tuple[str, ...] = ()
+    epochs: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict[str, tuple[Epoch, ...]])  # finalist -> epochs
+    # arm id or baseline -> measured seconds of one full training; where one is missing, what was spent on it is shown
+    training_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A known strategy beside the chosen plan."""
+
+    id: str
+    name: str
+    mean: float
+    low: float
+    high: float
+    seconds: float | None  # of training
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A layer in the table of a plan."""
+
+    index: int
+    name: str
+    parameters: int
+    kept: bool
+    frozen: bool
+    rate: float | None  # learning rate; None for what never learns
+
+
+def strategies(report: Report) -> tuple[Row, ...]:
+    """The baselines and the chosen plan, best score first; all measured on the data of the run's score if they were."""
+    chosen, score = report.summary["decision"]["arm"], report.summary["score"]
+    rows: list[Row] = []
+    for name, arm in report.summary["baselines"].items():
+        found = arm.get("certified") or arm["score"]
+        taken = report.training_seconds.get(arm["id"], report.training_seconds.get(name, arm["seconds"]))
+        picked = arm["id"] == chosen
+        if picked:  # one model, one number: the score above the page and the one in the table are the same
+            found = {"mean": score["value"], "low": score["low"], "high": score["high"]}
+        rows.append(
+            Row(arm["id"], words.named(name), found["mean"], found["low"], found["high"], taken, picked),
+        )
+    if all(not row.chosen for row in rows):
+        spent = {arm["id"]: arm["seconds"] for arm in report.summary["arms"]}
+        taken = report.training_seconds.get(chosen, spent.get(chosen))
+        rows.append(Row(chosen, chosen, score["value"], score["low"], score["high"], taken, True))
+    return tuple(sorted(rows, key=lambda row: -row.mean))
+
+
+def seconds_of(report: Report, baseline: str) -> float | None:
+    """Training time of a known strategy; None where it did not take part."""
+    arm = report.summary["baselines"].get(baseline)
+    if arm is None:
+        return None
+    return report.training_seconds.get(arm["id"], report.training_seconds.get(baseline, arm["seconds"]))
+
+
+def savings(report: Report) -> tuple[str, ...]:
+    """What the search cost and what it saves, sentence by sentence, against full fine-tuning and against scratch."""
+    cost = report.summary["cost"]
+    chosen = next(row.seconds for row in strategies(report) if row.chosen)
+    said = [f"The whole search took {words.seconds(cost['total_seconds'])}"]
+    if cost.get("exhaustive_seconds"):
+        said[0] += (
+            f"; training every cut at every learning rate to the end would take "
+            f"{words.seconds(cost['exhaustive_seconds'])} ({words.ratio(cost['exhaustive_seconds'], cost['total_seconds'])})"
+        )
+    said[0] += "."
+    for baseline in ("full_finetune", "scratch"):
+        other = seconds_of(report, baseline)
+        if (
+            other is None
+            or not chosen
+            or report.summary["baselines"][baseline]["id"] == report.summary["decision"]["arm"]
+        ):
+            continue
+        trainings = words.saving(cost, chosen, other)
+        if trainings is None:
+            said.append(f"Training the chosen plan is not faster than {words.named(baseline)}.")
+        else:
+            said.append(
+                f"One training of the chosen plan takes {words.seconds(chosen)}, {words.named(baseline)} "
+                f"{words.seconds(other)} ({words.ratio(other, chosen)}): the search has paid for itself in time after "
+                f"{int(trainings) + 1:,} trainings."
+            )
+    return tuple(said)
+
+
+def layer_rows(plan: Plan) -> tuple[LayerRow, ...]:
+    """Every layer with what becomes of it; a layer that is neither kept nor dropped starts afresh."""
+    rates = plan.rates()
+    return tuple(
+        LayerRow(
+            index=layer.index,
+            name=layer.name,
+            parameters=layer.parameters,
+            kept=i < plan.keep,
+            frozen=i < plan.keep and rates[i] is None,
+            rate=rates[i],
+        )
+        for i, layer in enumerate(plan.layers)
+    )
+
+
+def trainable(plan: Plan) -> str:
+    """The count of what learns, in the words of the peft library; the new head comes on top of it."""
+    rows = [row for row in layer_rows(plan) if row.kept or plan.above != "drop"]
+    learning, everything = sum(r.parameters for r in rows if r.rate is not None), sum(r.parameters for r in rows)
+    share = 100 * learning / everything if everything else 0.0
+    return f"trainable params: {learning:,} || all params: {everything:,} || trainable%: {share:.2f}"
+
+
+def snippet(plan: Plan) -> str:
+    """Plain PyTorch that freezes the same layers and gives the others the same rates, by name."""
+    rates = plan.rates()
+    pairs = list(zip(plan.layers, rates, strict=True))[: plan.keep]
+    still = [layer for layer, rate in pairs if rate is None]
+    prefixes = shortest(_members(still), _members(layer for layer in plan.layers if layer not in still))
+    lines = ["import torch", "", "FROZEN = ("]
+    lines += [f"    {prefix + '.'!r}," for prefix in prefixes]
+    lines += [")", "RATES = {"]
+    for layer, rate in pairs:
+        if rate is not None:
+            others = [other for other in plan.layers if other is not layer]
+            lines += [f"    {p + '.'!r}: {rate:.3g}," for p in shortest(_members([layer]), _members(others))]
+    lines += [
+        f"}}  # everything else, the new head first of all, learns at {plan.recipe.lr:.3g}",
+        "",
+        "groups = {}",
+        "for name, parameter in model.named_parameters():",
+        '    parameter.requires_grad_(not (name + ".").startswith(FROZEN))',
+        "    if parameter.requires_grad:",
+        f'        rate = next((r for p, r in RATES.items() if (name + ".").startswith(p)), {plan.recipe.lr:.3g})',
+        "        groups.setdefault(rate, []).append(parameter)",
+        'optimiser = torch.optim.AdamW([{"params": p, "lr": rate} for rate, p in groups.items()],',
+        f"                              weight_decay={plan.recipe.weight_decay:.3g})",
+        "",
+        "# before every epoch: the statistics of frozen batch norms stay, frozen dropout is off",
+        "model.train()",
+        "for name, module in model.named_modules():",
+        '    if (name + ".").startswith(FROZEN):',
+        "        module.eval()",
+    ]
+    if plan.recipe.optimiser == "sgd":
+        lines = [line.replace("torch.optim.AdamW(", "torch.optim.SGD(") for line in lines]
+    return "\n".join(lines)
+
+
+def shortest(wanted: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """The shortest dotted prefixes that cover every wanted name and no other: ("stem", "blocks.0")."""
+    taken = {prefix for name in others for prefix in _prefixes(name)}
+    return tuple(dict.fromkeys(next((p for p in _prefixes(name) if p not in taken), name) for name in wanted))
+
+
+def _prefixes(name: str) -> tuple[str, ...]:
+    parts = name.split(".")
+    return tuple(".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _members(layers: Iterable[Layer]) -> tuple[str, ...]:
+    return tuple(member for layer in layers for member in (layer.members or (layer.name,)))

@@ -1,0 +1,337 @@
+"""The pictures of the report, as SVG text. The plotting library is loaded here alone, and only when one is drawn.
+
+Same values, same bytes: no date and no random id goes into a picture. Colours are written as CSS variables with
+the light palette behind them, so that a page may recolour a picture in the dark; a picture saved to a file has none.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.report import words
+from frostline.report.facts import Row
+from frostline.values import Epoch, Evidence, Plan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart; the rest are greys
+PALETTE: Mapping[str, str] = {
+    "ink": "#18222c",
+    "muted": "#5f6c79",
+    "rule": "#d5dce3",
+    "paper": "#fffffe",
+    "frost": "#0072b2",
+    "ember": "#c24e00",
+    "quiet": "#9aa6b2",
+}
+WIDE, NARROW = 7.6, 4.2  # inches; text keeps its size, so a narrow picture is drawn anew and not shrunk
+
+
+def depth_curve(curve: Sequence[Evidence], plan: Plan, metric: str, *, narrow: bool = False) -> str:
+    """The linear probe's score at every cut with its interval, its controls, and where the chosen plan freezes."""
+    return _svg(lambda figure: _depth_curve(figure, curve, plan, metric, narrow), narrow, 3.5, f"depth-{narrow}")
+
+
+def arms(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str, *, narrow: bool = False) -> str:
+    """Each arm's validation score with its interval, best first; `rows` are those of summary.json."""
+    height = 0.75 + 0.27 * len(rows)
+    return _svg(lambda figure: _arms(figure, rows, chosen, metric), narrow, height, f"arms-{narrow}")
+
+
+def baselines(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> str:
+    """Score with interval beside seconds of training, best first."""
+    height = 0.95 + 0.34 * len(rows)
+    return _svg(lambda figure: _baselines(figure, rows, metric, narrow), narrow, height, f"baselines-{narrow}")
+
+
+def confusion(counts: NDArray[np.int64], classes: Sequence[str], *, narrow: bool = False) -> str:
+    """True classes down, predicted classes across, counts in the cells."""
+    side = (NARROW if narrow else 5.2) * 0.92
+    return _svg(lambda figure: _confusion(figure, counts, classes), narrow, side, f"confusion-{narrow}", 5.2)
+
+
+def learning(epochs: Mapping[str, Sequence[Epoch]], metric: str, *, narrow: bool = False) -> str:
+    """The finalists' validation score by epoch, or their loss where no score was taken on the way."""
+    return _svg(lambda figure: _learning(figure, epochs, metric), narrow, 2.9, f"learning-{narrow}")
+
+
+def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path:
+    """Write the depth curve for a document; the suffix of `path` says whether as .svg or as .png."""
+    with _style("depth-file"):
+        figure = _blank(WIDE, 3.5)
+        _depth_curve(figure, curve, plan, metric, narrow=False)
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=metadata)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------- the drawings
+
+
+def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: str, narrow: bool) -> None:
+    axes = figure.add_subplot()
+    xs = [e.cut.depth for e in curve]
+    left, right = min(xs) - 0.35, max(xs) + 0.35
+    top = max(e.score.high for e in curve)
+    controls: list[tuple[str, list[float | None]]] = [
+        ("untrained network", [e.random for e in curve]),
+        ("shuffled labels", [e.permuted for e in curve]),
+    ]
+    known = [v for _, values in controls for v in values if v is not None]
+    low = min([*known, *(e.score.low for e in curve)])
+    room = 0.16 * (top - low or 1.0)
+    _mark_plan(axes, plan, (left, right), top + room)
+    for (name, values), dashes in zip(controls, ((4, 2), (1, 2)), strict=True):
+        seen = [(x, v) for x, v in zip(xs, values, strict=True) if v is not None]
+        if seen:
+            axes.plot(*zip(*seen, strict=True), color=PALETTE["muted"], lw=1.1, dashes=dashes, zorder=2)
+            axes.annotate(name, seen[-1], (0, 5), textcoords="offset points", ha="right", color=PALETTE["muted"])
+    means = [e.score.mean for e in curve]
+    axes.fill_between(
+        xs, [e.score.low for e in curve], [e.score.high for e in curve], color=PALETTE["frost"], alpha=0.16, lw=0
+    )
+    axes.plot(xs, means, color=PALETTE["frost"], lw=2, marker="o", ms=5, zorder=4)
+    best = max(range(len(xs)), key=means.__getitem__)
+    axes.annotate(
+        words.score(means[best], metric), (xs[best], means[best]), (0, -13), textcoords="offset points",
+        ha="center", va="top", color=PALETTE["frost"], weight="bold", zorder=5,
+    )  # fmt: skip
+    axes.set_xlim(left, right)
+    axes.set_ylim(low - 0.5 * room, top + 1.6 * room)
+    names = [str(x) for x in xs] if narrow or len(xs) > 20 else [f"{e.cut.depth}  {_short(e.cut.name)}" for e in curve]
+    slant = max(map(len, names)) * len(names) > 90
+    axes.set_xticks(xs, names, rotation=35 if slant else 0, ha="right" if slant else "center")
+    axes.set_xlabel("layers below the cut")
+    axes.set_ylabel(f"linear probe, {metric.replace('_', ' ')}")
+    _number(axes.yaxis, metric)
+
+
+def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) -> None:
+    """Ice over the layers that never change, and a line where it ends."""
+    left, right = limits
+    edge = min(max(plan.freeze + 0.0, left), right)
+    if plan.freeze:
+        axes.axvspan(left, edge, color=PALETTE["frost"], alpha=0.07, lw=0, zorder=0)
+        axes.axvline(edge, color=PALETTE["frost"], lw=1.4, zorder=1)
+    above = (
+        "learns" if any(plan.train) or plan.above == "reinit" else "dropped" if plan.above == "drop" else "head learns"
+    )
+    parts = [("frozen", left, edge, "frost")] if plan.freeze else []
+    if plan.keep < len(plan.layers) and plan.freeze < plan.keep < right:
+        axes.axvline(plan.keep, color=PALETTE["muted"], lw=1, ls=(0, (2, 2)), zorder=1)
+        parts += [
+            ("learns", edge, plan.keep, "ember"),
+            (above if above == "dropped" else plan.above, plan.keep, right, "muted"),
+        ]
+    elif right - edge > 0.5:
+        parts += [(above, edge, right, "muted" if above == "dropped" else "ember")]
+    for text, start, stop, colour in parts:
+        axes.text((start + stop) / 2, y, text, color=PALETTE[colour], ha="center", va="center", weight="bold")
+
+
+def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
+    axes = figure.add_subplot()
+    colours = {"chosen": "ember", "finalist": "frost", "out": "quiet"}
+    ordered = sorted(rows, key=lambda row: row["score"]["mean"])
+    for y, row in enumerate(ordered):
+        colour = PALETTE[colours[words.side(row, chosen)]]
+        score = row["score"]
+        _interval(axes, y, (score["low"], score["mean"], score["high"]), colour)
+    axes.set_yticks(range(len(ordered)), [_short(row["id"], 24) for row in ordered])
+    for label, row in zip(axes.get_yticklabels(), ordered, strict=True):
+        side = words.side(row, chosen)
+        label.set_color(PALETTE["muted" if side == "out" else colours[side]])
+        label.set_fontweight("bold" if side == "chosen" else "normal")
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
+    axes.grid(axis="x", color=PALETTE["rule"], lw=0.7)
+    axes.set_xlabel(f"validation {metric.replace('_', ' ')}")
+    axes.spines["left"].set_visible(False)
+    _number(axes.xaxis, metric)
+
+
+def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -> None:
+    scores, times = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+    ordered = sorted(rows, key=lambda row: row.mean)
+    longest = max((row.seconds or 0.0 for row in ordered), default=1.0)
+    for y, row in enumerate(ordered):
+        colour = PALETTE["ember" if row.chosen else "frost"]
+        _interval(scores, y, (row.low, row.mean, row.high), colour)
+        times.barh(y, row.seconds or 0.0, 0.5, color=colour)
+        text = words.seconds(row.seconds)
+        times.text((row.seconds or 0.0) + 0.02 * longest, y, text, va="center", color=PALETTE["ink"])
+    scores.set_yticks(range(len(ordered)), [row.name for row in ordered])
+    for label, row in zip(scores.get_yticklabels(), ordered, strict=True):
+        label.set_color(PALETTE["ember" if row.chosen else "ink"])
+        label.set_fontweight("bold" if row.chosen else "normal")
+    scores.set_ylim(-0.6, len(ordered) - 0.4)
+    scores.grid(axis="x", color=PALETTE["rule"], lw=0.7)
+    scores.set_xlabel(metric.replace("_", " "))
+    _number(scores.xaxis, metric)
+    times.set_xlim(0, longest * (1.45 if narrow else 1.25))
+    times.set_xticks([])
+    times.set_xlabel("training time")
+    for axes in (scores, times):
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(axes is scores)
+        axes.tick_params(length=0)
+
+
+def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for (row, column), share in np.ndenumerate(shares):
+        if counts[row, column]:
+            # right answers in blue, mistakes in vermilion; a mistake is lifted so that a rare one is seen
+            right = row == column
+            alpha = 0.12 + 0.83 * share if right else min(0.2 + 1.6 * share, 0.95)
+            square = ((column - 0.5, row - 0.5), 1, 1)
+            axes.add_patch(_rectangle(*square, PALETTE["frost" if right else "ember"], alpha))
+            if len(classes) <= 20:
+                colour = PALETTE["paper" if alpha > 0.55 else "ink"]
+                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
+    step = max(1, len(classes) // 25)
+    marks = range(0, len(classes), step)
+    names = [_short(classes[i], 16) for i in marks]
+    slant = max(map(len, names)) > 3
+    axes.set_xticks(marks, names, rotation=40 if slant else 0, ha="right" if slant else "center")
+    axes.set_yticks(marks, names)
+    axes.set_xlim(-0.5, len(classes) - 0.5)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.spines[:].set_visible(False)
+
+
+def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], metric: str) -> None:
+    axes = figure.add_subplot()
+    scored = any(epoch.score is not None for run in epochs.values() for epoch in run)
+    colours = [PALETTE[name] for name in ("ember", "frost", "muted", "quiet")]
+    for number, (name, run) in enumerate(epochs.items()):
+        points = [(e.number + 1, e.score if scored else e.loss) for e in run]
+        seen = [(x, y) for x, y in points if y is not None]
+        if seen:
+            colour = colours[number % len(colours)]
+            axes.plot(*zip(*seen, strict=True), color=colour, lw=1.8, marker="o", ms=3)
+            # labels of two lines that end together would lie on each other: one stands above, the next below
+            offset = (0, 9 if number % 2 == 0 else -12)
+            axes.annotate(_short(name, 24), seen[-1], offset, textcoords="offset points", ha="right", color=colour)
+    axes.margins(y=0.2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"validation {metric.replace('_', ' ')}" if scored else "training loss, nats")
+    _whole(axes.xaxis)
+    axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)
+    if scored:
+        _number(axes.yaxis, metric)
+
+
+# ------------------------------------------------------------------------------------------------------ the trade
+
+
+def _interval(axes: Axes, y: int, score: tuple[float, float, float], colour: str) -> None:
+    low, mean, high = score
+    axes.plot([low, high], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
+    axes.plot([mean], [y], color=colour, marker="o", ms=5.5)
+
+
+def _rectangle(corner: tuple[float, float], width: float, height: float, colour: str, alpha: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, height, facecolor=colour, alpha=alpha, linewidth=0)
+
+
+def _number(axis: Any, metric: str) -> None:
+    """Ticks in the metric's own unit."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5))
+    if metric in words.SHARES:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+
+
+def _whole(axis: Any) -> None:
+    """Ticks at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _short(name: str, limit: int = 14) -> str:
+    """The end of a long name: layers of one network differ there."""
+    return name if len(name) <= limit else "…" + name[1 - limit :]
+
+
+@contextmanager
+def _style(salt: str) -> Iterator[None]:
+    """Settings for as long as one picture is drawn; names of users are never read as formulas."""
+    import matplotlib
+
+    settings = matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": f"frostline-{salt}",
+            "text.parse_math": False,
+            "font.size": 9,
+            "text.color": PALETTE["ink"],
+            "axes.labelcolor": PALETTE["muted"],
+            "axes.edgecolor": PALETTE["rule"],
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.color": PALETTE["rule"],
+            "ytick.color": PALETTE["rule"],
+            "xtick.labelcolor": PALETTE["muted"],
+            "ytick.labelcolor": PALETTE["muted"],
+        }
+    )
+    with settings, warnings.catch_warnings():
+        # text stays text in an SVG, so the reader's fonts draw what the bundled font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _blank(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(draw: Callable[[Figure], None], narrow: bool, height: float, name: str, wide: float = WIDE) -> str:
+    """The picture for use inside a page: no XML header, no fixed size, ids that no other picture has."""
+    with _style(name):
+        figure = _blank(NARROW if narrow else wide, height)
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return embed(buffer.getvalue(), name)
+
+
+def embed(svg: str, name: str) -> str:
+    """One SVG document made part of an HTML page; `name` keeps its ids apart from those of other pictures."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg, count=2)
+    svg = svg.replace("xlink:href=", "href=")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: (?:(bold|normal|\d+) )?([\d.]+)px [^;\"]*", _font, svg)
+    for variable, colour in PALETTE.items():
+        svg = svg.replace(colour, f"var(--{variable}, {colour})")
+    return svg
+
+
+def _font(found: re.Match[str]) -> str:
+    """Size and weight only: the family is the page's."""
+    weight = f"; font-weight: {found[1]}" if found[1] else ""
+    return f"font-size: {found[2]}px{weight}"

@@ -1,0 +1,109 @@
+"""The report as one HTML file that asks nothing of the network: style and pictures are inside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline.report import facts, figures, words
+from frostline.report.facts import Report
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+def write(path: Path, report: Report) -> Path:
+    """Write the page whole or not at all: a reader never meets half of one."""
+    text = render(report)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp lets nobody else read it, and a report is for showing
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def render(report: Report) -> str:
+    """The page's text. The same report gives the same bytes."""
+    # not at the top: a run that writes no page need not load the template engine
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        seconds=words.seconds, size=words.size, stage=words.stage, named=words.named, ratio=words.ratio
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(**_content(report))
+
+
+def _content(report: Report) -> Mapping[str, Any]:
+    """Every name that the template reads."""
+    summary, plan = report.summary, report.plan
+    metric = summary["score"]["metric"]
+    rows = facts.strategies(report)
+    return {
+        "report": report,
+        "summary": summary,
+        "plan": plan,
+        "metric": metric,
+        "metric_words": metric.replace("_", " "),
+        "advice": words.advice(plan),
+        "answer": words.answer(summary, plan),
+        "certainty": words.certainty(summary),
+        "score": lambda value: words.score(value, metric),
+        "interval": lambda low, high: words.interval(low, high, metric),
+        "arms": sorted(summary["arms"], key=lambda arm: (arm["stage"] != "finalist", -arm["score"]["mean"])),
+        "rates": {standing.arm.id: standing.rate for standing in report.standings},
+        "rows": rows,
+        "chosen": next(row for row in rows if row.chosen),
+        "full_seconds": facts.seconds_of(report, "full_finetune"),
+        "savings": facts.savings(report),
+        "layers": facts.layer_rows(plan),
+        "trainable": facts.trainable(plan),
+        "snippet": facts.snippet(plan),
+        "figures": _figures(report, rows),
+        "costs": _costs(summary["cost"]),
+    }
+
+
+def _costs(cost: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Where the search's time went; what is over is reading, splitting and writing."""
+    names = {
+        "fill": "storing activations",
+        "probe": "probing every cut",
+        "race": "the race",
+        "final": "training the finalists",
+        "baseline": "baselines outside the race",
+    }
+    return [(text, cost[f"{key}_seconds"]) for key, text in names.items() if cost.get(f"{key}_seconds")]
+
+
+def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence[str]]:
+    """Each picture twice, for a desk and for a phone, as markup that is already safe."""
+    from markupsafe import Markup
+
+    summary, metric = report.summary, report.summary["score"]["metric"]
+    drawn: dict[str, Sequence[str]] = {}
+
+    timed = [row for row in rows if row.seconds is not None]
+    for narrow in (False, True):
+        pictures = {
+            "arms": figures.arms(summary["arms"], summary["decision"]["arm"], metric, narrow=narrow),
+            "baselines": figures.baselines(timed, metric, narrow=narrow),
+        }
+        if report.curve:
+            pictures["depth"] = figures.depth_curve(report.curve, report.plan, metric, narrow=narrow)
+        if report.confusion is not None:
+            pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
+        if any(report.epochs.values()):
+            pictures["learning"] = figures.learning(report.epochs, metric, narrow=narrow)
+        for name, svg in pictures.items():
+            # the plotting library escapes every text it is given, so this markup is safe as it stands
+            drawn[name] = [*drawn.get(name, ()), Markup(svg)]
+    return drawn
