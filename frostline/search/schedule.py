@@ -74,19 +74,19 @@ def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float =
 def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
     """The schedule at about `factor` of its cost, applied once and before the start; `arms` are those proposed.
 
-    More is spent on epochs. Less is taken from epochs and from the number of arms alike, by the square root of the
-    factor; what one of them cannot give, since two epochs and four arms are the least, is not spread any further.
-    Raises OptionError for a factor that is not positive.
+    More is spent on epochs. Less is taken from the number of arms by the square root of the factor, and the rest from
+    the epochs; two epochs and four arms are the least. Raises OptionError for a factor that is not positive.
     """
     if not 0 < factor < float("inf"):
         raise OptionError(f"the budget allows {factor} of the schedule; it must be a positive share: raise --budget")
-    by = factor if factor >= 1 else factor**0.5
+    before = of.arms or arms
+    admitted = before if factor >= 1 else min(before, max(FEWEST_ARMS, round(before * factor**0.5)))
+    by = factor * _trainings(of, before) / _trainings(of, admitted)
     full = max(min(FEWEST_EPOCHS, of.epochs), round(of.epochs * by))
     rungs = tuple(
         replace(rung, epochs=min(full, max(min(FEWEST_EPOCHS, full), round(rung.epochs * by)))) for rung in of.rungs
     )
-    admitted = of.arms if factor >= 1 else max(FEWEST_ARMS, round((of.arms or arms) * by))
-    return replace(of, rungs=rungs, epochs=full, arms=admitted)
+    return replace(of, rungs=rungs, epochs=full, arms=of.arms if factor >= 1 else admitted)
 
 
 def forecast(arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float]) -> float:
@@ -97,12 +97,19 @@ def forecast(arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float]) ->
     trained = sorted((a for a in arms if not exact(a)), key=lambda a: not a.protected)[: of.arms]
     total = 0.0
     for rung in of.rungs:
-        entrants = sorted(trained, key=lambda a: (not a.protected, -seconds[a.id]))
-        if rung.rates != "grid":
-            entrants = sorted(trained, key=lambda a: -seconds[a.id])[: rung.most]
-        rates = {"grid": 3, "near": 3, "best": 1}[rung.rates]
-        total += sum(seconds[a.id] * rates * len(rung.pairs) * rung.epochs for a in entrants)
+        entrants = sorted(trained, key=lambda a: -seconds[a.id])[: rung.most]
+        total += sum(seconds[a.id] for a in entrants) * _epochs(rung)
     return total
+
+
+def _epochs(rung: Rung) -> int:
+    """What one arm trains in a rung."""
+    return rung.epochs * len(rung.pairs) * {"grid": 3, "near": 3, "best": 1}[rung.rates]
+
+
+def _trainings(of: Schedule, arms: int) -> int:
+    """Epochs of all arms and rungs, when arms cost the same."""
+    return sum(_epochs(rung) * min(arms, rung.most or arms) for rung in of.rungs)
 
 
 def _part(epochs: int, share: int) -> int:
