@@ -79,6 +79,12 @@ def strategies(report: Report) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: -row.mean))
 
 
+def ranked(report: Report) -> tuple[Mapping[str, Any], ...]:
+    """The arms of the summary: finalists first, for the others had shorter schedules; then by validation score."""
+    arms = report.summary["arms"]
+    return tuple(sorted(arms, key=lambda arm: (arm["stage"] != "finalist", -arm["score"]["mean"])))
+
+
 def seconds_of(report: Report, baseline: str) -> float | None:
     """Training time of a known strategy; None where it did not take part."""
     arm = report.summary["baselines"].get(baseline)
@@ -95,7 +101,8 @@ def savings(report: Report) -> tuple[str, ...]:
     if cost.get("exhaustive_seconds"):
         said[0] += (
             f"; training every cut at every learning rate to the end would take "
-            f"{words.seconds(cost['exhaustive_seconds'])} ({words.ratio(cost['exhaustive_seconds'], cost['total_seconds'])})"
+            f"{words.seconds(cost['exhaustive_seconds'])}, "
+            f"{words.ratio(cost['exhaustive_seconds'], cost['total_seconds'])} as long"
         )
     said[0] += "."
     for baseline in ("full_finetune", "scratch"):

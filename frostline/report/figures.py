@@ -7,9 +7,8 @@ the light palette behind them, so that a page may recolour a picture in the dark
 from __future__ import annotations
 
 import io
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +18,13 @@ from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.report.facts import Row
+from frostline.report.svg import PALETTE, embed, short
 from frostline.values import Epoch, Evidence, Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart; the rest are greys
-PALETTE: Mapping[str, str] = {
-    "ink": "#18222c",
-    "muted": "#5f6c79",
-    "rule": "#d5dce3",
-    "paper": "#fffffe",
-    "frost": "#0072b2",
-    "ember": "#c24e00",
-    "quiet": "#9aa6b2",
-}
 WIDE, NARROW = 7.6, 4.2  # inches; text keeps its size, so a narrow picture is drawn anew and not shrunk
 
 
@@ -81,22 +71,15 @@ def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path
 
 def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: str, narrow: bool) -> None:
     axes = figure.add_subplot()
+    # the raw input scores so low that it would press the rest together; it stands in the page's table
+    curve = [e for e in curve if e.cut.depth] if len(curve) > 3 else curve
     xs = [e.cut.depth for e in curve]
     left, right = min(xs) - 0.35, max(xs) + 0.35
     top = max(e.score.high for e in curve)
-    controls: list[tuple[str, list[float | None]]] = [
-        ("untrained network", [e.random for e in curve]),
-        ("shuffled labels", [e.permuted for e in curve]),
-    ]
-    known = [v for _, values in controls for v in values if v is not None]
-    low = min([*known, *(e.score.low for e in curve)])
+    low = min([e.score.low for e in curve] + [e.random for e in curve if e.random is not None])
     room = 0.16 * (top - low or 1.0)
     _mark_plan(axes, plan, (left, right), top + room)
-    for (name, values), dashes in zip(controls, ((4, 2), (1, 2)), strict=True):
-        seen = [(x, v) for x, v in zip(xs, values, strict=True) if v is not None]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), color=PALETTE["muted"], lw=1.1, dashes=dashes, zorder=2)
-            axes.annotate(name, seen[-1], (0, 5), textcoords="offset points", ha="right", color=PALETTE["muted"])
+    _controls(axes, curve, metric, low - room)
     means = [e.score.mean for e in curve]
     axes.fill_between(
         xs, [e.score.low for e in curve], [e.score.high for e in curve], color=PALETTE["frost"], alpha=0.16, lw=0
@@ -108,13 +91,30 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
         ha="center", va="top", color=PALETTE["frost"], weight="bold", zorder=5,
     )  # fmt: skip
     axes.set_xlim(left, right)
-    axes.set_ylim(low - 0.5 * room, top + 1.6 * room)
-    names = [str(x) for x in xs] if narrow or len(xs) > 20 else [f"{e.cut.depth}  {_short(e.cut.name)}" for e in curve]
+    axes.set_ylim(low - room, top + 1.6 * room)
+    names = [str(x) for x in xs] if narrow or len(xs) > 20 else [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
     slant = max(map(len, names)) * len(names) > 90
     axes.set_xticks(xs, names, rotation=35 if slant else 0, ha="right" if slant else "center")
     axes.set_xlabel("layers below the cut")
     axes.set_ylabel(f"linear probe, {metric.replace('_', ' ')}")
     _number(axes.yaxis, metric)
+
+
+def _controls(axes: Axes, curve: Sequence[Evidence], metric: str, floor: float) -> None:
+    """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words."""
+    muted = PALETTE["muted"]
+    for name, dashes in (("random", (4, 2)), ("permuted", (1, 2))):
+        seen = [(e.cut.depth, getattr(e, name)) for e in curve if getattr(e, name) is not None]
+        if not seen:
+            continue
+        text = {"random": "untrained network", "permuted": "shuffled labels"}[name]
+        if max(value for _, value in seen) < floor:
+            mean = sum(value for _, value in seen) / len(seen)
+            text += f": {words.score(mean, metric)}, below this picture"
+            axes.annotate(text, (1, 0), (-4, 5), "axes fraction", "offset points", ha="right", color=muted)
+        else:
+            axes.plot(*zip(*seen, strict=True), color=muted, lw=1.1, dashes=dashes, zorder=2)
+            axes.annotate(text, seen[-1], (0, 6), textcoords="offset points", ha="right", color=muted)
 
 
 def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) -> None:
@@ -143,12 +143,16 @@ def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) ->
 def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
     axes = figure.add_subplot()
     colours = {"chosen": "ember", "finalist": "frost", "out": "quiet"}
-    ordered = sorted(rows, key=lambda row: row["score"]["mean"])
+    # finalists on top: the others had shorter schedules, and the two are not to be compared
+    ordered = sorted(rows, key=lambda row: (row["stage"] == "finalist", row["score"]["mean"]))
+    finalists = sum(row["stage"] == "finalist" for row in rows)
+    if 0 < finalists < len(rows):
+        axes.axhline(len(rows) - finalists - 0.5, color=PALETTE["rule"], lw=1)
     for y, row in enumerate(ordered):
         colour = PALETTE[colours[words.side(row, chosen)]]
         score = row["score"]
         _interval(axes, y, (score["low"], score["mean"], score["high"]), colour)
-    axes.set_yticks(range(len(ordered)), [_short(row["id"], 24) for row in ordered])
+    axes.set_yticks(range(len(ordered)), [short(row["id"], 24) for row in ordered])
     for label, row in zip(axes.get_yticklabels(), ordered, strict=True):
         side = words.side(row, chosen)
         label.set_color(PALETTE["muted" if side == "out" else colours[side]])
@@ -202,7 +206,7 @@ def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]
                 axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
     step = max(1, len(classes) // 25)
     marks = range(0, len(classes), step)
-    names = [_short(classes[i], 16) for i in marks]
+    names = [short(classes[i], 16) for i in marks]
     slant = max(map(len, names)) > 3
     axes.set_xticks(marks, names, rotation=40 if slant else 0, ha="right" if slant else "center")
     axes.set_yticks(marks, names)
@@ -226,7 +230,7 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], metric: str
             axes.plot(*zip(*seen, strict=True), color=colour, lw=1.8, marker="o", ms=3)
             # labels of two lines that end together would lie on each other: one stands above, the next below
             offset = (0, 9 if number % 2 == 0 else -12)
-            axes.annotate(_short(name, 24), seen[-1], offset, textcoords="offset points", ha="right", color=colour)
+            axes.annotate(short(name, 24), seen[-1], offset, textcoords="offset points", ha="right", color=colour)
     axes.margins(y=0.2)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {metric.replace('_', ' ')}" if scored else "training loss, nats")
@@ -267,13 +271,8 @@ def _whole(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _short(name: str, limit: int = 14) -> str:
-    """The end of a long name: layers of one network differ there."""
-    return name if len(name) <= limit else "…" + name[1 - limit :]
-
-
 @contextmanager
-def _style(salt: str) -> Iterator[None]:
+def _style(salt: str) -> Generator[None]:
     """Settings for as long as one picture is drawn; names of users are never read as formulas."""
     import matplotlib
 
@@ -314,24 +313,3 @@ def _svg(draw: Callable[[Figure], None], narrow: bool, height: float, name: str,
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return embed(buffer.getvalue(), name)
-
-
-def embed(svg: str, name: str) -> str:
-    """One SVG document made part of an HTML page; `name` keeps its ids apart from those of other pictures."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg, count=2)
-    svg = svg.replace("xlink:href=", "href=")
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font: (?:(bold|normal|\d+) )?([\d.]+)px [^;\"]*", _font, svg)
-    for variable, colour in PALETTE.items():
-        svg = svg.replace(colour, f"var(--{variable}, {colour})")
-    return svg
-
-
-def _font(found: re.Match[str]) -> str:
-    """Size and weight only: the family is the page's."""
-    weight = f"; font-weight: {found[1]}" if found[1] else ""
-    return f"font-size: {found[2]}px{weight}"

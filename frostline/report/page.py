@@ -35,9 +35,6 @@ def render(report: Report) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        seconds=words.seconds, size=words.size, stage=words.stage, named=words.named, ratio=words.ratio
-    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(**_content(report))
 
@@ -56,9 +53,14 @@ def _content(report: Report) -> Mapping[str, Any]:
         "advice": words.advice(plan),
         "answer": words.answer(summary, plan),
         "certainty": words.certainty(summary),
+        "seconds": words.seconds,
+        "size": words.size,
+        "stage": words.stage,
+        "ratio": words.ratio,
+        "regret": words.gap(summary["decision"]["expected_regret"], metric),
         "score": lambda value: words.score(value, metric),
         "interval": lambda low, high: words.interval(low, high, metric),
-        "arms": sorted(summary["arms"], key=lambda arm: (arm["stage"] != "finalist", -arm["score"]["mean"])),
+        "arms": facts.ranked(report),
         "rates": {standing.arm.id: standing.rate for standing in report.standings},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),

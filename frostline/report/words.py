@@ -84,8 +84,9 @@ def advice(plan: Plan) -> str:
         kept_part = f"all {depth} layers" if kept == depth else f"the first {kept} of {depth} layers"
         return f"Keep {kept_part}{above} and train every one of them"
     if learning == kept - frozen:
-        layers = "layer" if learning == 1 else "layers"
-        return f"Freeze the first {frozen} of {depth} layers{above} and train the other {learning} kept {layers}"
+        rest_of = "other" if kept == depth else "kept layer" if learning == 1 else f"{learning} kept layers"
+        between = f"the {rest_of} {learning}" if kept == depth else f"the {rest_of} between"
+        return f"Freeze the first {frozen} of {depth} layers{above} and train {between}"
     return f"Keep {kept} of {depth} layers{above} and train {learning} of them"
 
 
@@ -127,7 +128,12 @@ def ratio(slow: float | None, fast: float | None) -> str:
     if not slow or not fast:
         return "–"
     times = slow / fast
-    return f"{times:.1f}x" if times < 10 else f"{times:.0f}x"
+    return f"{times:.2g}x" if times < 0.95 else f"{times:.1f}x" if times < 10 else f"{times:.0f}x"
+
+
+def gap(value: float, metric: str) -> str:
+    """A difference of two scores with its unit."""
+    return f"{100 * value:.2f} points" if metric in SHARES else f"{value:.3g}"
 
 
 def stage(value: str) -> str:

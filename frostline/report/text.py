@@ -1,0 +1,150 @@
+"""The report on a terminal. rich is loaded here and in the command line alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from frostline.report import facts, words
+from frostline.report.facts import Report
+from frostline.values import Evidence, Plan
+
+BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
+FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
+
+
+def render(report: Report, page: Path | None = None) -> RenderableType:
+    """The answer, the depth curve, the arms, the baselines, what it cost, and where the page lies."""
+    parts: list[RenderableType] = [
+        Text(words.answer(report.summary, report.plan), style="bold"),
+        Text(f"{words.certainty(report.summary)} {report.summary['decision']['reason']}"),
+    ]
+    held = [f"{v['evidence']} {v['advice']}".rstrip() for v in report.summary["verdicts"] if v["holds"]]
+    parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
+    metric = report.summary["score"]["metric"]
+    if report.curve:
+        parts += [_title("What each depth knows"), depth_table(report.curve, report.plan, metric)]
+    parts += [_title("Strategies in the race (validation)"), arms_table(report)]
+    parts += [_title("Beside what people usually do"), baselines_table(report)]
+    parts += [Padding(Text("\n".join(facts.savings(report))), (1, 0, 0, 0))]
+    if page is not None:
+        parts.append(Padding(Text.assemble("Report: ", (str(page), FROST), overflow="fold"), (1, 0, 0, 0)))
+    return Group(*parts)
+
+
+def depth_table(curve: Sequence[Evidence], plan: Plan, metric: str) -> Table:
+    """A bar for the linear probe at every cut; the frost line stands where the chosen plan stops freezing."""
+    table = _table(("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"))
+    untrained = any(e.random is not None for e in curve)
+    if untrained:
+        table.add_column("untrained", justify="right")
+    top = max(e.score.mean for e in curve)
+    floor = min([0.0, *(e.score.mean for e in curve)])
+    for e in curve:
+        frozen = 0 < e.cut.depth <= plan.freeze
+        cells: list[RenderableType] = [
+            str(e.cut.depth),
+            Text(e.cut.name),
+            Text(bar((e.score.mean - floor) / (top - floor or 1.0), 24), style=FROST if frozen else "yellow"),
+            Text(words.score(e.score.mean, metric), style="bold" if e.score.mean == top else ""),
+            Text(words.interval(e.score.low, e.score.high, metric), style=MUTED),
+        ]
+        if untrained:
+            cells.append(Text(words.score(e.random, metric), style=MUTED))
+        table.add_row(*cells)
+        if 0 < e.cut.depth == plan.freeze and e is not curve[-1]:
+            table.add_row("", Text("┄┄┄┄┄┄┄", style=FROST), Text("┄" * 8 + " frost line " + "┄" * 4, style=FROST))
+    table.caption = Text("blue: frozen in the chosen plan; yellow: not" if plan.freeze else "the plan freezes nothing")
+    table.caption_justify = "left"
+    return table
+
+
+def arms_table(report: Report) -> Table:
+    """Each arm with what became of it: finalists first, then by validation score."""
+    metric, chosen = report.summary["score"]["metric"], report.summary["decision"]["arm"]
+    table = _table(
+        ("strategy", "left"), ("stage", "left"), (metric, "right"), ("interval", "right"), ("spent", "right"),
+        ("peak memory", "right"),
+    )  # fmt: skip
+    for arm in facts.ranked(report):
+        score, side = arm["score"], words.side(arm, chosen)
+        table.add_row(
+            Text(arm["id"]),
+            words.stage(arm["stage"]),
+            words.score(score["mean"], metric),
+            words.interval(score["low"], score["high"], metric),
+            words.seconds(arm["seconds"]),
+            words.size(arm["peak_bytes"]),
+            style={"chosen": EMBER, "finalist": "", "out": MUTED}[side],
+        )
+    return table
+
+
+def baselines_table(report: Report) -> Table:
+    """The known strategies beside the choice: score and training time."""
+    metric, rows = report.summary["score"]["metric"], facts.strategies(report)
+    chosen = next(row for row in rows if row.chosen)
+    table = _table(
+        ("strategy", "left"), (metric, "right"), ("interval", "right"), ("training", "right"), ("relative", "right")
+    )
+    for row in rows:
+        table.add_row(
+            Text(f"{row.name} (chosen)" if row.chosen else row.name),
+            words.score(row.mean, metric),
+            words.interval(row.low, row.high, metric),
+            words.seconds(row.seconds),
+            "–" if row.chosen else words.ratio(row.seconds, chosen.seconds),
+            style=EMBER if row.chosen else "",
+        )
+    return table
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """A plan, layer by layer, and how much of the network learns in it."""
+    table = _table(
+        ("index", "right"), ("layer", "left"), ("parameters", "right"), ("kept", "left"), ("frozen", "left"),
+        ("learning rate", "right"),
+    )  # fmt: skip
+    for row in facts.layer_rows(plan):
+        rate = "–" if row.rate is None else f"{row.rate:.2g}"
+        table.add_row(
+            str(row.index),
+            Text(row.name),
+            f"{row.parameters:,}",
+            "yes" if row.kept else "no",
+            "yes" if row.frozen else "no",
+            rate if row.kept or row.rate is not None else "dropped",
+            style="blue" if row.frozen else "",
+        )
+    return Group(table, Text(facts.trainable(plan)))
+
+
+def bar(share: float, cells: int) -> str:
+    """A bar of blocks, to an eighth of a cell; `share` is cut to 0..1.
+
+    >>> bar(0.5, 4)
+    '██  '
+    >>> bar(0.28125, 4)
+    '█▏  '
+    """
+    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (BLOCKS[rest] if rest else "")).ljust(cells)
+
+
+def _title(text: str) -> RenderableType:
+    return Padding(Text(text, style="bold"), (1, 0, 0, 0))
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    from rich import box
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, side in columns:
+        table.add_column(name.replace("_", " "), justify="right" if side == "right" else "left", overflow="fold")
+    return table
