@@ -1,0 +1,156 @@
+"""Networks of the user's own: a factory in a Python file, or a module that is already there."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from frostline.backbones.preprocessing import from_timm
+from frostline.backbones.sources import REMEDY, Built, Options
+from frostline.errors import BackboneError, WeightsError
+from frostline.values import Preprocessing
+
+
+def file_network(file: Path, factory: str, pretrained: bool, options: Options) -> Built:
+    """What `factory` of the user's file builds.
+
+    It is called twice under different seeds, to learn whether it brings weights of its own: what differs is random.
+    Raises BackboneError with the line of the file that failed, WeightsError where pre-trained weights are wanted
+    and the factory brings none.
+    """
+    made = _factory(file, factory)
+
+    def make(seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _called(made, file, factory, options)
+
+    module, other = make(0), make(1)
+    random = {n for n, p in module.named_parameters() if not torch.equal(p, dict(other.named_parameters())[n])}
+    matrices = {name for name, parameter in module.named_parameters() if parameter.ndim > 1}
+    brings = bool(matrices) and not matrices <= random
+    again = (lambda: reset(copy.deepcopy(module))) if brings else (lambda: _called(made, file, factory, options))
+    known, notes = own_configuration(module)
+    if not pretrained:
+        return Built(again() if brings else module, again, known, "none", notes=notes)
+    if not brings:
+        raise WeightsError(
+            f"{file}:{factory} builds a network with random weights, and pre-trained ones are wanted; {REMEDY}"
+        )
+    fresh = tuple(name for name, _ in module.named_parameters() if name in random)
+    if fresh:
+        notes += (f"{file.name}:{factory} leaves {', '.join(fresh[:4])} random",)
+    return Built(module, again, known, f"{file.name}:{factory}", unloaded=fresh, notes=notes)
+
+
+def given_network(module: nn.Module, pretrained: bool) -> Built:
+    """A module that the caller holds; its weights are what they are, unless random ones are asked for."""
+
+    def again() -> nn.Module:
+        return reset(copy.deepcopy(module))
+
+    known, notes = own_configuration(module)
+    if pretrained:
+        return Built(module, again, known, "as given", notes=notes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Built(again(), again, known, "none", notes=notes)
+
+
+def own_configuration(module: nn.Module) -> tuple[Preprocessing | None, tuple[str, ...]]:
+    """From `pretrained_cfg` or `default_cfg`, timm's convention, or the image size in a transformers `config`."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        config: Any = getattr(module, name, None)
+        if isinstance(config, Mapping) and "input_size" in config:
+            return from_timm(config, channels=first_channels(module))
+    size: Any = getattr(getattr(module, "config", None), "image_size", None)
+    if isinstance(size, int):
+        known, _ = from_timm({"input_size": (3, size, size)}, channels=first_channels(module))
+        return known, (f"its configuration says {size} pixels only: mean {known.mean} and std {known.std} are assumed",)
+    return None, ()
+
+
+def first_channels(module: nn.Module) -> int:
+    """How many channels its first convolution reads: 1 for grey pictures, else 3."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return 1 if first is not None and first.in_channels == 1 else 3
+
+
+def reset(module: nn.Module) -> nn.Module:
+    """The same network with new random weights, in place: each part's own initialisation.
+
+    Parameters that no part knows how to draw (class tokens, scales) are shuffled, which keeps their distribution
+    and nothing of what they had learned.
+    """
+    drawn: set[int] = set()
+    for part in module.modules():
+        renew: Any = getattr(part, "reset_parameters", None)
+        if callable(renew):
+            renew()
+            drawn.update(id(parameter) for parameter in part.parameters(recurse=False))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if id(parameter) not in drawn:
+                parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
+    return module
+
+
+def _factory(file: Path, name: str) -> Callable[..., Any]:
+    if not file.is_file():
+        beside = ", ".join(sorted(entry.name for entry in file.parent.glob("*.py"))) if file.parent.is_dir() else ""
+        raise BackboneError(f"{file} does not exist; Python files beside it are: {beside or 'none'}")
+    module = _imported(file)
+    found: Any = getattr(module, name, None)
+    if not callable(found):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and value.__module__ == module.__name__
+        ]
+        raise BackboneError(f"{file} has no function {name!r}; it has {', '.join(own) or 'none'}")
+    return found
+
+
+def _imported(file: Path) -> ModuleType:
+    """The user's file as a module; what it imports from its own folder is found."""
+    name = f"frostline_backbone_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        del sys.modules[name]
+        raise _failed(error, file, "cannot be imported") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _called(made: Callable[..., Any], file: Path, name: str, options: Options) -> nn.Module:
+    try:
+        module = made(**options)
+    except Exception as error:  # whatever a user's factory may raise
+        raise _failed(error, file, f"fails in {name}({', '.join(f'{k}={v!r}' for k, v in options.items())})") from error
+    if not isinstance(module, nn.Module):
+        raise BackboneError(f"{file}:{name} returns a {type(module).__name__}; a torch.nn.Module is needed")
+    return module
+
+
+def _failed(error: Exception, file: Path, what: str) -> BackboneError:
+    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    line = error.lineno if isinstance(error, SyntaxError) else own[-1] if own else None
+    return BackboneError(
+        f"{file}{f', line {line}' if line else ''} {what}: {type(error).__name__}: {error}; mend it there"
+    )

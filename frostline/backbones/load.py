@@ -1,0 +1,156 @@
+"""A backbone, by name, by folder, by file or as a module: built, filled with its weights, with an example to run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.backbones.files import file_network, first_channels, given_network
+from frostline.backbones.preprocessing import overridden
+from frostline.backbones.sources import Built, Options, timm_network, torchvision_network, transformers_network
+from frostline.backbones.weights import fit, read_weights
+from frostline.errors import BackboneError
+from frostline.values import Backbone, Preprocessing
+
+SOURCES: Mapping[str, Callable[[str, bool, int | None, Options], Built]] = {
+    "timm": timm_network,
+    "torchvision": torchvision_network,
+    "hf": transformers_network,
+}
+ALLOWED = "timm/NAME, torchvision/NAME, hf/NAME, hf/FOLDER and FILE.py:FACTORY"
+TOKENS = 16  # length of an example text
+
+
+def load(
+    spec: str | nn.Module,
+    *,
+    weights: str | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """The network in eval mode and float32, with its preprocessing and an example batch of two.
+
+    `weights` None takes the pre-trained ones of its source, "none" random ones, anything else is a file. What is
+    said about pictures goes before the backbone's own configuration. `model_kwargs` go to whoever builds it.
+    No draw here touches the caller's random state. Raises BackboneError for networks that are unknown or cannot be
+    built, WeightsError where the weights cannot be had or belong to another network.
+    """
+    name = spec if isinstance(spec, str) else type(spec).__name__
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = _built(spec, weights is None, image_size, model_kwargs or {})
+    if weights is not None and weights != "none":
+        file = Path(weights).expanduser()
+        unloaded, notes = fit(built.module, read_weights(file), str(file), heads=built.heads)
+        built = replace(built, weights=str(file), unloaded=unloaded, notes=built.notes + notes)
+    if weights == "none":
+        built = replace(built, notes=(*built.notes, "its weights are random: nothing was learned before"))
+    module = built.module.float().eval()
+    known, assumed = overridden(
+        built.preprocessing,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        channels=first_channels(module),
+    )
+    data = _data_argument(module, name)
+    example = _example(module, name, data, known)
+    _runs(module, name, example)
+    return Backbone(
+        name=name,
+        module=module,
+        example=example,
+        data=data,
+        preprocessing=known,
+        weights=built.weights,
+        fresh=None if built.make is None else _fresh(built.make),
+        unloaded=built.unloaded,
+        notes=built.notes + assumed,
+    )
+
+
+def _built(spec: str | nn.Module, pretrained: bool, image_size: int | None, options: Options) -> Built:
+    if isinstance(spec, nn.Module):
+        if options:
+            raise BackboneError(f"model_kwargs {dict(options)} are given for a module that is already built; drop them")
+        return given_network(spec, pretrained)
+    file, _, factory = spec.rpartition(":")
+    if file.endswith(".py"):
+        return file_network(Path(file).expanduser(), factory, pretrained, options)
+    source, _, name = spec.partition("/")
+    if source not in SOURCES or not name:
+        raise _unknown_source(spec)
+    return SOURCES[source](name, pretrained, image_size, options)
+
+
+def _unknown_source(spec: str) -> BackboneError:
+    if spec.endswith(".py"):
+        return BackboneError(f"{spec!r} names a file but no factory; write {spec}:FACTORY with the function's name")
+    if Path(spec).expanduser().is_dir():
+        return BackboneError(f"{spec!r} is a folder; write hf/{spec} where transformers saved it")
+    import timm
+    from torchvision import models
+
+    known = {"timm": timm.list_models(), "torchvision": models.list_models(module=models)}
+    offered = [f"{source}/{name}" for source, names in known.items() for name in names]
+    bare = spec.rpartition("/")[2]
+    near = [name for name in offered if name.endswith(f"/{bare}")]
+    near = near or difflib.get_close_matches(f"timm/{bare}", offered, n=4, cutoff=0.6)
+    hint = f"; close names are {', '.join(near)}" if near else ""
+    return BackboneError(f"backbone {spec!r} names no source; allowed are {ALLOWED}{hint}")
+
+
+def _fresh(make: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
+    def fresh(seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make().float().eval()
+
+    return fresh
+
+
+def _data_argument(module: nn.Module, name: str) -> str:
+    """The first parameter of its forward."""
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            return parameter.name
+    raise BackboneError(f"forward of {name} names no argument; give its first one a name instead of *args or **kwargs")
+
+
+def _example(module: nn.Module, name: str, data: str, known: Preprocessing | None) -> dict[str, Tensor]:
+    """Seeded noise of the right shape: pictures, or texts where a transformers network reads those."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary: Any = getattr(getattr(module, "config", None), "vocab_size", None)
+    if known is not None:
+        return {data: torch.randn(2, len(known.mean), *known.size, generator=generator)}
+    if data == "input_ids" and isinstance(vocabulary, int):
+        ids = torch.randint(0, vocabulary, (2, TOKENS), generator=generator)
+        return {data: ids, "attention_mask": torch.ones_like(ids)}
+    raise BackboneError(
+        f"{name} says nothing about the pictures it reads; give their size in pixels with `--image-size`, or let the "
+        "module carry default_cfg = {'input_size': (3, 224, 224), 'mean': .., 'std': ..}"
+    )
+
+
+def _runs(module: nn.Module, name: str, example: Mapping[str, Tensor]) -> None:
+    """Better here than in the middle of a search: a size that the architecture does not take, a broken forward."""
+    shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in example.items())
+    try:
+        with torch.no_grad():
+            module(**example)
+    except Exception as error:  # whatever a forward of anybody's may raise
+        raise BackboneError(
+            f"{name} fails on an example batch ({shapes}): {type(error).__name__}: {error}; "
+            "give the size it was made for with `--image-size`, or mend its forward"
+        ) from error
