@@ -1,0 +1,306 @@
+"""Linear probes in closed form or by convex optimisation: what a cut's features are worth, before any training.
+
+A probe is the exact result of every plan that freezes all it keeps, and the first head of every other one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import logsumexp
+from scipy.stats import binomtest
+
+from frostline.errors import LabelError
+from frostline.values import Cut, Estimate, Evidence, Fold
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+LAMBDAS = tuple(10.0**power for power in range(-4, 4))  # times the number of examples: features have unit variance
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """A linear head on raw features: logits are features @ weights.T + bias."""
+
+    weights: Floats  # classes x features
+    bias: Floats  # classes
+    strength: float  # of the penalty that was chosen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RidgeProbe:
+    """A ridge classifier, and what each example scores where it alone is left out of the fit."""
+
+    scores: Floats  # examples x classes, left out; a perfect fit gives 1 for the example's class and 0 for others
+    log_probabilities: Floats  # examples x classes, left out; nats
+    accuracy: float
+    log_loss: float  # nats an example
+    penalty: float  # the chosen lambda, times the sum of weights
+    linear: Linear  # of all examples; softmax of its logits gives calibrated probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Basis:
+    """Standardised, weighted and centred features in the basis where ridge regression is diagonal."""
+
+    vectors: Floats  # examples x components: left singular vectors times singular values
+    squares: Floats  # squared singular values
+    back: Floats  # components x features: from coefficients of `vectors` to standardised features
+    weights: Floats  # of examples
+    mean: Floats
+    scale: Floats
+
+
+def balanced(labels: Labels, classes: int) -> Floats:
+    """Weights of examples that give every class present the same sum; their mean is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return len(labels) / (np.count_nonzero(counts) * counts[labels].astype(np.float64))
+
+
+def ridge_loo(
+    features: NDArray[Any],
+    labels: Labels,
+    *,
+    classes: int | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    weights: Floats | None = None,
+) -> RidgeProbe:
+    """One-vs-rest ridge regression on indicator targets, with exact leave-one-out predictions in closed form.
+
+    Features are standardised with the mean and deviation of all rows given; the intercept is not penalised. `classes`
+    is one more than the largest label where it is not given; a class without an example is never predicted. `lambdas`
+    are per example, and the one of the least left-out log-loss is taken, after one temperature was fitted for it.
+    Raises LabelError where there are fewer than two rows.
+    Source: leave-one-out residual e_i / (1 - h_ii) of a linear smoother; Allen, "PRESS", 1974.
+    """
+    return _ridge(_basis(features, weights), _checked(labels, len(features)), classes, lambdas)
+
+
+def logistic(
+    features: NDArray[Any],
+    labels: Labels,
+    *,
+    classes: int | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    weights: Floats | None = None,
+) -> Linear:
+    """Multinomial logistic regression by L-BFGS, in units of the raw features: the first head of an arm.
+
+    Minimises the mean cross-entropy plus strength / 2 times the squared norm of the weights of standardised features;
+    the bias is free. Of several strengths, the one of least log-loss on every fifth example of each class is taken,
+    fitted without those; only rows given are looked at. `weights` are of examples, see `balanced`.
+    A class without an example gets a logit below the others'.
+    """
+    labels = _checked(labels, len(features))
+    basis = _basis(features, weights)
+    return _logistic(basis, _ridge(basis, labels, classes, LAMBDAS), labels, strengths)
+
+
+def log_probabilities(linear: Linear, features: NDArray[Any]) -> Floats:
+    """Rows x classes, nats."""
+    return _log_softmax(features.astype(np.float64) @ linear.weights.T + linear.bias)
+
+
+def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None) -> float:
+    """Mean negative log-probability of the true class, nats an example."""
+    return float(np.average(-predictions[np.arange(len(labels)), labels], weights=weights))
+
+
+def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
+    """Share of hits with Wilson's interval."""
+    hits = int(correct.sum())
+    interval = binomtest(hits, len(correct)).proportion_ci(confidence, method="wilson")
+    return Estimate(hits / len(correct), float(interval.low), float(interval.high))
+
+
+def probe_curve(
+    cuts: Sequence[Cut],
+    features: Mapping[int, NDArray[Any]],
+    labels: Labels,
+    fold: Fold,
+    *,
+    seed: int,
+    random: Mapping[int, NDArray[Any]] | None = None,
+) -> tuple[Evidence, ...]:
+    """What is known of each cut before training, in the order of the cuts.
+
+    `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
+    and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
+    scores where there are none). `random` holds the same from a network with random weights. `seed` draws one
+    permutation of the training labels for all cuts, which should score like chance.
+    """
+    classes = _classes(labels, None)
+    train = _checked(labels[fold.train], len(fold.train))
+    shuffled = np.random.default_rng(seed).permutation(train)
+    curve: list[Evidence] = []
+    for cut in cuts:
+        basis = _basis(features[cut.depth][fold.train], None)
+        ridge = _ridge(basis, train, classes, LAMBDAS)
+        loss = ridge.log_loss
+        if len(fold.validation):
+            head = _logistic(basis, ridge, train, STRENGTHS)
+            loss = log_loss(log_probabilities(head, features[cut.depth][fold.validation]), labels[fold.validation])
+        control = None
+        if random is not None:
+            control = ridge_loo(random[cut.depth][fold.train], train, classes=classes).accuracy
+        curve.append(
+            Evidence(
+                cut=cut,
+                score=accuracy(ridge.scores.argmax(axis=1) == train),
+                log_loss=loss,
+                features=features[cut.depth].shape[1],
+                random=control,
+                permuted=_ridge(basis, shuffled, classes, LAMBDAS).accuracy,
+            )
+        )
+    return tuple(curve)
+
+
+# --------------------------------------------------------------------------------------------------- ridge
+
+
+def _basis(features: NDArray[Any], weights: Floats | None) -> _Basis:
+    """Whichever of the two Gram matrices is smaller is taken apart."""
+    x = features.astype(np.float64)
+    w = np.ones(len(x)) if weights is None else weights.astype(np.float64)
+    if not np.isfinite(x).all() or not (w > 0).all():
+        raise LabelError("features must be finite and weights of examples positive; look for broken inputs")
+    mean = np.average(x, axis=0, weights=w)
+    x -= mean
+    scale = np.sqrt(np.average(x**2, axis=0, weights=w))
+    scale[scale <= 1e-6 * max(1e-30, float(scale.max(initial=0.0)))] = np.inf  # a constant feature tells nothing
+    x *= np.sqrt(w)[:, None] / scale
+    rows, width = x.shape
+    if width <= rows:
+        squares, right = np.linalg.eigh(x.T @ x)
+        return _Basis(x @ right, np.maximum(squares, 0.0), right.T, w, mean, scale)
+    squares, left = np.linalg.eigh(x @ x.T)
+    kept = squares > 1e-12 * max(1e-300, float(squares[-1]))
+    singular = np.sqrt(squares[kept])
+    left = left[:, kept]
+    return _Basis(left * singular, squares[kept], (left / singular).T @ x, w, mean, scale)
+
+
+def _ridge(basis: _Basis, labels: Labels, classes: int | None, lambdas: Sequence[float]) -> RidgeProbe:
+    count = _classes(labels, classes)
+    targets = np.eye(count)[labels]
+    root, total = np.sqrt(basis.weights), basis.weights.sum()
+    centre = basis.weights @ targets / total
+    projected = basis.vectors.T @ (root[:, None] * (targets - centre))
+    energy = basis.vectors**2
+    best: tuple[float, float, float, Floats] | None = None
+    for penalty in (value * total for value in lambdas):
+        leverage = energy @ (1 / (basis.squares + penalty)) + basis.weights / total
+        fitted = centre + basis.vectors @ (projected / (basis.squares + penalty)[:, None]) / root[:, None]
+        # a leverage of 1 means that the fit without this row says nothing of it: the mean is all there is
+        out = np.maximum(1 - leverage, 1e-10)
+        scores = (fitted - leverage[:, None] * targets) / out[:, None]
+        sharpness, loss = _temperature(scores, labels, basis.weights)
+        if best is None or loss < best[0]:
+            best = (loss, penalty, sharpness, scores)
+    assert best is not None, "there is at least one lambda"
+    loss, penalty, sharpness, scores = best
+    slopes = (projected / (basis.squares + penalty)[:, None]).T @ basis.back / basis.scale
+    linear = Linear(sharpness * slopes, sharpness * (centre - slopes @ basis.mean), penalty)
+    hits = float(np.mean(scores.argmax(axis=1) == labels))
+    predictions = _log_softmax(sharpness * scores)
+    return RidgeProbe(scores, predictions, hits, log_loss(predictions, labels), penalty, linear)
+
+
+def _temperature(scores: Floats, labels: Labels, weights: Floats) -> tuple[float, float]:
+    """The factor that makes softmax of ridge scores most likely, and the log-loss that it leaves."""
+
+    def loss(power: float) -> float:
+        return log_loss(_log_softmax(np.exp(power) * scores), labels, weights)
+
+    found = minimize_scalar(loss, bounds=(-4.0, 6.0), method="bounded", options={"xatol": 0.02})
+    return float(np.exp(found.x)), float(found.fun)
+
+
+# --------------------------------------------------------------------------------------------------- logistic
+
+
+def _logistic(basis: _Basis, ridge: RidgeProbe, labels: Labels, strengths: Sequence[float]) -> Linear:
+    """In the basis of the ridge, where n examples never need more than n columns, and from the ridge's solution."""
+    classes = len(ridge.linear.bias)
+    present, local = np.unique(labels, return_inverse=True)
+    x = basis.vectors / np.sqrt(basis.weights)[:, None]
+    # the ridge's raw slopes, back in the basis; a feature that was constant has no slope
+    deviation = np.where(np.isfinite(basis.scale), basis.scale, 0.0)
+    slopes = (ridge.linear.weights * deviation)[present] @ basis.back.T
+    offsets = (ridge.linear.bias + ridge.linear.weights @ basis.mean)[present]
+    start = np.column_stack([slopes, offsets])
+    pull = _strength(x, basis.weights, local, strengths, start)
+    found = _descend(x, local, basis.weights, pull, start)
+    weights, bias = np.zeros((classes, len(basis.mean))), np.zeros(classes)
+    weights[present] = found[:, :-1] @ basis.back / basis.scale
+    bias[present] = found[:, -1] - weights[present] @ basis.mean
+    absent = np.setdiff1d(np.arange(classes), present)
+    bias[absent] = _logits(found, x).min(initial=0.0)  # below every class that was seen, on every row that was seen
+    return Linear(weights, bias, pull)
+
+
+def _strength(x: Floats, weights: Floats, labels: Labels, strengths: Sequence[float], start: Floats) -> float:
+    """The strength of least log-loss on every fifth example of each class, fitted without those."""
+    held = np.zeros(len(labels), dtype=bool)
+    for label in range(len(start)):
+        held[np.flatnonzero(labels == label)[4::5]] = True
+    ordered = sorted(strengths, reverse=True)  # the strongest is found soonest, and each is a start for the next
+    if len(ordered) == 1 or not held.any():
+        return ordered[0]
+    losses: list[float] = []
+    for candidate in ordered:
+        start = _descend(x[~held], labels[~held], weights[~held], candidate, start)
+        losses.append(log_loss(_log_softmax(_logits(start, x[held])), labels[held], weights[held]))
+    return ordered[int(np.argmin(losses))]
+
+
+def _descend(x: Floats, labels: Labels, weights: Floats, strength: float, start: Floats) -> Floats:
+    """The minimum of the penalised cross-entropy from a start: classes x (columns and the bias).
+
+    The columns are nearly uncorrelated, so that the curvature is nearly diagonal: dividing by its root lets L-BFGS
+    arrive in tens of steps instead of hundreds.
+    """
+    shape, share = start.shape, (weights / weights.sum())[:, None]
+    targets = np.eye(shape[0])[labels]
+    spread = (1 - 1 / shape[0]) / shape[0]  # of a class probability, where nothing is known
+    stretch = np.sqrt(np.append(spread * (share * x**2).sum(axis=0) + strength, spread + 1e-12))
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        parameters = flat.reshape(shape) / stretch
+        predictions = _log_softmax(_logits(parameters, x))
+        residual = share * (np.exp(predictions) - targets)
+        gradient = np.empty(shape)
+        gradient[:, :-1] = residual.T @ x + strength * parameters[:, :-1]
+        gradient[:, -1] = residual.sum(axis=0)
+        value = -(share * targets * predictions).sum() + 0.5 * strength * (parameters[:, :-1] ** 2).sum()
+        return float(value), (gradient / stretch).ravel()
+
+    options = {"maxiter": 300, "ftol": 1e-8, "gtol": 1e-6, "maxcor": 10}
+    found = minimize(objective, (start * stretch).ravel(), jac=True, method="L-BFGS-B", options=options)
+    return found.x.reshape(shape) / stretch
+
+
+def _logits(parameters: Floats, x: Floats) -> Floats:
+    return x @ parameters[:, :-1].T + parameters[:, -1]
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    return logits - logsumexp(logits, axis=1, keepdims=True)
+
+
+def _classes(labels: Labels, classes: int | None) -> int:
+    return int(labels.max()) + 1 if classes is None else classes
+
+
+def _checked(labels: Labels, rows: int) -> Labels:
+    if rows != len(labels) or rows < 2:
+        raise LabelError(f"{len(labels)} labels for {rows} rows of features; a probe needs two rows, one label each")
+    return labels.astype(np.int64)
