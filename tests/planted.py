@@ -55,6 +55,7 @@ class World:
     seed: int
     seed_sd: float = 0.0  # of a training's true accuracy around its arm's
     disagreement: float = 0.05  # of two equal arms
+    lasting: float = 0.0  # share of an arm's own noise that all its trainings have in common
     rate_penalty: float = 0.0  # accuracy lost one step of the grid away from the middle
     folds: int = 1
 
@@ -76,6 +77,9 @@ class World:
 
         shared = np.random.default_rng([self.seed, 2, unit.fold]).standard_normal(self.examples)
         own = np.random.default_rng([self.seed, 3, *_letters(unit)]).standard_normal(self.examples)
+        if self.lasting:
+            arm = np.random.default_rng([self.seed, 4, unit.fold, _letters(unit)[0]]).standard_normal(self.examples)
+            own = np.sqrt(self.lasting) * arm + np.sqrt(1 - self.lasting) * own
         # two normals of correlation r disagree about the sign (at a half) with arccos(r)/pi
         r = float(np.cos(np.pi * self.disagreement))
         latent = np.sqrt(r) * shared + np.sqrt(1 - r) * own

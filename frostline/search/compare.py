@@ -95,29 +95,27 @@ def range_quantile(errors: Floats, se: Floats, alpha: float) -> float:
     return float(np.quantile(widest, 1 - alpha))
 
 
-def spread(scores: Floats, one_fold: bool, by_examples: float = 0.0) -> Spread:
+def spread(scores: Floats, one_fold: bool) -> Spread:
     """The variance of one training's score, pooled over arms, from `scores` (arms x trainings).
 
     On one fold the trainings differ by their seeds. With a fold for each training they differ by rows too: what all
-    arms share is taken out, and so is `by_examples`, the part of the rest that the choice of examples explains. With a
-    single training of each arm there is nothing to see: then how far the arms lie apart stands in for the seeds (by
-    the median absolute deviation, which outliers do not move). True differences only add to it: it is too large,
-    never too small.
+    arms share is taken out, the rest stays in. So the choice of examples counts twice there, which is too wide and
+    never too narrow; taking its part out again leaves a variance that is often zero by luck. With a single training
+    of each arm there is nothing to see: then how far the arms lie apart stands in for the seeds (by the median
+    absolute deviation, which outliers do not move). True differences only add to it.
     """
     arms, trainings = scores.shape
     if trainings == 1:
         distance = np.median(np.abs(scores - np.median(scores)))
         # the deviation is about 37% efficient at the normal law, and the median costs one more degree
         return Spread(float(1.4826 * distance) ** 2, max(1.0, 0.37 * (arms - 1)))
-    if one_fold:
+    if one_fold or arms == 1:  # of a single arm, rows and seeds cannot be told apart: both count
         within = scores - scores.mean(axis=1, keepdims=True)
         freedom = arms * (trainings - 1)
         return Spread(float((within**2).sum() / freedom), float(freedom))
-    if arms == 1:
-        return STILL  # one arm is compared with none
     rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
     freedom = (arms - 1) * (trainings - 1)
-    return Spread(max(0.0, float((rest**2).sum() / freedom) - by_examples), float(freedom))
+    return Spread(float((rest**2).sum() / freedom), float(freedom))
 
 
 def pooled(spreads: Sequence[Spread]) -> Spread:

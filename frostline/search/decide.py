@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.errors import OptionError, RunFailed
+from frostline.plan import with_rate
 from frostline.search.arms import exact
 from frostline.search.compare import control_quantiles, range_quantile, standard_errors
 from frostline.search.resample import Sample, sample
@@ -67,7 +68,7 @@ class Comparison:
     """The finalists against each other on one body of data, in the finalists' order."""
 
     scores: Floats  # higher is better: a log-loss stands here with a minus
-    behind: Floats  # the most that each may lie behind the best, at the confidence; 0 for a single finalist
+    behind: Floats  # the most that each may lie behind the best, at the confidence; 0 where there is only one
     plausible: tuple[bool, ...]
     regret: Floats  # expected distance from the best over the bootstrap
     needed: tuple[int | None, ...]  # further examples that would bring `behind` to epsilon if all were equal
@@ -93,8 +94,9 @@ def decide(
     finalists, so they are a little too narrow; the score to report is then `corrected_score`. "Best" means the best of
     the finalists: arms that the schedule had no room for are not judged.
 
-    `replicates` holds earlier groups of trainings (rungs of arms of trainings) that help to tell how much a seed
-    matters. Outcomes that diverged take their finalist out. Raises RunFailed where no finalist is left.
+    The plan has the learning rate that the finalist was trained with. A lone finalist is compared with nothing and
+    proves nothing. `replicates` holds earlier groups of trainings (rungs of arms of trainings) that help to tell how
+    much a seed matters. Outcomes that diverged take their finalist out. Raises RunFailed where no finalist is left.
     """
     running = [f for f in finalists if not any(o.diverged for o in (*f.validation, *f.certification))]
     if not running:
@@ -153,12 +155,14 @@ def _choose(running: Sequence[Finalist], seen: Comparison, aim: Aim) -> tuple[in
 
 def _decision(running: Sequence[Finalist], certain: Comparison, at: int, rule: str, aim: Aim) -> Decision:
     names = [f.arm.id for f in running]
-    proven = tuple(n for n, behind in zip(names, certain.behind, strict=True) if behind <= aim.epsilon)
+    alone = len(names) == 1  # compared with nothing, which proves nothing
+    within = zip(names, certain.behind, strict=True)
+    proven = tuple(name for name, behind in within if behind <= aim.epsilon and not alone)
     certified = names[at] in proven
     needed = None if certified else certain.needed[at]
     return Decision(
         arm=names[at],
-        plan=running[at].arm.plan,
+        plan=with_rate(running[at].arm.plan, running[at].validation[0].unit.rate),
         epsilon=aim.epsilon,
         confidence=aim.confidence,
         certified=certified,

@@ -79,16 +79,4 @@ def _by_row(told: Sequence[Told]) -> tuple[NDArray[np.int64], Floats]:
 
 def _seeds(table: Mapping[str, Sequence[Told]], trained: Sequence[str]) -> Spread:
     scores = np.array([[t.mean for t in table[name]] for name in trained])
-    told = table[trained[0]]
-    one_fold = len({t.unit.fold for t in told}) == 1
-    if one_fold or len(trained) < 2:
-        return spread(scores, one_fold)
-    parts = [_interaction(paired({name: [table[name][i]] for name in trained}, trained)) for i in range(len(told))]
-    return spread(scores, one_fold, float(np.mean(parts)))
-
-
-def _interaction(examples: Floats) -> float:
-    """Variance of one arm's mean against that of all arms, as far as the choice of examples explains it."""
-    n, arms = examples.shape
-    apart = examples - examples.mean(axis=1, keepdims=True)
-    return float(apart.var(axis=0, ddof=1).sum() / n / (arms - 1)) if n > 1 else 0.0
+    return spread(scores, one_fold=len({t.unit.fold for t in table[trained[0]]}) == 1)

@@ -50,23 +50,29 @@ def sample(
                 weights = counts[:, np.searchsorted(rows, o.rows)]
                 part = towards * weighted(metric, o.log_probabilities, targets[o.rows], weights)
                 drawn[a][i] = np.concatenate([drawn[a][i], part])
-    seen = [np.array([towards * score(metric, o.log_probabilities, targets[o.rows]) for o in g]) for g in groups]
-    scores = np.array([values.mean() for values in seen])
-    errors = np.stack([np.nan_to_num(np.mean(d, axis=0) - s) for d, s in zip(drawn, scores, strict=True)], axis=1)
+    share = [shares(group) for group in groups]
+    scores = np.array([towards * mean_score(group, targets, metric) for group in groups])
+    errors = np.nan_to_num(np.stack([w @ np.stack(d) for w, d in zip(share, drawn, strict=True)], axis=1) - scores)
     # one disagreement each way that was not seen (Agresti and Min 2005): equal predictions prove no equality
     errors = errors - errors.mean(axis=0) + rng.standard_normal(errors.shape) / len(rows)
-    trainings = np.array([np.inf if s else len(g) for s, g in zip(still, groups, strict=True)])
+    trainings = np.array([np.inf if s else 1 / (w**2).sum() for s, w in zip(still, share, strict=True)])
     moving = [g for g, s in zip(groups, still, strict=True) if not s]
-    seeds = _seeds([moving, *replicates], targets, metric, rng)
+    seeds = _seeds([moving, *replicates], targets, metric)
     return Sample(scores, add_seeds(errors, seeds, trainings, rng), errors, len(rows))
 
 
-def _seeds(
-    rungs: Sequence[Sequence[Sequence[Outcome]]],
-    targets: NDArray[np.int64],
-    metric: str,
-    rng: np.random.Generator,
-) -> Spread:
+def shares(outcomes: Sequence[Outcome]) -> Floats:
+    """The weight of each outcome in its arm's score: folds count alike, and so do the seeds of one fold."""
+    folds = [o.unit.fold for o in outcomes]
+    return np.array([1 / folds.count(fold) for fold in folds]) / len(set(folds))
+
+
+def mean_score(outcomes: Sequence[Outcome], targets: NDArray[np.int64], metric: str) -> float:
+    """The score of an arm from several trainings, in the metric's own direction."""
+    return float(shares(outcomes) @ [score(metric, o.log_probabilities, targets[o.rows]) for o in outcomes])
+
+
+def _seeds(rungs: Sequence[Sequence[Sequence[Outcome]]], targets: NDArray[np.int64], metric: str) -> Spread:
     """Pooled over rungs whose arms have at least two trainings each; none where all models are single ones."""
     if not rungs[0] or len(rungs[0][0]) < 2:
         return Spread(0.0, float("inf"))
@@ -76,25 +82,5 @@ def _seeds(
         if count < 2:
             continue
         table = np.array([[score(metric, o.log_probabilities, targets[o.rows]) for o in g[:count]] for g in rung])
-        one_fold = len({o.unit.fold for o in rung[0]}) == 1
-        by_examples = 0.0 if one_fold or len(rung) < 2 else _interaction(rung, targets, metric, rng)
-        found.append(spread(table, one_fold, by_examples))
+        found.append(spread(table, one_fold=len({o.unit.fold for o in rung[0]}) == 1))
     return pooled(found)
-
-
-def _interaction(
-    rung: Sequence[Sequence[Outcome]], targets: NDArray[np.int64], metric: str, rng: np.random.Generator
-) -> float:
-    """The variance of one arm's score against all arms' that the choice of examples explains, mean over the folds."""
-    found: list[float] = []
-    for outcomes in zip(*rung, strict=False):
-        rows = np.sort(outcomes[0].rows)
-        counts = resamples(rng, len(rows), chunks(len(rows), 200)[0])
-        columns = [
-            weighted(metric, o.log_probabilities, targets[o.rows], counts[:, np.searchsorted(rows, o.rows)])
-            for o in outcomes
-        ]
-        drawn = np.stack(columns, axis=1)
-        apart = drawn - drawn.mean(axis=1, keepdims=True)
-        found.append(float(np.nan_to_num(apart.var(axis=0)).sum() / (len(rung) - 1)))
-    return float(np.mean(found))

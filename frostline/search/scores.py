@@ -47,10 +47,14 @@ def _log_loss(log_probabilities: NDArray[np.float32], targets: Ints, weights: Fl
 
 def _counts(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> tuple[Floats, Floats, Floats]:
     """Weight that was hit, weight of the targets, weight of the predictions: each weightings x classes."""
-    classes = np.arange(log_probabilities.shape[1])
-    truth = (targets[:, None] == classes).astype(np.float64)
-    said = (log_probabilities.argmax(axis=1)[:, None] == classes).astype(np.float64)
-    return weights @ (truth * said), weights @ truth, weights @ said
+    said, classes = log_probabilities.argmax(axis=1), range(log_probabilities.shape[1])
+
+    def by_class(kept: NDArray[np.bool_], labels: Ints) -> Floats:
+        # class by class touches each weight once; a table of examples x classes would touch it for every class
+        return np.stack([weights[:, kept & (labels == c)].sum(axis=1) for c in classes], axis=1)
+
+    everything = np.ones(len(targets), np.bool_)
+    return by_class(said == targets, targets), by_class(everything, targets), by_class(everything, said)
 
 
 def _balanced_accuracy(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
@@ -131,8 +135,8 @@ def resamples(rng: np.random.Generator, examples: int, draws: int) -> Floats:
 
 
 def chunks(examples: int, draws: int) -> list[int]:
-    """How many draws to make at a time, so that no table of counts passes about 64 MB."""
-    step = max(1, 8_000_000 // max(1, examples))
+    """How many draws to make at a time, so that no table of counts passes about 32 MB."""
+    step = max(1, 4_000_000 // max(1, examples))
     return [min(step, draws - begin) for begin in range(0, draws, step)]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frostline.errors import RunFailed
 from frostline.search.decide import Aim
 from frostline.search.race import Race, rounds, stages
+from frostline.search.resample import mean_score, shares
 from frostline.search.scores import Floats, bootstrap, chunks, resamples, score, sign, weighted, wilson
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
@@ -39,13 +40,12 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
     rows = np.unique(np.concatenate([o.rows for o in outcomes]))
     drawn = np.concatenate(
         [
-            np.mean([_scores(o, rows, targets, aim, counts) for o in outcomes], axis=0)
+            shares(outcomes) @ np.stack([_scores(o, rows, targets, aim, counts) for o in outcomes])
             for counts in _counts(len(rows), np.random.default_rng(seed))
         ]
     )
     low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
-    mean = np.mean([score(aim.metric, o.log_probabilities, targets[o.rows]) for o in outcomes])
-    return Estimate(float(mean), float(low), float(high))
+    return Estimate(mean_score(outcomes, targets, aim.metric), float(low), float(high))
 
 
 def corrected_score(
@@ -77,9 +77,9 @@ def corrected_score(
     winner = within.argmax(axis=1)[:, None]
     seen = np.take_along_axis(within, winner, axis=1)[:, 0]
     left = np.take_along_axis(towards * np.concatenate(outside), winner, axis=1)[:, 0]
-    best = max(towards * _mean_score(group, targets, aim) for group in configurations)
+    best = max(towards * mean_score(group, targets, aim.metric) for group in configurations)
     optimism = max(0.0, best - float(np.nanmean(left)))
-    value = towards * _mean_score(chosen, targets, aim) - optimism
+    value = towards * mean_score(chosen, targets, aim.metric) - optimism
     low, high = value + np.quantile(seen - seen.mean(), [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
     ends = sorted((towards * float(low), towards * float(high)))
     n = len(np.unique(np.concatenate([o.rows for o in chosen])))
@@ -136,13 +136,10 @@ def _table(
     aim: Aim,
     weights: Floats,
 ) -> Floats:
-    return np.stack([np.mean([_scores(o, rows, targets, aim, weights) for o in g], axis=0) for g in groups], axis=1)
+    columns = [shares(g) @ np.stack([_scores(o, rows, targets, aim, weights) for o in g]) for g in groups]
+    return np.stack(columns, axis=1)
 
 
 def _scores(outcome: Outcome, rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats) -> Floats:
     picked = weights[:, np.searchsorted(rows, outcome.rows)]
     return weighted(aim.metric, outcome.log_probabilities, targets[outcome.rows], picked)
-
-
-def _mean_score(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> float:
-    return float(np.mean([score(aim.metric, o.log_probabilities, targets[o.rows]) for o in outcomes]))
