@@ -74,11 +74,13 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
     # the raw input scores so low that it would press the rest together; it stands in the page's table
     curve = [e for e in curve if e.cut.depth] if len(curve) > 3 else curve
     xs = [e.cut.depth for e in curve]
-    left, right = min(xs) - 0.35, max(xs) + 0.35
+    span = max(xs) - min(xs)
+    left, right = min(xs) - max(0.6, 0.1 * span), max(xs) + max(0.35, 0.02 * span)  # room to say that a stem is frozen
     top = max(e.score.high for e in curve)
     low = min([e.score.low for e in curve] + [e.random for e in curve if e.random is not None])
     room = 0.16 * (top - low or 1.0)
     _mark_plan(axes, plan, (left, right), top + room)
+    axes.set_xlabel("layers below the cut")
     _controls(axes, curve, metric, low - room)
     means = [e.score.mean for e in curve]
     axes.fill_between(
@@ -92,10 +94,9 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
     )  # fmt: skip
     axes.set_xlim(left, right)
     axes.set_ylim(low - room, top + 1.6 * room)
-    names = [str(x) for x in xs] if narrow or len(xs) > 20 else [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
-    slant = max(map(len, names)) * len(names) > 90
-    axes.set_xticks(xs, names, rotation=35 if slant else 0, ha="right" if slant else "center")
-    axes.set_xlabel("layers below the cut")
+    names = [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
+    fitting = not narrow and sum(map(len, names)) <= 100
+    axes.set_xticks(xs, names if fitting else [str(x) for x in xs])
     axes.set_ylabel(f"linear probe, {metric.replace('_', ' ')}")
     _number(axes.yaxis, metric)
 
@@ -103,41 +104,37 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
 def _controls(axes: Axes, curve: Sequence[Evidence], metric: str, floor: float) -> None:
     """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words."""
     muted = PALETTE["muted"]
-    for name, dashes in (("random", (4, 2)), ("permuted", (1, 2))):
+    for name, dashes, lift in (("random", (4, 2), 6), ("permuted", (1, 2), -12)):
         seen = [(e.cut.depth, getattr(e, name)) for e in curve if getattr(e, name) is not None]
         if not seen:
             continue
         text = {"random": "untrained network", "permuted": "shuffled labels"}[name]
         if max(value for _, value in seen) < floor:
             mean = sum(value for _, value in seen) / len(seen)
-            text += f": {words.score(mean, metric)}, below this picture"
-            axes.annotate(text, (1, 0), (-4, 5), "axes fraction", "offset points", ha="right", color=muted)
+            axes.set_xlabel(f"{axes.get_xlabel()}\n({text} score {words.score(mean, metric)}, below this picture)")
         else:
             axes.plot(*zip(*seen, strict=True), color=muted, lw=1.1, dashes=dashes, zorder=2)
-            axes.annotate(text, seen[-1], (0, 6), textcoords="offset points", ha="right", color=muted)
+            axes.annotate(text, seen[-1], (0, lift), textcoords="offset points", ha="right", color=muted)
 
 
 def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) -> None:
     """Ice over the layers that never change, and a line where it ends."""
     left, right = limits
-    edge = min(max(plan.freeze + 0.0, left), right)
+    frozen, kept = (min(max(float(depth), left), right) for depth in (plan.freeze, plan.keep))
     if plan.freeze:
-        axes.axvspan(left, edge, color=PALETTE["frost"], alpha=0.07, lw=0, zorder=0)
-        axes.axvline(edge, color=PALETTE["frost"], lw=1.4, zorder=1)
-    above = (
-        "learns" if any(plan.train) or plan.above == "reinit" else "dropped" if plan.above == "drop" else "head learns"
-    )
-    parts = [("frozen", left, edge, "frost")] if plan.freeze else []
-    if plan.keep < len(plan.layers) and plan.freeze < plan.keep < right:
-        axes.axvline(plan.keep, color=PALETTE["muted"], lw=1, ls=(0, (2, 2)), zorder=1)
-        parts += [
-            ("learns", edge, plan.keep, "ember"),
-            (above if above == "dropped" else plan.above, plan.keep, right, "muted"),
-        ]
-    elif right - edge > 0.5:
-        parts += [(above, edge, right, "muted" if above == "dropped" else "ember")]
-    for text, start, stop, colour in parts:
-        axes.text((start + stop) / 2, y, text, color=PALETTE[colour], ha="center", va="center", weight="bold")
+        axes.axvspan(left, frozen, color=PALETTE["frost"], alpha=0.07, lw=0, zorder=0)
+        axes.axvline(frozen, color=PALETTE["frost"], lw=1.4, zorder=1)
+    if plan.freeze < plan.keep < len(plan.layers):
+        axes.axvline(kept, color=PALETTE["muted"], lw=1, ls=(0, (2, 2)), zorder=1)
+    above = ("dropped", "muted") if plan.above == "drop" else ("starts afresh", "ember")
+    end = right if plan.above == "tune" else kept
+    for text, colour, start, stop in (
+        ("frozen", "frost", left, frozen if plan.freeze else left),
+        ("learns", "ember", frozen if plan.freeze else left, end),
+        (*above, end, right),
+    ):
+        if stop - start > 0.07 * (right - left):
+            axes.text((start + stop) / 2, y, text, color=PALETTE[colour], ha="center", va="center", weight="bold")
 
 
 def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
@@ -179,9 +176,10 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
         label.set_color(PALETTE["ember" if row.chosen else "ink"])
         label.set_fontweight("bold" if row.chosen else "normal")
     scores.set_ylim(-0.6, len(ordered) - 0.4)
+    scores.margins(x=0.08)
     scores.grid(axis="x", color=PALETTE["rule"], lw=0.7)
     scores.set_xlabel(metric.replace("_", " "))
-    _number(scores.xaxis, metric)
+    _number(scores.xaxis, metric, 2 if narrow else 4)
     times.set_xlim(0, longest * (1.45 if narrow else 1.25))
     times.set_xticks([])
     times.set_xlabel("training time")
@@ -198,9 +196,9 @@ def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]
         if counts[row, column]:
             # right answers in blue, mistakes in vermilion; a mistake is lifted so that a rare one is seen
             right = row == column
-            alpha = 0.12 + 0.83 * share if right else min(0.2 + 1.6 * share, 0.95)
-            square = ((column - 0.5, row - 0.5), 1, 1)
-            axes.add_patch(_rectangle(*square, PALETTE["frost" if right else "ember"], alpha))
+            alpha = 0.12 + 0.83 * share if right else min(0.3 + 1.6 * share, 0.95)
+            xs, ys = column + np.array([-0.5, 0.5, 0.5, -0.5]), row + np.array([-0.5, -0.5, 0.5, 0.5])
+            axes.fill(xs, ys, color=PALETTE["frost" if right else "ember"], alpha=alpha, lw=0)
             if len(classes) <= 20:
                 colour = PALETTE["paper" if alpha > 0.55 else "ink"]
                 axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
@@ -228,13 +226,14 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], metric: str
         if seen:
             colour = colours[number % len(colours)]
             axes.plot(*zip(*seen, strict=True), color=colour, lw=1.8, marker="o", ms=3)
-            # labels of two lines that end together would lie on each other: one stands above, the next below
-            offset = (0, 9 if number % 2 == 0 else -12)
-            axes.annotate(short(name, 24), seen[-1], offset, textcoords="offset points", ha="right", color=colour)
+            # stacked in the corner that learning leaves empty: labels at the lines' ends would lie on each other
+            place = (0.99, 0.05 + 0.1 * number) if scored else (0.99, 0.95 - 0.1 * number)
+            axes.text(*place, short(name, 24), transform=axes.transAxes, ha="right", va="center", color=colour)
     axes.margins(y=0.2)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {metric.replace('_', ' ')}" if scored else "training loss, nats")
-    _whole(axes.xaxis)
+    longest = max((len(run) for run in epochs.values()), default=1)
+    axes.set_xticks(range(1, longest + 1, 1 + longest // 10))
     axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)
     if scored:
         _number(axes.yaxis, metric)
@@ -249,26 +248,15 @@ def _interval(axes: Axes, y: int, score: tuple[float, float, float], colour: str
     axes.plot([mean], [y], color=colour, marker="o", ms=5.5)
 
 
-def _rectangle(corner: tuple[float, float], width: float, height: float, colour: str, alpha: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(corner, width, height, facecolor=colour, alpha=alpha, linewidth=0)
-
-
-def _number(axis: Any, metric: str) -> None:
-    """Ticks in the metric's own unit."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(5))
-    if metric in words.SHARES:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-
-
-def _whole(axis: Any) -> None:
-    """Ticks at whole numbers."""
+def _number(axis: Any, metric: str, ticks: int = 5) -> None:
+    """Ticks in the metric's own unit, none beyond 100%; call it when the limits are set."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axis.get_view_interval()
+    share = metric in words.SHARES
+    places = MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, min(high, 1.0) if share else high)
+    seen = [float(place) for place in places if low <= place <= (min(high, 1.0 + 1e-9) if share else high)]
+    axis.set_ticks(seen, [f"{100 * place:.4g}%" if share else f"{place:.4g}" for place in seen])
 
 
 @contextmanager

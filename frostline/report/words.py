@@ -67,27 +67,21 @@ def advice(plan: Plan) -> str:
     depth, kept, frozen = len(plan.layers), plan.keep, plan.freeze
     if kept == 0:
         return f"Transfer nothing: train all {depth} layers from scratch"
-    rest = {
-        "tune": "",
-        "drop": f", drop the {depth - kept} above",
-        "reinit": f", start the {depth - kept} above afresh",
-    }
-    above = rest[plan.above]
-    if frozen == kept and not plan.adapter:
-        kept_part = f"all {depth} layers" if kept == depth else f"the first {kept} of {depth} layers"
-        also = "" if plan.above == "reinit" else " and train the head alone"
-        return f"Freeze {kept_part}{above}{also}"
-    if plan.adapter:
-        return f"Keep {kept} of {depth} layers{above}, and train a LoRA of rank {plan.adapter.rank} beside them"
+    last = "the last layer" if depth - kept == 1 else f"the last {depth - kept} layers"
+    above = {"tune": "", "drop": f", drop {last}", "reinit": f", start {last} afresh"}[plan.above]
+    transferred = f"all {depth} layers" if kept == depth else f"the first {kept} of {depth} layers"
     learning = sum(plan.train)
+    if plan.adapter:
+        return f"Keep {transferred}{above} and train a LoRA of rank {plan.adapter.rank} beside them"
+    if frozen == kept:
+        return f"Freeze {transferred}{above}" + ("" if plan.above == "reinit" else " and train the head alone")
     if learning == kept:
-        kept_part = f"all {depth} layers" if kept == depth else f"the first {kept} of {depth} layers"
-        return f"Keep {kept_part}{above} and train every one of them"
+        return f"Keep {transferred}{above} and train every one of them"
     if learning == kept - frozen:
-        rest_of = "other" if kept == depth else "kept layer" if learning == 1 else f"{learning} kept layers"
-        between = f"the {rest_of} {learning}" if kept == depth else f"the {rest_of} between"
-        return f"Freeze the first {frozen} of {depth} layers{above} and train {between}"
-    return f"Keep {kept} of {depth} layers{above} and train {learning} of them"
+        count = "one" if learning == 1 else str(learning)
+        which = f"last {count}" if kept == depth else f"{count} between"
+        return f"Freeze the first {frozen} of {depth} layers{above} and train the {which}"
+    return f"Keep {transferred}{above} and train {learning} of them"
 
 
 def answer(summary: Mapping[str, Any], plan: Plan) -> str:

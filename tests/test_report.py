@@ -1,0 +1,321 @@
+"""The report says what the summary says, loads nothing, and lets no name of a user become markup."""
+
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from frostline.report import facts, figures, page, text, words
+from frostline.report.facts import Report
+from frostline.report.svg import embed
+from frostline.values import Cut, Epoch, Estimate, Evidence, Layer, Plan, Profile, Recipe
+
+EVIL = "<script>alert(1)</script>", "</svg><img src=x onerror=alert(2)>", "$\\frac{1}", "日本 & 'ñ' \""
+
+
+def network(depth: int = 4) -> tuple[Layer, ...]:
+    names = ["stem", *(f"blocks.{i}" for i in range(depth - 1))]
+    return tuple(
+        Layer(i, name, 100 * (i + 1), 10, (4,), 16, True, members=(f"{name}.conv.weight", f"{name}.bn.running_mean"))
+        for i, name in enumerate(names)
+    )
+
+
+def make_plan(freeze: int, keep: int = 4, above: Any = "tune") -> Plan:
+    return Plan(network(), keep, freeze, above, tuple(i >= freeze for i in range(keep)), Recipe(6, 3e-3))
+
+
+def arm(name: str, stage: str, mean: float, seconds: float) -> dict[str, Any]:
+    score = {"mean": mean, "low": mean - 0.02, "high": mean + 0.01}
+    return {"id": name, "plan": {}, "stage": stage, "score": score, "seconds": seconds, "peak_bytes": 3 * 2**20}
+
+
+def summary(classes: tuple[str, ...]) -> dict[str, Any]:
+    arms = [
+        arm("freeze@2", "finalist", 0.95, 2.0),
+        arm("full_finetune", "finalist", 0.94, 6.0),
+        arm("linear_probe@3", "dropped@1", 0.96, 0.5),
+    ]
+    scratch = {**arm("scratch", "finalist", 0.81, 9.0), "certified": {"mean": 0.8, "low": 0.75, "high": 0.84}}
+    full = {**arms[1], "certified": {"mean": 0.93, "low": 0.9, "high": 0.95}}
+    decision = {
+        "plan": {}, "arm": "freeze@2", "epsilon": 0.01, "confidence": 0.95, "certified": False,
+        "plausible": ["freeze@2", "full_finetune"], "proven": [], "expected_regret": 0.004, "reason": "It is cheapest.",
+    }  # fmt: skip
+    cost = {
+        "total_seconds": 40.0, "fill_seconds": 1.0, "probe_seconds": 2.0, "race_seconds": 20.0, "final_seconds": 8.0,
+        "baseline_seconds": 9.0, "peak_bytes": 5 * 2**20, "exhaustive_seconds": 200.0, "full_finetune_seconds": 6.0,
+    }  # fmt: skip
+    return {
+        "format": "frostline.summary/1", "task": "classification", "metric": "accuracy", "backbone": "timm/tiny",
+        "data": {"train": 300, "validation": 100, "certification": 120, "classes": list(classes), "skipped": 1},
+        "decision": decision,
+        "score": {"metric": "accuracy", "value": 0.947, "low": 0.91, "high": 0.97, "n": 120, "kind": "held_out"},
+        "arms": arms, "baselines": {"scratch": scratch, "full_finetune": full}, "cost": cost,
+        "checks": {"cached_vs_live": 2e-6, "frozen_unchanged": True, "augmentation_gap": None},
+        "verdicts": [{"kind": "overfitting", "holds": True, "evidence": "Gap of 9 points.", "advice": "Train less."}],
+    }  # fmt: skip
+
+
+def build(classes: tuple[str, ...] = ("ant", "bee", "cat", "dog"), plan: Plan | None = None) -> Report:
+    curve = tuple(
+        Evidence(Cut(i + 1, layer.name), Estimate(m, m - 0.03, m + 0.02), 0.3, 8, random=0.5, permuted=0.25)
+        for i, (layer, m) in enumerate(zip(network(), (0.6, 0.8, 0.92, 0.9), strict=True))
+    )
+    return Report(
+        summary=summary(classes),
+        plan=plan or make_plan(2),
+        curve=curve,
+        profile=Profile(520, dict.fromkeys(classes, 130), 1.0, ((8, 8), (9, 9), (10, 10)), (), 1),
+        split_how="stratified",
+        warnings=("One class is small.",),
+        skipped=((f"{classes[0]}/a.jpg", "truncated"),),
+        command="frostline find data --backbone timm/tiny",
+        versions={"torch": "2.0"},
+        confusion=np.array([[30, 0, 0, 0], [2, 28, 0, 0], [0, 0, 30, 0], [0, 1, 0, 29]]),
+        classes=classes,
+        epochs={"freeze@2": tuple(Epoch(i, 1 / (i + 1), 0.8 + 0.02 * i, 0.1) for i in range(6))},
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, their attributes, and text."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(markup)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def printed(renderable: RenderableType, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return re.sub(r" +$", "", console.file.getvalue(), flags=re.MULTILINE)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_page_tells_every_fact_of_the_summary(tmp_path: Path) -> None:
+    report = build()
+    path = page.write(tmp_path / "report.html", report)
+    seen = Page(path.read_text(encoding="utf-8")).text
+    assert words.answer(report.summary, report.plan) in seen
+    wanted = [
+        *(a["id"] for a in report.summary["arms"]), *report.classes, *(layer.name for layer in report.plan.layers),
+        *(e.cut.name for e in report.curve), "from scratch", "full fine-tuning", "It is cheapest.", "Gap of 9 points.",
+        "Train less.", "One class is small.", "truncated", "stratified", report.command, "torch 2.0", "94.7%",
+        "timm/tiny", "bit for bit", "2e-06",
+    ]  # fmt: skip
+    assert [word for word in wanted if word not in seen] == []
+
+
+def test_page_makes_no_request_and_runs_no_script() -> None:
+    seen = Page(page.render(build(EVIL)))
+    assert {tag for tag, _ in seen.tags} & {"script", "link", "img", "iframe", "object", "base", "form"} == set()
+    for tag, attributes in seen.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                assert (value or "").startswith("#"), (tag, name, value)
+    styles = page.render(build()).split("</style>")[0]
+    assert "@import" not in styles
+    assert not re.search(r"url\((?!#)", page.render(build()))
+    policies = [a["content"] for tag, a in seen.tags if tag == "meta" and "http-equiv" in a]
+    assert policies
+    assert all("default-src 'none'" in (policy or "") and "script-src" not in (policy or "") for policy in policies)
+
+
+def test_names_of_classes_and_files_stay_text_in_page_and_pictures() -> None:
+    report = build(EVIL)
+    markup = page.render(report)
+    seen = Page(markup)
+    assert "<script" not in markup
+    assert "<img" not in markup
+    for name in EVIL:
+        assert re.sub(r"\s+", " ", name) in seen.text
+    drawing = figures.confusion(np.eye(4, dtype=np.int64), [name[:16] for name in EVIL])
+    ElementTree.fromstring(drawing)  # one well-formed element: no name closed it early
+    assert "<script" not in drawing
+    assert "&lt;script" in drawing
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
+def test_any_class_name_leaves_a_picture_well_formed(name: str) -> None:
+    ElementTree.fromstring(figures.confusion(np.eye(2, dtype=np.int64), [name, "other"]))
+
+
+def test_ids_of_a_page_are_unique_and_every_reference_finds_its_own_picture() -> None:
+    seen = Page(page.render(build()))
+    ids = [attributes["id"] for _, attributes in seen.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    references = [
+        v[1:] for _, a in seen.tags for n, v in a.items() if n in ("href", "aria-labelledby") and v and v[0] == "#"
+    ]
+    clips = [v[5:-1] for _, a in seen.tags for n, v in a.items() if n == "clip-path" and v]
+    assert clips
+    assert {*references, *clips} <= set(ids)
+
+
+def test_same_report_gives_the_same_bytes() -> None:
+    assert page.render(build()) == page.render(build())
+
+
+def test_a_saved_curve_is_the_same_bytes_twice_and_bears_no_date(tmp_path: Path) -> None:
+    report = build()
+    for suffix in (".svg", ".png"):
+        first, second = (tmp_path / f"{i}{suffix}" for i in "ab")
+        for path in (first, second):
+            figures.save(path, report.curve, report.plan, "accuracy")
+        assert first.read_bytes() == second.read_bytes()
+        assert b"dc:date" not in first.read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = page.write(tmp_path / "report.html", build())
+    before = path.read_bytes()
+    broken = replace(build(), summary={**build().summary, "score": {"metric": "accuracy", "value": None}})
+    with pytest.raises(KeyError):
+        page.write(path, broken)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):  # a folder cannot be renamed over: the last step fails
+        page.write(tmp_path / "folder", build())
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "report.html"]
+
+
+def test_report_needs_no_torch_and_draws_only_when_asked() -> None:
+    code = (
+        "import sys, frostline.report.page, frostline.report.figures, frostline.report.text\n"
+        "assert not {'torch', 'matplotlib', 'jinja2'} & set(sys.modules), 'loaded too early'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "keep", "above", "expected"),
+    [
+        (0, 4, "tune", "Keep all 4 layers and train every one of them"),
+        (3, 4, "tune", "Freeze the first 3 of 4 layers and train the last one"),
+        (4, 4, "tune", "Freeze all 4 layers and train the head alone"),
+        (3, 3, "drop", "Freeze the first 3 of 4 layers, drop the last layer and train the head alone"),
+        (1, 3, "drop", "Freeze the first 1 of 4 layers, drop the last layer and train the 2 between"),
+        (2, 2, "reinit", "Freeze the first 2 of 4 layers, start the last 2 layers afresh"),
+        (0, 0, "reinit", "Transfer nothing: train all 4 layers from scratch"),
+    ],
+)
+def test_every_shape_of_plan_has_its_words_and_its_picture(freeze: int, keep: int, above: str, expected: str) -> None:
+    plan = make_plan(freeze, keep, above)
+    assert words.advice(plan) == expected
+    drawing = figures.depth_curve(build().curve, plan, "accuracy")
+    assert (">frozen<" in drawing) == (freeze > 0)
+    assert (">dropped<" in drawing) == (above == "drop")
+    page.render(build(plan=plan))
+
+
+def test_every_arm_and_baseline_stands_on_the_terminal() -> None:
+    report = build(EVIL)
+    seen = printed(text.render(report, Path("runs/one/report.html")))
+    for word in ("freeze@2 (chosen)", "linear_probe@3", "from scratch", "frost line", "92.0%", "runs/one/report.html"):
+        assert word in seen
+    assert "Freeze the first 2 of 4 layers and train the last 2: 94.7% accuracy on 120 held-out examples" in seen
+
+
+def test_square_brackets_in_names_are_not_markup() -> None:
+    report = build()
+    report = replace(report, warnings=("[red]fold[/] [link=x]",))
+    assert "[red]fold[/] [link=x]" in printed(text.render(report))
+
+
+def test_plan_table_is_as_it_was() -> None:
+    assert printed(text.plan_table(make_plan(2, 3, "drop"))) == (
+        "index   layer      parameters   kept   frozen   learning rate\n"
+        "─────────────────────────────────────────────────────────────\n"
+        "    0   stem              100   yes    yes                  –\n"
+        "    1   blocks.0          200   yes    yes                  –\n"
+        "    2   blocks.1          300   yes    no              0.0003\n"
+        "    3   blocks.2          400   no     no             dropped\n"
+        "trainable params: 300 || all params: 600 || trainable%: 50.00\n"
+    )
+
+
+def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> None:
+    said = " ".join(facts.savings(build()))
+    assert "after 11 trainings" in said  # 40 s / (6 s - 2 s) is 10: one more is in profit
+    assert "5.0x as long" in said  # 200 s / 40 s
+    slower = replace(build(), training_seconds={"freeze@2": 7.0})
+    assert "not faster than full fine-tuning" in " ".join(facts.savings(slower))
+
+
+def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    def block() -> Any:
+        return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+    model = nn.ModuleDict(
+        {"stem": block(), "blocks": nn.ModuleList(block() for _ in range(11)), "head": nn.Linear(3, 2)}
+    )
+    parts = ["stem", *(f"blocks.{i}" for i in range(11))]
+    state = list(model.state_dict())
+    layers = tuple(
+        Layer(i, name, 18, 1, (1,), 1, True, members=tuple(key for key in state if key.startswith(f"{name}.")))
+        for i, name in enumerate(parts)
+    )
+    # the second block, "blocks.1", must not take "blocks.10" with it
+    plan = Plan(layers, 12, 3, "tune", tuple(i >= 3 for i in range(12)), Recipe(2, 1e-2, layer_decay=0.5))
+    scope: dict[str, Any] = {"model": model}
+    exec(facts.snippet(plan), scope)  # what a reader would paste
+    rates = dict(zip(parts, plan.rates(), strict=True))
+    groups = {id(p): group["lr"] for group in scope["optimiser"].param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        part = ".".join(name.split(".")[: 2 if name.startswith("blocks") else 1])
+        rate = rates.get(part, plan.recipe.lr)
+        assert parameter.requires_grad == (rate is not None), name
+        assert groups.get(id(parameter)) == (None if rate is None else pytest.approx(rate, rel=5e-3)), name
+    assert [not block.training for block in model["blocks"]] == [True, True, *[False] * 9]
+
+
+@given(st.lists(st.sampled_from(["a", "a.b", "a.b.c", "ab", "a.c", "b.a", "b"]), unique=True), st.data())
+def test_shortest_prefixes_cover_the_wanted_and_nothing_else(names: list[str], data: st.DataObject) -> None:
+    wanted = data.draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+    leaves = [n for n in names if not any(other.startswith(n + ".") for other in names)]  # as state dicts are
+    wanted = [n for n in wanted if n in leaves]
+    prefixes = facts.shortest(wanted, [n for n in leaves if n not in wanted])
+    covered = {n for n in leaves if any((n + ".").startswith(p + ".") for p in prefixes)}
+    assert covered == set(wanted)
+
+
+def test_embedding_keeps_two_pictures_apart() -> None:
+    svg = '<?xml?><svg width="4pt" height="3pt" viewBox="0 0 4 3" xmlns="x"><g id="a" clip-path="url(#b)"/></svg>'
+    assert embed(svg, "one") == '<svg viewBox="0 0 4 3"><g id="one-a" clip-path="url(#one-b)"/></svg>'
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.09, "90 ms"), (2.34, "2.3 s"), (58.2, "58 s"), (412.0, "6.9 min"), (9000, "2.5 h")]
+)
+def test_time_is_said_in_the_unit_that_keeps_it_short(value: float, expected: str) -> None:
+    assert words.seconds(value) == expected
