@@ -92,7 +92,8 @@ def preprocess(pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.floa
 
     The shorter side is resized and the centre cut out, or the whole picture squashed where `how.resize` is None.
     Rounding is torchvision's, and Pillow's filters widen when they shrink, so a transform of timm, torchvision or
-    transformers over the same picture gives the same numbers.
+    transformers over the same picture gives the same numbers; only where an odd margin is cut off may transformers
+    have cut one pixel beside (it rounds down, the others to even).
     """
     image = Image.fromarray(pixels)
     if len(how.mean) == 1:

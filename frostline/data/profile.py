@@ -51,18 +51,20 @@ def with_features(known: Profile, features: NDArray[np.float32], near: tuple[tup
     return replace(known, effective_dimension=participation_ratio(features), near_duplicates=pairs)
 
 
-def near_duplicates(features: NDArray[np.floating], *, threshold: float) -> tuple[tuple[int, ...], ...]:
+def near_duplicates(
+    features: NDArray[np.floating], *, threshold: float, block: int = BLOCK
+) -> tuple[tuple[int, ...], ...]:
     """Row numbers of examples that are nearly the same, two or more together.
 
     Two rows belong together where the cosine of their standardised features is at least `threshold`, and so do
     rows that a chain of such pairs links. Constant features say nothing and are left out. Memory stays bounded:
-    blocks of rows are compared with each other, never all with all.
+    `block` rows at a time are compared with as many others, never all with all.
     """
     rows = _directions(features)
     parent = np.arange(len(rows))
-    for top in range(0, len(rows), BLOCK):
-        for left in range(top, len(rows), BLOCK):
-            close = rows[top : top + BLOCK] @ rows[left : left + BLOCK].T >= threshold
+    for top in range(0, len(rows), block):
+        for left in range(top, len(rows), block):
+            close = rows[top : top + block] @ rows[left : left + block].T >= threshold
             for i, j in np.argwhere(np.triu(close, 1) if top == left else close):
                 _join(parent, top + int(i), left + int(j))
     together: dict[int, list[int]] = defaultdict(list)

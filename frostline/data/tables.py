@@ -75,7 +75,7 @@ def _parsed(file: Path) -> pd.DataFrame:
         if suffix == ".parquet":
             frame = pd.read_parquet(file)
         elif suffix == ".jsonl":
-            frame = pd.read_json(file, lines=True, dtype=_AS_WRITTEN, convert_dates=False)
+            frame = pd.read_json(file, lines=True, dtype=_AS_WRITTEN)
         else:
             # only empty cells are missing: "None" and "NA" are names that classes do have
             frame = pd.read_csv(
