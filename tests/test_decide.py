@@ -274,6 +274,24 @@ def test_the_corrected_score_is_unbiased_where_the_naive_winner_is_optimistic() 
     assert covered >= stats.binom.ppf(0.001, races, 0.95)
 
 
+def test_the_corrected_score_of_a_whole_race_is_true_to_half_a_point() -> None:
+    """Arms are equal, and half of an arm's own mistakes stay with it from seed to seed."""
+    off, covered, races, twelve = [], 0, 40, arms(12)
+    for seed in range(races):
+        here = World({a.id: 0.8 for a in twelve}, 400, seed, seed_sd=0.005, disagreement=0.1, lasting=0.5)
+        race, outcomes = run(start(twelve, schedule("default", 12)), here)
+        by = {o.unit: o for o in outcomes}
+        last = [Finalist(arm, cost(), tuple(by[u] for u in units)) for arm, _, units in finalists(race)]
+        name = decide(last, here.targets(), Aim()).arm
+        chosen = next(f.validation for f in last if f.arm.id == name)
+        found = corrected_score(outcomes, chosen, here.targets(), Aim())
+        truth = float(np.mean([here.truth(o.unit) for o in chosen]))
+        off.append(found.value - truth)
+        covered += found.low <= truth <= found.high
+    assert abs(np.mean(off)) < 0.005
+    assert covered >= stats.binom.ppf(0.001, races, 0.95)
+
+
 def test_a_single_configuration_needs_no_correction() -> None:
     here = World({"arm00": 0.8}, 3000, 0)
     (outcome,) = configurations(here, 1)

@@ -26,8 +26,13 @@ def grid(rate: float) -> tuple[float, ...]:
 
 
 def exact(arm: Arm) -> bool:
-    """Nothing below the head learns or is new, so a closed-form probe is the arm's result and no seed changes it."""
-    return arm.plan.freeze == arm.plan.keep and arm.plan.above != "reinit" and arm.plan.head.start == "probe"
+    """Whether the arm's plan is closed: no seed changes its result."""
+    return closed(arm.plan)
+
+
+def closed(plan: Plan) -> bool:
+    """Nothing below the head learns or is new, so a closed-form probe is the plan's result."""
+    return plan.freeze == plan.keep and plan.above != "reinit" and plan.head.start == "probe"
 
 
 def best_probe(evidence: Sequence[Evidence]) -> int:

@@ -58,10 +58,10 @@ def corrected_score(
 ) -> Score:
     """The score of the chosen arm, freed from having been selected on the same rows.
 
-    `outcomes` are all that were ever evaluated there, `chosen` those of the last rung of the arm that was chosen.
-    Each bootstrap resample repeats the selection among all of them, and the winner is scored on the rows that were
-    left out (BBC-CV: Tsamardinos et al. 2018). The mean of these is the score where the choice is also the best seen;
-    where a cheaper arm was chosen, its own score less the same optimism, which is then rather too much.
+    `outcomes` are all of the race, `chosen` those of the last rung of the arm that was chosen. Each bootstrap resample
+    repeats the selection among the configurations (see `_configurations`), and the winner is scored on the rows that
+    were left out (BBC-CV: Tsamardinos et al. 2018). The mean of these is the score where the choice is also the best
+    seen; where a cheaper arm was chosen, its own score less the same optimism, which is then rather too much.
     The interval is that of the resampled winner's score over examples, moved by the optimism.
     """
     configurations = _configurations([o for o in outcomes if not o.diverged])
@@ -122,10 +122,21 @@ def _counts(examples: int, rng: np.random.Generator) -> Iterator[Floats]:
 
 
 def _configurations(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Arm, rate and rung make a configuration; its seeds and folds are averaged."""
-    groups: dict[tuple[str, float, int], list[Outcome]] = {}
+    """Arm and rate make a configuration, in the last rung that it reached; its seeds and folds are averaged.
+
+    Arms that never left the first rung are no candidates unless all are such: later rungs begin anew with new seeds,
+    so the luck of the first does not reach the score. With them in it, the score of planted races came out 1.4 points
+    too low at 400 examples; without them it was within 0.3 points, whether an arm's mistakes last from seed to seed or
+    not (tests/test_decide.py repeats the half-way case).
+    """
+    last: dict[str, int] = {}
     for o in outcomes:
-        groups.setdefault((o.unit.arm, o.unit.rate, o.unit.rung), []).append(o)
+        last[o.unit.arm] = max(last.get(o.unit.arm, 0), o.unit.rung)
+    lowest = min(2, max(last.values(), default=0))
+    groups: dict[tuple[str, float], list[Outcome]] = {}
+    for o in outcomes:
+        if o.unit.rung == last[o.unit.arm] >= lowest:
+            groups.setdefault((o.unit.arm, o.unit.rate), []).append(o)
     return [groups[key] for key in sorted(groups)]
 
 
