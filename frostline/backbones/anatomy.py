@@ -28,7 +28,7 @@ class Port:
     """The call whose result is the frontier of a cut."""
 
     call: int
-    leaves: tuple[int, ...]  # which leaves of the (flattened) result cross the cut
+    leaves: tuple[tuple[int, ...], ...]  # places in the (flattened) result of each tensor that crosses the cut
     shapes: tuple[tuple[int, ...], ...]  # of those, for the example batch
     axes: tuple[int, ...]  # the dimension of each that grows with the batch
     overwritten: bool  # an in-place operation above writes into it

@@ -7,6 +7,7 @@ dominates the result. (The same set that an immediate-dominator tree gives, in o
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,9 @@ class View:
     ticks: tuple[int, ...]  # of operations with multiply-accumulates, rising
     totals: tuple[int, ...]  # multiply-accumulates up to each of them
     children: dict[int, list[Call]]
-    aside: tuple[int, ...]  # ticks at which something beside the dominators was made, rising
+    main: tuple[int, ...]  # the live activations, in the order in which they were made
+    made: tuple[int, ...]  # the ticks of those
+    last_read: dict[int, float]  # live activation -> tick of the last live operation that reads it
 
     def macs(self, start: int, end: int) -> int:
         """Multiply-accumulates of the batch in start < tick <= end."""
@@ -41,16 +44,15 @@ class View:
         return (self.totals[high - 1] if high else 0) - (self.totals[low - 1] if low else 0)
 
     def crossing(self, call: Call) -> tuple[int, ...]:
-        """Places in the call's result of the live activations."""
-        nodes = self.trace.nodes
+        """Places in the call's result of the activations that something after it reads."""
         return tuple(
             place
             for place, node in enumerate(call.leaves)
-            if node is not None and nodes[node].activation and node in self.live
+            if node is not None and self.last_read.get(node, -1) > call.end
         )
 
     def values(self, call: Call) -> frozenset[int]:
-        """The live activations that a call hands on."""
+        """The activations that a call hands on to what runs after it."""
         return frozenset(node for place in self.crossing(call) if (node := call.leaves[place]) is not None)
 
     def is_element(self, call: Call) -> bool:
@@ -58,8 +60,17 @@ class View:
         return bool(call.name) and isinstance(self.module.get_submodule(call.name.rpartition(".")[0]), CONTAINERS)
 
     def branches(self, call: Call) -> bool:
-        """Whether something inside runs beside the main path."""
-        return bisect_right(self.aside, call.end) > bisect_right(self.aside, call.start)
+        """Whether it has parts, and something inside runs beside its own main path."""
+        low, high = bisect_right(self.made, call.start), bisect_right(self.made, call.end)
+        inside = self.main[low:high]
+        if call.index not in self.children or not inside:
+            return False
+        place = {node: n for n, node in enumerate(inside)}
+        for n, node in enumerate(inside[1:], start=1):
+            reads = [read for read in self.trace.nodes[node].reads if self.trace.nodes[read].activation]
+            if any(place.get(read, -1) < n - 1 for read in reads):
+                return True
+        return False
 
     def parents(self, call: Call) -> list[Call]:
         """The calls it runs in, innermost first, without the whole network's own."""
@@ -102,9 +113,24 @@ def view(trace: Trace, module: nn.Module) -> View:
     ticks = tuple(sorted(trace.macs))
     totals = tuple(accumulate(trace.macs[tick] for tick in ticks))
     alive = sorted(node for node in live if nodes[node].activation)
-    main = _dominators(alive, edges, len(nodes))
-    aside = tuple(sorted(nodes[node].time for node in alive if node not in main))
-    return View(trace, module, live, tuple(edges), main, spans, ticks, totals, children, aside)
+    last_read: dict[int, float] = {}
+    for low, high in edges:
+        when = nodes[high].time if high < len(nodes) else math.inf
+        last_read[low] = max(last_read.get(low, -1), when)
+    return View(
+        trace=trace,
+        module=module,
+        live=live,
+        edges=tuple(edges),
+        dominators=_dominators(alive, edges, len(nodes)),
+        spans=spans,
+        ticks=ticks,
+        totals=totals,
+        children=children,
+        main=tuple(alive),
+        made=tuple(nodes[node].time for node in alive),
+        last_read=last_read,
+    )
 
 
 def reach(trace: Trace, start: Iterable[int], stop: frozenset[int]) -> frozenset[int]:
@@ -176,7 +202,8 @@ def segments(seen: View) -> list[Segment]:
     """The forward pass as a chain: blocks where it has some, single calls elsewhere."""
     found: list[Segment] = []
     start = 0
-    for call in sorted(_steps(seen, seen.trace.calls[0]), key=lambda call: call.end):
+    steps = sorted(_steps(seen, seen.trace.calls[0]), key=lambda call: call.end)
+    for call in steps:
         why = verdict(seen, call)
         shown = not why or (seen.is_element(call) and seen.branches(call) and seen.macs(call.start, call.end) > 0)
         if not shown or not seen.values(call):
@@ -184,7 +211,11 @@ def segments(seen: View) -> list[Segment]:
         ends = _lifted(seen, call) if not why else call
         if ends.end <= start:
             continue
-        found.append(Segment(start, ends.end, ends, call, seen.macs(start, ends.end), why))
+        block, macs = call, seen.macs(start, ends.end)
+        if macs and not seen.macs(call.start, call.end):  # the work was done by something that is no cut
+            inside = [step for step in steps if start < step.start and step.end <= ends.end]
+            block = max(inside, key=lambda step: seen.macs(step.start, step.end))
+        found.append(Segment(start, ends.end, ends, block, macs, why))
         start = ends.end
     last = seen.trace.calls[0].end
     return [*found, Segment(start, last, None, None, seen.macs(start, last), "")]

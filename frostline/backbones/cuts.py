@@ -84,11 +84,14 @@ def _batch(example: Mapping[str, Any], data: str) -> int:
 def _port(seen: View, part: Segment, example: Mapping[str, Any]) -> Port | None:
     if part.why or part.call is None:
         return None
-    places = seen.crossing(part.call)
-    values = [part.call.leaves[place] for place in places]
-    shapes = tuple(seen.trace.shapes[node] for node in values if node is not None)
-    late = [seen.trace.overwritten.get(node, -1) for node in values if node is not None]
-    return Port(part.call.index, places, shapes, (0,) * len(places), any(tick > part.call.end for tick in late))
+    places: dict[int, tuple[int, ...]] = {}
+    for place in seen.crossing(part.call):
+        node = part.call.leaves[place]
+        assert node is not None
+        places[node] = (*places.get(node, ()), place)  # the same tensor may stand twice in one result
+    shapes = tuple(seen.trace.shapes[node] for node in places)
+    late = any(seen.trace.overwritten.get(node, -1) > part.call.end for node in places)
+    return Port(part.call.index, tuple(places.values()), shapes, (0,) * len(places), late)
 
 
 def _layers(
@@ -170,7 +173,7 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _needs(seen: View, part: Segment) -> tuple[str, ...]:
     """The raw inputs that are read again above a segment."""
-    if part.call is None:
+    if part.call is None or part.why:
         return ()
     beside = reach(seen.trace, seen.trace.results, seen.values(part.call))
     return tuple(sorted({name for node in beside for name in seen.trace.nodes[node].raw}))
@@ -215,7 +218,7 @@ def _proven(module: nn.Module, anatomy: Anatomy) -> Anatomy:
 
 def _last_tokens(seen: View) -> Call | None:
     """The last call on the main path that hands on a sequence: what is done with its positions is the pooling."""
-    for call in reversed(sorted(seen.trace.calls[1:], key=lambda call: call.end)):
+    for call in sorted(seen.trace.calls[1:], key=lambda call: call.end, reverse=True):
         values = [node for node in seen.values(call) if len(seen.trace.shapes[node]) == 3]
         if values and call.gives == "activations" and len(call.leaves) == 1 and set(values) <= seen.dominators:
             return call

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ from frostline.backbones.patch import calmed, patched, without_cache
 
 # they read the shape of their tensor argument and none of its numbers
 SHAPE_ONLY = frozenset(
-    "aten::" + name
-    for name in ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"]
+    "aten::" + form.format(kind)
+    for kind in ("zeros", "ones", "full", "empty", "rand", "randn", "randint", "empty_strided")
+    for form in ("new_{}", "{}_like")
 )
 TO_PYTHON = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"})
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -98,10 +99,13 @@ class Tape:
         self.sizes[node] = math.prod(shape) * dtype.itemsize
 
     def find(self, tensor: Tensor) -> int:
-        """The value that this tensor holds now; a tensor never seen before is a plain constant."""
-        found = self._values.get(key_of(tensor))
+        """The value that this tensor holds now; memory never seen before is a plain constant."""
+        key = key_of(tensor)
+        found = self._values.get(key)
         if found is None:
-            found = self.add(Node((), -1, "constant"))
+            # known memory seen in a new way: an operation changed a tensor's shape in place, or no dispatcher was asked
+            same = tuple(dict.fromkeys(self._values[other] for other in self._memory.get(key[0], ())))
+            found = self.add(self._node(same, "view") if same else Node((), -1, "constant"))
             self.place(tensor, found)
         return found
 
@@ -205,7 +209,7 @@ class Recorder(TorchDispatchMode):
 def key_of(tensor: Tensor) -> tuple[Any, ...]:
     """The memory that a tensor looks at, and how."""
     try:
-        memory = tensor.untyped_storage()._cdata
+        memory = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]  # no public name for it
         how = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         return (memory, how, tensor.is_conj(), tensor.is_neg())
     except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have no storage
@@ -249,7 +253,7 @@ def results_of(output: Any) -> dict[str, Tensor]:
 
 
 @contextmanager
-def slow_attention() -> Iterator[None]:
+def slow_attention() -> Generator[None]:
     """nn.MultiheadAttention's fused path hides its modules, and only exists without gradients: it is off."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -272,9 +276,11 @@ def trace(module: nn.Module, example: Mapping[str, Any]) -> Trace:
             if isinstance(leaf, Tensor):
                 tape.place(leaf, tape.add(Node((), -1, "input", raw=frozenset({name}))))
     watched = [(part, _watched(tape, name, part.forward)) for name, part in module.named_modules() if _open(part)]
-    with patched(watched), calmed(module.modules()), without_cache(module), slow_attention():
-        with torch.no_grad(), Recorder(tape):
-            output = module(**example)
+    quiet = (calmed(module.modules()), without_cache(module), slow_attention(), torch.no_grad())
+    with ExitStack() as stack:
+        for context in (patched(watched), *quiet, Recorder(tape)):
+            stack.enter_context(context)
+        output = module(**example)
     tape.results.update(tape.find(tensor) for tensor in results_of(output).values())
     return Trace(
         tuple(tape.nodes),

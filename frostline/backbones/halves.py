@@ -7,51 +7,27 @@ above it everything runs as ever. So any signature works, and no network is rewr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.patch import calmed, patched, without_cache
+from frostline.backbones.steps import Standin, Step, numbered, skipping, still
 from frostline.errors import CutError
 
 Frontier = tuple[Tensor, ...]
-Action = Literal["skip", "cut", "stop", "tap"]
 
 REMEMBERED = 32  # input shapes whose stand-ins are kept; texts of many lengths would fill the memory
 
 
 class Reached(Exception):
     """The forward pass has come as far as it was asked to; never leaves this file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What happens at one run of one module."""
-
-    action: Action
-    call: int  # index in the anatomy
-    depth: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Standin:
-    """The result of a call that is not run: buffers where it has tensors."""
-
-    leaves: tuple[Any, ...]
-    form: Any  # as the pytree library describes it
-
-    def result(self, stored: Mapping[int, Tensor]) -> Any:
-        # a fresh alias each time: autograd's marks stay on it, the buffer keeps none
-        leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        for place, tensor in stored.items():
-            leaves[place] = tensor
-        return tree_unflatten(leaves, self.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +49,7 @@ class Halves:
         self.module = module
         self.anatomy = anatomy
         self.fill = 0.0  # what floating-point stand-ins are made of; the proof takes NaN
-        self._parts = dict(module.named_modules())
+        self.parts = dict(module.named_modules())
         self._scenes: dict[Any, Scene] = {}
 
     def taps(self, inputs: Mapping[str, Any], depths: Iterable[int]) -> dict[int, Frontier]:
@@ -92,12 +68,12 @@ class Halves:
             port = self.anatomy.port(step.depth)
             result = forward()
             last = len(found) + 1 == len(set(wanted) | found.keys())
-            found[step.depth] = self._frontier(result, step.depth, copied=port.overwritten and not last)
+            found[step.depth] = self.crossing(result, step.depth, copied=port.overwritten and not last)
             if last:
                 raise Reached
             return result
 
-        with self._patched(numbered(self.anatomy, steps), act), calmed(self._parts.values()), torch.no_grad():
+        with self._patched(numbered(self.anatomy, steps), act), calmed(self.parts.values()), torch.no_grad():
             try:
                 self.module(**inputs)
             except Reached:
@@ -118,7 +94,7 @@ class Halves:
     @contextmanager
     def sawn(
         self, depth: int, *, until: int | None = None
-    ) -> Iterator[Callable[[Frontier, Mapping[str, Any] | None], Any]]:
+    ) -> Generator[Callable[[Frontier, Mapping[str, Any] | None], Any]]:
         """While open, `run(frontier, inputs)` is the suffix; entering once serves a whole training loop.
 
         `inputs` are the raw inputs that are read again above the cut (`anatomy.needs`); None where there are none.
@@ -133,7 +109,7 @@ class Halves:
             steps[call] = Step("stop", call, until)
         state = _Run(self, cut)
         with ExitStack() as stack:
-            stack.enter_context(calmed([self._parts[name] for name in still(anatomy, cut)]))
+            stack.enter_context(calmed([self.parts[name] for name in still(anatomy, cut)]))
             stack.enter_context(self._patched(numbered(anatomy, steps), state.act))
             yield state
 
@@ -154,15 +130,15 @@ class Halves:
 
         return {name: tree_map(fit, value) for name, value in anatomy.example.items()}
 
-    def _frontier(self, result: Any, depth: int, *, copied: bool = False) -> Frontier:
+    def crossing(self, result: Any, depth: int, *, copied: bool = False) -> Frontier:
         leaves = tree_leaves(result)
-        found = tuple(leaves[place] for place in self.anatomy.port(depth).leaves)
+        found = tuple(leaves[places[0]] for places in self.anatomy.port(depth).leaves)
         return tuple(tensor.clone() for tensor in found) if copied else found
 
     @contextmanager
     def _patched(
         self, steps: Mapping[str, Mapping[int, Step]], act: Callable[[Step, Callable[[], Any]], Any]
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Every module that has a step runs it; the count of runs begins anew with the whole network's forward."""
         counts: dict[str, int] = {}
 
@@ -183,11 +159,11 @@ class Halves:
             counts.clear()
             return whole(*args, **kwargs)
 
-        swaps = [(self._parts[name], watched(name, self._parts[name].forward)) for name in steps]
+        swaps = [(self.parts[name], watched(name, self.parts[name].forward)) for name in steps]
         with patched([(self.module, begin), *swaps]), without_cache(self.module):
             yield
 
-    def _scene(self, state: _Run, frontier: Frontier, inputs: Mapping[str, Any] | None) -> Scene:
+    def scene(self, state: _Run, frontier: Frontier, inputs: Mapping[str, Any] | None) -> Scene:
         example = self.anatomy.example
         given = dict(inputs or {})
         key = (
@@ -221,7 +197,7 @@ class _Run:
     def __init__(self, halves: Halves, depth: int) -> None:
         self.depth = depth
         self._halves = halves
-        self._still = [halves._parts[name] for name in still(halves.anatomy, depth)]
+        self._still = [halves.parts[name] for name in still(halves.anatomy, depth)]
         self._recorded: dict[int, Standin] | None = None
         self._scene: Scene | None = None
         self._frontier: Frontier = ()
@@ -235,7 +211,7 @@ class _Run:
             self._scene = Scene({**halves.examples(len(frontier[0])), **(inputs or {})}, {})
             self._scene = Scene({**self._scene.inputs, halves.anatomy.data: frontier[0]}, {})
         else:
-            self._scene = halves._scene(self, frontier, inputs)
+            self._scene = halves.scene(self, frontier, inputs)
         self._frontier = frontier
         try:
             return halves.module(**self._scene.inputs)
@@ -249,20 +225,21 @@ class _Run:
             return self._note(step, forward, self._recorded)
         assert self._scene is not None
         if step.action == "stop":
-            raise Reached(self._halves._frontier(forward(), step.depth))
+            raise Reached(self._halves.crossing(forward(), step.depth))
         standin = self._scene.standins[step.call]
         if step.action == "skip":
             return standin.result({})
         places = self._halves.anatomy.port(self.depth).leaves
         # a copy, for an in-place operation above must not reach the store
-        return standin.result({place: t.clone() for place, t in zip(places, self._frontier, strict=True)})
+        copies = [tensor.clone() for tensor in self._frontier]
+        return standin.result({place: copy for copy, group in zip(copies, places, strict=True) for place in group})
 
     def record(self, inputs: Mapping[str, Any], frontier: Frontier) -> dict[int, Standin]:
         """One real pass up to the cut, to see what each call below it hands back."""
         self._recorded, self._buffers = {}, {}
         halves = self._halves
         try:
-            with calmed(halves._parts.values()), torch.no_grad():
+            with calmed(halves.parts.values()), torch.no_grad():
                 halves.module(**inputs)
         except Reached as end:
             shapes = [tuple(tensor.shape) for tensor in end.args[0]]
@@ -280,11 +257,12 @@ class _Run:
         result = forward()
         if step.action in ("skip", "cut"):
             leaves, form = tree_flatten(result)
-            crossing = self._halves.anatomy.port(self.depth).leaves if step.action == "cut" else ()
+            ports = self._halves.anatomy.port(self.depth).leaves if step.action == "cut" else ()
+            crossing = {place for group in ports for place in group}
             kept = [None if place in crossing else self._buffer(leaf) for place, leaf in enumerate(leaves)]
             noted[step.call] = Standin(tuple(kept), form)
         if step.action == "cut":
-            raise Reached(self._halves._frontier(result, self.depth))
+            raise Reached(self._halves.crossing(result, self.depth))
         return result
 
     def _buffer(self, leaf: Any) -> Any:
@@ -300,50 +278,3 @@ class _Run:
             inexact = leaf.is_floating_point() or leaf.is_complex()
             self._buffers[key] = made.fill_(self._halves.fill if inexact else 0)
         return self._buffers[key]
-
-
-def skipping(anatomy: Anatomy, depth: int) -> dict[int, Step]:
-    """What each call does when the network is sawn at this depth: those not named run as ever."""
-    cut = anatomy.calls[anatomy.port(depth).call]
-    steps = {cut.index: Step("cut", cut.index, depth)}
-    passed: set[int] = {cut.index}
-    for call in anatomy.calls[1:]:
-        if call.parent in passed:
-            passed.add(call.index)
-        elif call.end < cut.end and call.gives == "activations":
-            steps[call.index] = Step("skip", call.index)
-            passed.add(call.index)
-    return steps
-
-
-def numbered(anatomy: Anatomy, steps: Mapping[int, Step]) -> dict[str, dict[int, Step]]:
-    """Module -> n-th run -> step. What runs inside a call that is passed over does not count as a run."""
-    found: dict[str, dict[int, Step]] = {}
-    runs: dict[str, int] = {}
-    passed: set[int] = set()
-    for call in anatomy.calls[1:]:
-        if call.parent in passed:
-            passed.add(call.index)
-            continue
-        number = runs.get(call.name, 0)
-        runs[call.name] = number + 1
-        step = steps.get(call.index)
-        if step is not None:
-            found.setdefault(call.name, {})[number] = step
-            if step.action in ("skip", "cut"):
-                passed.add(call.index)
-    return found
-
-
-def still(anatomy: Anatomy, depth: int) -> tuple[str, ...]:
-    """Modules that ran below the cut or enclose it: nothing in them learns or is random."""
-    if depth == 0:
-        return ()
-    end = anatomy.calls[anatomy.port(depth).call].end
-    return tuple(dict.fromkeys(call.name for call in anatomy.calls if call.start <= end))
-
-
-def learning(anatomy: Anatomy, depth: int) -> Collection[str]:
-    """Modules that run above the cut alone."""
-    below = set(still(anatomy, depth))
-    return tuple(dict.fromkeys(call.name for call in anatomy.calls if call.name not in below))

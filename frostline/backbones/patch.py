@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ Forward = Callable[..., Any]
 
 
 @contextmanager
-def patched(forwards: Iterable[tuple[nn.Module, Forward]]) -> Iterator[None]:
+def patched(forwards: Iterable[tuple[nn.Module, Forward]]) -> Generator[None]:
     """These instances run these functions in place of their own `forward`."""
     before: list[tuple[nn.Module, tuple[Any, ...]]] = []
     try:
@@ -30,7 +30,7 @@ def patched(forwards: Iterable[tuple[nn.Module, Forward]]) -> Iterator[None]:
 
 
 @contextmanager
-def calmed(modules: Iterable[nn.Module]) -> Iterator[None]:
+def calmed(modules: Iterable[nn.Module]) -> Generator[None]:
     """These modules are in eval mode; their children are left alone."""
     before = [(module, module.training) for module in modules]
     try:
@@ -43,7 +43,7 @@ def calmed(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def without_cache(module: nn.Module) -> Iterator[None]:
+def without_cache(module: nn.Module) -> Generator[None]:
     """Keys and values of past tokens are not kept: they are no part of the result that counts."""
     config: Any = getattr(module, "config", None)
     if config is None or isinstance(config, Mapping) or not getattr(config, "use_cache", False):

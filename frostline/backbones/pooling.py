@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from frostline.backbones.anatomy import Anatomy, Call, Pool
 from frostline.backbones.graph import results_of
-from frostline.backbones.halves import Frontier, Halves, Step, numbered
+from frostline.backbones.halves import Frontier, Halves
 from frostline.backbones.patch import calmed, patched, without_cache
+from frostline.backbones.steps import Step, numbered
 
 GROWTH = 32  # pixels, or samples: a multiple of every usual stride
 
@@ -129,7 +130,7 @@ def _grown(module: nn.Module, anatomy: Anatomy) -> dict[int, Frontier]:
     if not depths or not data.is_floating_point() or data.ndim not in (2, 3, 4):
         return {}
     space = tuple(data.shape[2:] if data.ndim > 2 else data.shape[1:])
-    growth = GROWTH if len(space) > 1 else max(GROWTH, space[0] // 2)
+    growth = GROWTH if len(space) > 1 else max(GROWTH, int(data.shape[-1]) // 2)
 
     def grow(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim < len(space) or tuple(value.shape[-len(space) :]) != space:
@@ -157,7 +158,7 @@ def mask_of(anatomy: Anatomy) -> str | None:
     return None
 
 
-def positions(module: nn.Module, anatomy: Anatomy, call: Call) -> str:
+def positions(module: nn.Module, anatomy: Anatomy, call: Call) -> Literal["mean", "first", "last"]:
     """Which positions of a sequence the result reads: "first", "last" or, for any other choice, "mean".
 
     Measured: the positions that the gradient of the result reaches.
@@ -183,8 +184,9 @@ def positions(module: nn.Module, anatomy: Anatomy, call: Call) -> str:
         total = sum((t * torch.linspace(0.5, 1.5, t.numel(), device=t.device).view_as(t)).sum() for t in found)
         if not found or not isinstance(total, Tensor):
             return "mean"
-        (slope,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    if slope is None or slope.shape[1] < 2:
+        slopes = torch.autograd.grad(total, leaf, materialize_grads=True)
+    slope = slopes[0]
+    if slope.shape[1] < 2:
         return "mean"
     read = slope.abs().sum(dim=2) > 0
     if not bool((read.sum(dim=1) == 1).all()):
