@@ -297,6 +297,7 @@ def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
         assert parameter.requires_grad == (rate is not None), name
         assert groups.get(id(parameter)) == (None if rate is None else pytest.approx(rate, rel=5e-3)), name
     assert [not block.training for block in model["blocks"]] == [True, True, *[False] * 9]
+    assert not any(block[1].training for block in model["blocks"])  # the plan keeps the stored statistics
 
 
 @given(st.lists(st.sampled_from(["a", "a.b", "a.b.c", "ab", "a.c", "b.a", "b"]), unique=True), st.data())

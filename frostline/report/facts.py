@@ -155,6 +155,9 @@ def snippet(plan: Plan) -> str:
     pairs = list(zip(plan.layers, rates, strict=True))[: plan.keep]
     still = [layer for layer, rate in pairs if rate is None]
     prefixes = shortest(_members(still), _members(layer for layer in plan.layers if layer not in still))
+    # fresh batch norms have no statistics worth keeping, so a plan with fresh layers does not keep theirs
+    stored = plan.statistics != "batch" and plan.above != "reinit"
+    norms = " or isinstance(module, torch.nn.modules.batchnorm._BatchNorm)" if stored else ""
     lines = ["import torch", "", "FROZEN = ("]
     lines += [f"    {prefix + '.'!r}," for prefix in prefixes]
     lines += [")", "RATES = {"]
@@ -174,12 +177,16 @@ def snippet(plan: Plan) -> str:
         'optimiser = torch.optim.AdamW([{"params": p, "lr": rate} for rate, p in groups.items()],',
         f"                              weight_decay={plan.recipe.weight_decay:.3g})",
         "",
-        "# before every epoch: the statistics of frozen batch norms stay, frozen dropout is off",
+        "# before every epoch: frozen dropout is off, and stored batch-norm statistics stay as the plan has them",
         "model.train()",
         "for name, module in model.named_modules():",
-        '    if (name + ".").startswith(FROZEN):',
+        f'    if (name + ".").startswith(FROZEN){norms}:',
         "        module.eval()",
     ]
+    if plan.thaw:
+        lines.append("# the plan unfreezes layers over the epochs, which this does not: Plan.apply(model, epoch) does")
+    if plan.adapter:
+        lines.append("# the plan also puts low-rank matrices beside kept layers, which this does not")
     if plan.recipe.optimiser == "sgd":
         lines = [line.replace("torch.optim.AdamW(", "torch.optim.SGD(") for line in lines]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.report.facts import Row
-from frostline.report.svg import PALETTE, embed, short
+from frostline.report.svg import PALETTE, clip, embed, short
 from frostline.values import Epoch, Evidence, Plan
 
 if TYPE_CHECKING:
@@ -83,15 +83,16 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
     axes.set_xlabel("layers below the cut")
     _controls(axes, curve, metric, low - room)
     means = [e.score.mean for e in curve]
-    axes.fill_between(
-        xs, [e.score.low for e in curve], [e.score.high for e in curve], color=PALETTE["frost"], alpha=0.16, lw=0
-    )
+    lows, highs = [e.score.low for e in curve], [e.score.high for e in curve]
+    axes.fill_between(xs, lows, highs, color=PALETTE["frost"], alpha=0.16, lw=0)
     axes.plot(xs, means, color=PALETTE["frost"], lw=2, marker="o", ms=5, zorder=4)
     best = max(range(len(xs)), key=means.__getitem__)
-    axes.annotate(
-        words.score(means[best], metric), (xs[best], means[best]), (0, -13), textcoords="offset points",
-        ha="center", va="top", color=PALETTE["frost"], weight="bold", zorder=5,
-    )  # fmt: skip
+    # beside the point, for the frost line may run through it
+    aside, side = (-6, "right") if best == len(xs) - 1 else (6, "left")
+    label = axes.annotate(
+        words.score(means[best], metric), (xs[best], means[best]), (aside, 5), "data", "offset points"
+    )
+    label.set(color=PALETTE["frost"], fontweight="bold", ha=side, va="bottom", zorder=5)
     axes.set_xlim(left, right)
     axes.set_ylim(low - room, top + 1.6 * room)
     names = [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
@@ -104,7 +105,7 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
 def _controls(axes: Axes, curve: Sequence[Evidence], metric: str, floor: float) -> None:
     """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words."""
     muted = PALETTE["muted"]
-    for name, dashes, lift in (("random", (4, 2), 6), ("permuted", (1, 2), -12)):
+    for name, dashes, lift in (("random", (4, 2), 8), ("permuted", (1, 2), -12)):
         seen = [(e.cut.depth, getattr(e, name)) for e in curve if getattr(e, name) is not None]
         if not seen:
             continue
@@ -146,14 +147,13 @@ def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric
     if 0 < finalists < len(rows):
         axes.axhline(len(rows) - finalists - 0.5, color=PALETTE["rule"], lw=1)
     for y, row in enumerate(ordered):
-        colour = PALETTE[colours[words.side(row, chosen)]]
         score = row["score"]
-        _interval(axes, y, (score["low"], score["mean"], score["high"]), colour)
+        _interval(axes, y, (score["low"], score["mean"], score["high"]), PALETTE[colours[words.side(row, chosen)]])
     axes.set_yticks(range(len(ordered)), [short(row["id"], 24) for row in ordered])
     for label, row in zip(axes.get_yticklabels(), ordered, strict=True):
         side = words.side(row, chosen)
-        label.set_color(PALETTE["muted" if side == "out" else colours[side]])
-        label.set_fontweight("bold" if side == "chosen" else "normal")
+        label.set(color=PALETTE["muted" if side == "out" else colours[side]])
+        label.set(fontweight="bold" if side == "chosen" else "normal")
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.grid(axis="x", color=PALETTE["rule"], lw=0.7)
     axes.set_xlabel(f"validation {metric.replace('_', ' ')}")
@@ -169,12 +169,10 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
         colour = PALETTE["ember" if row.chosen else "frost"]
         _interval(scores, y, (row.low, row.mean, row.high), colour)
         times.barh(y, row.seconds or 0.0, 0.5, color=colour)
-        text = words.seconds(row.seconds)
-        times.text((row.seconds or 0.0) + 0.02 * longest, y, text, va="center", color=PALETTE["ink"])
+        times.text((row.seconds or 0.0) + 0.02 * longest, y, words.seconds(row.seconds), va="center")
     scores.set_yticks(range(len(ordered)), [row.name for row in ordered])
     for label, row in zip(scores.get_yticklabels(), ordered, strict=True):
-        label.set_color(PALETTE["ember" if row.chosen else "ink"])
-        label.set_fontweight("bold" if row.chosen else "normal")
+        label.set(color=PALETTE["ember" if row.chosen else "ink"], fontweight="bold" if row.chosen else "normal")
     scores.set_ylim(-0.6, len(ordered) - 0.4)
     scores.margins(x=0.08)
     scores.grid(axis="x", color=PALETTE["rule"], lw=0.7)
@@ -192,21 +190,21 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
 def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    for (row, column), share in np.ndenumerate(shares):
-        if counts[row, column]:
-            # right answers in blue, mistakes in vermilion; a mistake is lifted so that a rare one is seen
-            right = row == column
-            alpha = 0.12 + 0.83 * share if right else min(0.3 + 1.6 * share, 0.95)
-            xs, ys = column + np.array([-0.5, 0.5, 0.5, -0.5]), row + np.array([-0.5, -0.5, 0.5, 0.5])
-            axes.fill(xs, ys, color=PALETTE["frost" if right else "ember"], alpha=alpha, lw=0)
-            if len(classes) <= 20:
-                colour = PALETTE["paper" if alpha > 0.55 else "ink"]
-                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
+    for row, column in np.argwhere(counts).tolist():
+        share = shares[row, column]
+        # right answers in blue, mistakes in vermilion; a mistake is lifted so that a rare one is seen
+        right = row == column
+        alpha = 0.12 + 0.83 * share if right else min(0.3 + 1.6 * share, 0.95)
+        xs, ys = column + np.array([-0.5, 0.5, 0.5, -0.5]), row + np.array([-0.5, -0.5, 0.5, 0.5])
+        axes.fill(xs, ys, color=PALETTE["frost" if right else "ember"], alpha=alpha, lw=0)
+        if len(classes) <= 20:
+            colour = PALETTE["paper" if alpha > 0.55 else "ink"]
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
     step = max(1, len(classes) // 25)
     marks = range(0, len(classes), step)
-    names = [short(classes[i], 16) for i in marks]
-    slant = max(map(len, names)) > 3
-    axes.set_xticks(marks, names, rotation=40 if slant else 0, ha="right" if slant else "center")
+    names = [clip(classes[i]) for i in marks]
+    turn, side = (40, "right") if max(map(len, names)) > 3 else (0, "center")
+    axes.set_xticks(marks, names, rotation=turn, ha=side)
     axes.set_yticks(marks, names)
     axes.set_xlim(-0.5, len(classes) - 0.5)
     axes.set_ylim(len(classes) - 0.5, -0.5)

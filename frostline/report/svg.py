@@ -22,6 +22,11 @@ def short(name: str, limit: int = 14) -> str:
     return name if len(name) <= limit else "…" + name[1 - limit :]
 
 
+def clip(name: str, limit: int = 16) -> str:
+    """The start of a long name."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
 def embed(svg: str, name: str) -> str:
     """One SVG document made part of an HTML page; `name` keeps its ids apart from those of other pictures."""
     svg = svg[svg.index("<svg") :]
