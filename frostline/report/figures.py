@@ -61,8 +61,8 @@ def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path
     with _style("depth-file"):
         figure = _blank(WIDE, 3.5)
         _depth_curve(figure, curve, plan, metric, narrow=False)
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=metadata)
+        undated = {"Date" if path.suffix == ".svg" else "Software": None}
+        figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=undated)
     return path
 
 
@@ -201,11 +201,10 @@ def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]
             colour = PALETTE["paper" if alpha > 0.55 else "ink"]
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour)
     step = max(1, len(classes) // 25)
-    marks = range(0, len(classes), step)
-    names = [clip(classes[i]) for i in marks]
+    names = [clip(name) for name in classes[::step]]
     turn, side = (40, "right") if max(map(len, names)) > 3 else (0, "center")
-    axes.set_xticks(marks, names, rotation=turn, ha=side)
-    axes.set_yticks(marks, names)
+    axes.set_xticks(range(0, len(classes), step), names, rotation=turn, ha=side)
+    axes.set_yticks(range(0, len(classes), step), names)
     axes.set_xlim(-0.5, len(classes) - 0.5)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_aspect("equal")
