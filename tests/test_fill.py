@@ -169,7 +169,7 @@ def test_a_network_that_moves_late_leaves_nothing_either(tmp_path: Path) -> None
         for number, batch in enumerate(batches(start)):
             if number == 12:
                 with torch.no_grad():
-                    net.steps[0].weight[0, 0] += 1
+                    net.get_parameter("steps.0.weight")[0, 0].add_(1)
             yield batch
 
     with pytest.raises(FrozenMoved, match="changed"):

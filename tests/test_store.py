@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def written(store: Store, arrays: list[NDArray[Any]], *, tier: Any = "disk", bat
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
+def files_of_at_most(size: int) -> Generator[None]:
     """The operating system refuses longer files, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -78,6 +78,7 @@ def test_a_set_lies_in_at_least_eight_chunks_of_whole_batches_and_never_in_a_fil
     assert stored.chunk == 80
     assert len(list(tmp_path.glob("*/*.bin"))) == 8
     assert rows_per_chunk((Field((2**20,), "float32"),), 10**6, 4) == 16
+    assert rows_per_chunk((Field((3,), "float32"),), 100, 8) == 8
 
 
 def test_store_refuses_a_chunk_with_a_wrong_checksum_and_names_the_file(tmp_path: Path) -> None:
@@ -160,17 +161,20 @@ def test_a_store_without_a_folder_has_no_room_on_disk() -> None:
 
 
 def test_an_address_changes_with_each_thing_that_activations_are_computed_from() -> None:
-    same: dict[str, Any] = {"preprocessing": PREPROCESSING, "size": (3, 8, 8), "dtype": "float32", "view": 0}
-    first = address("w", ["a", "b"], **same)
-    assert address("w", ["a", "b"], **same) == first
+    def of(weights: str = "w", ids: tuple[str, ...] = ("a", "b"), **changes: Any) -> str:
+        rest: dict[str, Any] = {"preprocessing": PREPROCESSING, "size": (3, 8, 8), "dtype": "float32", "view": 0}
+        return address(weights, ids, **(rest | changes))
+
+    first = of()
+    assert of() == first
     others = [
-        address("v", ["a", "b"], **same),
-        address("w", ["b", "a"], **same),
-        address("w", ["a", "b", "c"], **same),
-        address("w", ["a", "b"], **{**same, "preprocessing": replace(PREPROCESSING, interpolation="nearest")}),
-        address("w", ["a", "b"], **{**same, "size": (3, 9, 8)}),
-        address("w", ["a", "b"], **{**same, "dtype": "float64"}),
-        address("w", ["a", "b"], **{**same, "view": 1}),
+        of("v"),
+        of(ids=("b", "a")),
+        of(ids=("a", "b", "c")),
+        of(preprocessing=replace(PREPROCESSING, interpolation="nearest")),
+        of(size=(3, 9, 8)),
+        of(dtype="float64"),
+        of(view=1),
     ]
     assert len({first, *others}) == 8
 
@@ -211,7 +215,7 @@ def test_a_fingerprint_notices_every_parameter_and_buffer() -> None:
     assert len(seen) == 8
     below = fingerprint(net, ["0.weight"])
     with torch.no_grad():
-        net[1].weight += 1
+        net.get_parameter("1.weight").add_(1)
     assert fingerprint(net, ["0.weight"]) == below
 
 
