@@ -1,4 +1,4 @@
-"""Oracles of the metrics, and laws of the decision on planted predictions."""
+"""Laws of the decision, on planted predictions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics
 
 from frostline.errors import OptionError, RunFailed
 from frostline.plan import plan
@@ -17,71 +14,10 @@ from frostline.search.compare import Spread, add_seeds, control_quantiles, gauss
 from frostline.search.decide import Aim, Finalist, decide
 from frostline.search.race import finalists, rounds, start
 from frostline.search.schedule import schedule
-from frostline.search.scores import METRICS, losses, per_example, resamples, score, weighted, wilson
+from frostline.search.scores import METRICS, score
 from frostline.search.standing import corrected_score, estimate, held_out_score, standings
 from frostline.values import Arm, Cost, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, layers, run
-
-
-def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    logits = rng.standard_normal((n, classes)) * 2
-    table = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return table.astype(np.float32), rng.integers(0, rng.integers(1, classes + 1), n)
-
-
-SKLEARN = {
-    "accuracy": metrics.accuracy_score,
-    "macro_f1": lambda t, p, **k: metrics.f1_score(t, p, average="macro", **k),
-    "weighted_f1": lambda t, p, **k: metrics.f1_score(t, p, average="weighted", **k),
-}
-
-
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 60), classes=st.integers(2, 6))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_metrics_are_those_of_scikit_learn_also_under_weights(seed: int, n: int, classes: int) -> None:
-    table, targets = predictions(seed, n, classes)
-    weights = resamples(np.random.default_rng(seed), n, 1)
-    some = weights[0] > 0
-    said = table.argmax(axis=1)
-    for name, oracle in SKLEARN.items():
-        assert score(name, table, targets) == pytest.approx(oracle(targets, said), abs=1e-12)
-        expected = oracle(targets[some], said[some], sample_weight=weights[0][some])
-        assert weighted(name, table, targets, weights)[0] == pytest.approx(expected, abs=1e-12)
-    recalls = [np.mean(said[targets == c] == c) for c in np.unique(targets)]
-    assert score("balanced_accuracy", table, targets) == pytest.approx(np.mean(recalls))
-    probabilities = np.exp(table.astype(np.float64))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    clipped = metrics.log_loss(targets, probabilities, labels=range(classes))
-    assert score("log_loss", table, targets) == pytest.approx(clipped, rel=1e-5)
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "log_loss"])
-def test_the_mean_over_examples_is_the_metric_where_it_is_one(metric: str) -> None:
-    table, targets = predictions(3, 80, 5)
-    assert per_example(metric, table, targets).mean() == pytest.approx(score(metric, table, targets))
-    with pytest.raises(OptionError, match="no mean"):
-        per_example("macro_f1", table, targets)
-
-
-def test_one_impossible_prediction_cannot_outweigh_all_others() -> None:
-    table = np.log(np.array([[1.0, 1e-30], [0.5, 0.5]], dtype=np.float64)).astype(np.float32)
-    table[0, 1] = -np.inf
-    assert losses(table, np.array([1, 0])) == pytest.approx([15.942385, np.log(2)])
-
-
-def test_the_interval_of_a_share_is_wilsons() -> None:
-    for hits, n in [(0, 5), (17, 20), (20, 20), (480, 600)]:
-        oracle = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-        mine = wilson(hits, n, 1.959963984540054)
-        assert (mine.low, mine.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
-
-
-def test_the_unknown_metric_is_named_with_the_known_ones() -> None:
-    with pytest.raises(OptionError, match=r"'auc'.*accuracy"):
-        score("auc", *predictions(0, 5, 2))
-    with pytest.raises(OptionError, match=r"epsilon is -1"):
-        Aim(epsilon=-1)
 
 
 def test_simultaneous_quantiles_are_those_of_dunnett_and_tukey_for_independent_arms() -> None:
@@ -106,6 +42,13 @@ def test_the_gaussian_errors_have_the_covariance_of_the_means() -> None:
     table = np.random.default_rng(1).standard_normal((50, 3)) @ np.array([[1, 0.9, 0], [0, 0.3, 0], [0, 0, 2]])
     errors = gaussian(table, np.random.default_rng(2), draws=200_000)
     assert np.cov(errors.T) == pytest.approx(np.cov(table.T) / 50, rel=0.03, abs=3e-4)
+
+
+def test_an_aim_that_means_nothing_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="epsilon is -1"):
+        Aim(epsilon=-1)
+    with pytest.raises(OptionError, match=r"'auc'.*accuracy"):
+        Aim(metric="auc")
 
 
 def ended(world: World, of: tuple[Arm, ...], costs: dict[str, Cost] | None = None) -> list[Finalist]:
@@ -198,7 +141,7 @@ def test_equal_predictions_of_few_examples_prove_nothing() -> None:
     two = arms(2, rates=1)
     here = World({a.id: 0.8 for a in two}, 50, 0)
     first = ended(here, two)[0]
-    same = [replace(first, arm=a, cost=cost()) for a in two]
+    same = [replace(first, arm=a, cost=cost(), validation=first.validation[:1]) for a in two]
     assert not decide(same, here.targets(), Aim(epsilon=0.01)).proven
     assert len(decide(same, here.targets(), Aim(epsilon=0.2)).proven) == 2
 
