@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +105,7 @@ def test_preprocessing_agrees_with_timms_own_transform(
 ) -> None:
     from timm.data import create_transform
 
-    transform = create_transform(
+    transform: Any = create_transform(
         (3, size, size),
         is_training=False,
         interpolation=interpolation,
@@ -186,6 +188,9 @@ def test_augmented_pixels_depend_on_seed_epoch_and_row_alone() -> None:
     assert np.array_equal(whole[5:6], single)
     assert not np.array_equal(whole, pictures(examples, rows, how, augment="flip_crop", seed=3, epoch=3))
     assert not np.array_equal(whole, pictures(examples, rows, how, augment="flip_crop", seed=4, epoch=2))
+    alike = replace(examples, inputs=np.stack([noise(48, 48)] * 12))
+    varied = pictures(alike, rows, how, augment="flip_crop", seed=3, epoch=2)
+    assert len({picture.tobytes() for picture in varied}) == 12
 
 
 def test_decoding_is_the_same_whatever_the_threads_and_needs_no_rows() -> None:

@@ -128,6 +128,7 @@ def _imported(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     sys.path.insert(0, str(file.parent))
+    cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left behind in the user's folder
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's file may raise
@@ -135,6 +136,7 @@ def _imported(file: Path) -> ModuleType:
         raise _failed(error, file, "cannot be imported") from error
     finally:
         sys.path.remove(str(file.parent))
+        sys.dont_write_bytecode = cached
     return module
 
 

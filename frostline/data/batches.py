@@ -51,7 +51,8 @@ def pictures(
     """
 
     def one(row: int) -> NDArray[np.float32]:
-        return preprocess(_varied(examples, row, augment, (seed, epoch, row)), preprocessing)
+        # from 1: NumPy pads short seeds with zeros, so row 0 would share its draw with `order`
+        return preprocess(_varied(examples, row, augment, (seed, epoch, row + 1)), preprocessing)
 
     if len(rows) == 0:
         return np.zeros((0, len(preprocessing.mean), *preprocessing.size), np.float32)
