@@ -108,8 +108,8 @@ def checksum(content: memoryview | bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def write_whole(path: Path, content: memoryview | bytes) -> None:
-    """Put a file in place under its name only when all of it is on the disk.
+def write_whole(path: Path, content: memoryview | bytes, *, durable: bool = True) -> None:
+    """Put a file in place under its name only when all of it is written; `durable` waits until the disk has it.
 
     Raises StoreError naming the folder where the disk is full or cannot be written; nothing half-written stays.
     """
@@ -118,9 +118,11 @@ def write_whole(path: Path, content: memoryview | bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(

@@ -266,7 +266,8 @@ def _write_manifest(folder: Path, stored: Stored, sums: tuple[str, ...]) -> None
         "fields": [[list(field.shape), field.dtype] for field in stored.fields],
         "checksums": list(sums),
     }
-    write_whole(folder / "manifest.json", json.dumps(content).encode())
+    # not waited for, as waiting takes longer than small chunks do: a power cut costs chunks or names a damaged manifest
+    write_whole(folder / "manifest.json", json.dumps(content).encode(), durable=False)
 
 
 class Writing:
