@@ -292,12 +292,15 @@ def merged(seen: View, chain: list[Segment], head: int) -> list[Segment]:
 
 
 def _belongs_above(seen: View, chain: list[Segment], n: int, below: Segment) -> bool:
-    weighty = next((segment for segment in chain[n:] if segment.macs), None)
-    block, above, under = chain[n].block, weighty and weighty.block, below.block
-    if block is None or above is None or under is None:
+    """Whether a part holds this segment and the weighty one above it, and no other: a norm before its convolution."""
+    weighty = [segment.block for segment in chain[n:] if segment.macs]
+    block = chain[n].block
+    if block is None or below.block is None or not weighty or weighty[0] is None:
         return False
-    shared = {call.index for call in seen.parents(block)} & {call.index for call in seen.parents(above)}
-    return bool(shared - {call.index for call in seen.parents(under)})
+    shared = {call.index for call in seen.parents(block)} & {call.index for call in seen.parents(weighty[0])}
+    for other in (below.block, *weighty[1:2]):
+        shared -= {call.index for call in seen.parents(other)} if other is not None else set()
+    return bool(shared)
 
 
 def name_of(seen: View, segment: Segment) -> str:

@@ -92,12 +92,12 @@ class Halves:
             return run(frontier, inputs)
 
     @contextmanager
-    def sawn(
-        self, depth: int, *, until: int | None = None
-    ) -> Generator[Callable[[Frontier, Mapping[str, Any] | None], Any]]:
+    def sawn(self, depth: int, *, until: int | None = None) -> Generator[Run]:
         """While open, `run(frontier, inputs)` is the suffix; entering once serves a whole training loop.
 
         `inputs` are the raw inputs that are read again above the cut (`anatomy.needs`); None where there are none.
+        With the data argument among them they are the whole batch, as texts of any length need it; without it the
+        example stands in for what is missing.
         Modules that ran below the cut or enclose it are in eval mode at every run, whatever `train()` did.
         """
         cut, anatomy = depth, self.anatomy
@@ -107,7 +107,7 @@ class Halves:
         if until is not None:
             call = anatomy.port(until).call
             steps[call] = Step("stop", call, until)
-        state = _Run(self, cut)
+        state = Run(self, cut)
         with ExitStack() as stack:
             stack.enter_context(calmed([self.parts[name] for name in still(anatomy, cut)]))
             stack.enter_context(self._patched(numbered(anatomy, steps), state.act))
@@ -163,9 +163,13 @@ class Halves:
         with patched([(self.module, begin), *swaps]), without_cache(self.module):
             yield
 
-    def scene(self, state: _Run, frontier: Frontier, inputs: Mapping[str, Any] | None) -> Scene:
-        example = self.anatomy.example
+    def scene(self, state: Run, frontier: Frontier, inputs: Mapping[str, Any] | None) -> Scene:
         given = dict(inputs or {})
+        if state.depth == 0:
+            given[self.anatomy.data] = frontier[0]
+            if inputs is None:  # masks and the like, where the network has any
+                given = {**self.examples(len(frontier[0])), **given}
+            return Scene(given, {})
         key = (
             state.depth,
             tuple((name, tuple(v.shape), v.dtype) for name, v in given.items() if isinstance(v, Tensor)),
@@ -174,9 +178,9 @@ class Halves:
         )
         scene = self._scenes.get(key)
         if scene is None:
-            data = given.get(self.anatomy.data)
-            count = self._count(frontier, state.depth) if data is None else int(data.shape[0])
-            full = {**(self.examples(count) if example else {}), **given}
+            full = (
+                given if self.anatomy.data in given else {**self.examples(self._count(frontier, state.depth)), **given}
+            )
             scene = Scene(full, state.record(full, frontier))
             if len(self._scenes) >= REMEMBERED:
                 self._scenes.pop(next(iter(self._scenes)))
@@ -191,7 +195,7 @@ class Halves:
 
 
 @final
-class _Run:
+class Run:
     """One sawn network while it is open: either recording shapes, or running the suffix."""
 
     def __init__(self, halves: Halves, depth: int) -> None:
@@ -206,12 +210,9 @@ class _Run:
     def __call__(self, frontier: Frontier, inputs: Mapping[str, Any] | None = None) -> Any:
         halves = self._halves
         for part in self._still:
-            part.training = False
-        if self.depth == 0:
-            self._scene = Scene({**halves.examples(len(frontier[0])), **(inputs or {})}, {})
-            self._scene = Scene({**self._scene.inputs, halves.anatomy.data: frontier[0]}, {})
-        else:
-            self._scene = halves.scene(self, frontier, inputs)
+            if part.training:  # setting what is set already costs more than asking
+                part.training = False
+        self._scene = halves.scene(self, frontier, inputs)
         self._frontier = frontier
         try:
             return halves.module(**self._scene.inputs)
