@@ -210,8 +210,7 @@ def test_only_modules_above_the_cut_train() -> None:
     frontier = halves.prefix(backbone.example, depth)
     seen: list[str] = []
     for name, part in module.named_modules():
-        if not list(part.children()):
-            part.register_forward_hook(lambda part, args, out, name=name: seen.append(name) if part.training else None)
+        part.register_forward_hook(lambda part, args, out, name=name: seen.append(name) if part.training else None)
     with halves.sawn(depth) as run:
         for _ in range(2):
             module.train()  # as a training loop does after every validation
