@@ -129,7 +129,9 @@ def read(path: Path) -> Plan:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PlanError(f"no plan can be read from {str(path)!r}: {error.strerror}; give a run's model/plan.json") from None
+        raise PlanError(
+            f"no plan can be read from {str(path)!r}: {error.strerror}; give a run's model/plan.json"
+        ) from None
     except ValueError as error:
         raise PlanError(f"{str(path)!r} is no JSON: {error}; give a run's model/plan.json") from None
     found = document.get("decision", {}).get("plan", document) if isinstance(document, dict) else {}

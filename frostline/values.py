@@ -237,7 +237,7 @@ class Plan:
         """Freeze and unfreeze the layers of `module` for an epoch, in place; returns how many numbers now learn.
 
         Call it after `module.train()` and before each epoch: layers that do not learn are put in inference mode, and
-        so are batch norms everywhere unless `statistics` is "batch". What no layer names, the head, learns.
+        so are the batch norms of kept layers unless `statistics` is "batch". What no layer names, the head, learns.
         Works on any module with `named_parameters`, `named_buffers` and `named_modules`; raises PlanError where
         layers of the plan are not in it. Re-initialising or dropping layers is not done here.
         """
@@ -248,7 +248,8 @@ class Plan:
             parameter.requires_grad_(name not in frozen)
         quiet = {name for layer in still for name in layer.modules}
         if self.statistics != "batch":
-            quiet |= {name.rpartition(".")[0] for name, _ in module.named_buffers() if name.endswith("running_mean")}
+            norms = {name.rpartition(".")[0] for name, _ in module.named_buffers() if name.endswith("running_mean")}
+            quiet |= norms - {name for layer in self.layers[self.keep :] for name in layer.modules}
         for name in quiet & modules.keys():
             modules[name].eval()
         return sum(parameter.numel() for name, parameter in parameters.items() if name not in frozen)
@@ -356,6 +357,7 @@ class Calibration:
     batch: int
     device: str
     macs_per_second: float  # of the whole forward pass
+    threads: int = 1  # of this process with which a training step was fastest: small networks want one
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,3 +471,20 @@ class Backbone:
     fresh: Callable[[int], Any] | None = None  # seed -> the same architecture with new random weights
     unloaded: tuple[str, ...] = ()  # parameters that the checkpoint did not bring: they belong to the head
     notes: tuple[str, ...] = field(default=())  # what was replaced or assumed, to be said in every output
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Progress, for whoever watches: `done` of `total` in a stage, or a sentence to be read."""
+
+    stage: str  # "read", "fill", "race", ...
+    done: int = 0
+    total: int = 0  # 0 where `text` is all there is
+    text: str = ""
+
+
+Show = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Shows nothing."""

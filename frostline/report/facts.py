@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
-from frostline.values import Epoch, Evidence, Layer, Plan, Profile, Standing
+from frostline.values import Epoch, Evidence, Layer, Plan, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,6 @@ class Report:
     plan: Plan  # the chosen one
     curve: tuple[Evidence, ...]  # cut by cut, rising
     profile: Profile | None = None
-    standings: tuple[Standing, ...] = ()
     split_how: str = ""
     warnings: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()  # (file, reason)

@@ -61,7 +61,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "score": lambda value: words.score(value, metric),
         "interval": lambda low, high: words.interval(low, high, metric),
         "arms": facts.ranked(report),
-        "rates": {standing.arm.id: standing.rate for standing in report.standings},
+        "rates": {arm["id"]: arm.get("learning_rate") for arm in summary["arms"]},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),
         "full_seconds": facts.seconds_of(report, "full_finetune"),

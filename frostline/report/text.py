@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from frostline.report import facts, words
 from frostline.report.facts import Report
-from frostline.values import Evidence, Plan
+from frostline.values import Arm, Evidence, Layer, Plan
 
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
@@ -122,6 +123,51 @@ def plan_table(plan: Plan) -> RenderableType:
             style="blue" if row.frozen else "",
         )
     return Group(table, Text(facts.trainable(plan)))
+
+
+def layer_table(backbone: str, layers: Sequence[Layer]) -> RenderableType:
+    """The layers of a network and where it may be sawn, as `frostline layers` prints them."""
+    table = _table(
+        ("depth", "right"), ("layer", "left"), ("parameters", "right"), ("MACs", "right"), ("shape", "left"),
+        ("stored", "right"), ("cut", "left"),
+    )  # fmt: skip
+    for layer in layers:
+        shape = "x".join(map(str, layer.shape))
+        said = "yes" if layer.cut else f"no: {layer.why}"
+        cells = [str(layer.index + 1), Text(layer.name), f"{layer.parameters:,}", f"{layer.macs:,}", shape]
+        table.add_row(*cells, words.size(layer.bytes), Text(said), style="" if layer.cut else MUTED)
+    total, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    cuts = sum(layer.cut for layer in layers)
+    counts = f"{len(layers)} layers below the head, {cuts} cuts; {total:,} parameters, {macs:,} MACs an example"
+    line = f"{backbone}: {counts}"
+    return Group(table, Text(line))
+
+
+def layer_row(layer: Layer) -> dict[str, Any]:
+    """One layer as `frostline layers --json` prints it."""
+    names = ("index", "name", "parameters", "macs", "shape", "bytes", "cut", "why", "error")
+    return {name: getattr(layer, name) for name in names} | {"shape": list(layer.shape)}
+
+
+def probed(curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, storing: str) -> RenderableType:
+    """What is known before any training, and what a search would take."""
+    whole = next(arm.plan for arm in arms if arm.id == "lp_ft")
+    names = ", ".join(arm.id for arm in arms)
+    lines = [
+        storing,
+        f"A search would race {len(arms)} strategies: {names}.",
+        f"Forecast: about {words.seconds(seconds)} for the race, baselines apart.",
+    ]
+    return Group(_title("What each depth knows"), depth_table(curve, whole, "accuracy"), Text("\n".join(lines)))
+
+
+def trained(summary: Mapping[str, Any], plan: Plan, model: Path) -> RenderableType:
+    """How one training came out, and its plan."""
+    found = summary["score"]
+    ends = words.interval(found["low"], found["high"], found["metric"])
+    text = f"{words.score(found['value'], found['metric'])} {found['metric'].replace('_', ' ')} ({ends})"
+    line = f"{text} on {found['n']:,} examples that it did not see. The model lies at {model}"
+    return Group(plan_table(plan), Text(line, style="bold", overflow="fold"))
 
 
 def bar(share: float, cells: int) -> str:

@@ -1,0 +1,48 @@
+"""The bench: everything that a unit of the search needs, laid out once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.activations.afford import Forecast
+from frostline.activations.store import Store, Stored
+from frostline.backbones.anatomy import Anatomy
+from frostline.evidence.probes import Linear
+from frostline.settings import Settings
+from frostline.training.device import Device
+from frostline.values import Backbone, Calibration, Examples, Profile, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was given as an object instead of a name; None where a name in the settings says it all."""
+
+    data: Any = None  # arrays, a Hugging Face data set
+    module: Any = None  # a torch.nn.Module
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What was read, loaded, cut and stored."""
+
+    folder: Path | None  # of the run; None where nothing may be written
+    settings: Settings
+    examples: Examples
+    profile: Profile
+    split: Split
+    backbone: Backbone
+    anatomy: Anatomy
+    store: Store
+    pooled: Mapping[int, NDArray[np.float32]]  # depth -> features of all examples
+    whole: Mapping[int, Stored]  # depth -> what crosses the cut, for all examples; 0 is the preprocessed input
+    calibration: Calibration
+    forecast: Forecast  # what storing buys
+    device: Device
+    seconds: dict[str, float]  # what laying it out took, by stage
+    heads: dict[tuple[int, int], Linear] = field(default_factory=dict[tuple[int, int], Linear])  # memo: fold, depth

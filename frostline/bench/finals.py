@@ -1,0 +1,66 @@
+"""After the race: predictions that certify, and the checks of the engine on itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from frostline.bench.bench import Bench
+from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
+from frostline.data import batches
+from frostline.training import checkpoint, loop
+from frostline.training.feed import feed, steps
+from frostline.training.prepare import predictor, prepared
+from frostline.values import Arm, Outcome, Unit
+
+CHECKED_ROWS = 128  # that the comparison of stored and live activations trains on
+
+
+def certify(bench: Bench, arm: Arm, unit: Unit) -> Outcome:
+    """What the kept model of a unit predicts for the certification rows, from the pictures themselves."""
+    network = copy.deepcopy(bench.backbone.module)
+    head = checkpoint.read(kept_weights(bench, unit), network)
+    where = bench.device.device
+    predict = predictor(network.to(where), head.to(where), bench.anatomy, arm.plan)
+    how, rows = bench.backbone.preprocessing, bench.split.certification
+    assert how is not None, "pictures come with preprocessing"
+    found = [
+        predict(torch.from_numpy(batches.decode(bench.examples, part, how, workers=bench.settings.threads)).to(where))
+        for part in np.array_split(rows, steps(len(rows), arm.plan.recipe.batch))
+    ]
+    return Outcome(unit, rows, torch.cat(found).cpu().numpy(), 0.0, 0)
+
+
+def cached_versus_live(bench: Bench, arm: Arm, unit: Unit) -> float:
+    """The largest difference of the batch losses of one short epoch, trained from the store and from the input.
+
+    Both train the same arm on the same rows in the same order; without a difference in the activations there is none
+    in the losses. In nats.
+    """
+    stored = plan_training(bench, arm, unit)
+    rows = stored.rows[:CHECKED_ROWS]
+    short = replace(stored, rows=rows, plan=replace(stored.plan, recipe=replace(stored.plan.recipe, batch=8)))
+    traces = [_losses(bench, training) for training in (short, replace(short, start=0))]
+    return float(np.abs(np.subtract(*traces)).max())
+
+
+def _losses(bench: Bench, training: Training) -> list[float]:
+    """The loss of every batch: epochs of one batch each, so that the loop yields them all."""
+    targets = bench.examples.targets[training.rows]
+    parts = np.array_split(np.arange(len(training.rows)), steps(len(training.rows), training.plan.recipe.batch))
+    plan = replace(training.plan, recipe=replace(training.plan.recipe, epochs=len(parts)), thaw=())
+    read, where, head = reader(bench, training), bench.device.device, head_of(bench, training)
+
+    def one(epoch: int) -> Iterator[loop.Batch]:
+        part = parts[epoch]
+        return feed(read, training.rows[part], targets[part], len(part), device=where)(0)
+
+    with prepared(
+        bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
+    ) as learner:
+        torch.manual_seed(training.seed)
+        return [epoch.loss for epoch in loop.train(learner, one, plan, 1, bench.device)]

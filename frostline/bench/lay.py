@@ -1,0 +1,252 @@
+"""Lay the bench: read, profile, load, cut, calibrate, fill, split. A second process finds the store warm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.activations.afford import Forecast, Room, afford
+from frostline.activations.fill import Filled, Tapped, Wanted, fill
+from frostline.activations.fingerprint import fingerprint
+from frostline.activations.store import Store, Tier, address
+from frostline.backbones.anatomy import Anatomy
+from frostline.backbones.cuts import dissect
+from frostline.backbones.halves import Halves
+from frostline.backbones.load import load
+from frostline.backbones.pooling import pool
+from frostline.bench.bench import Bench, Source
+from frostline.bench.measure import measure
+from frostline.bench.recipe import recipe
+from frostline.data import batches
+from frostline.data.found import marked
+from frostline.data.profile import duplicates, near_duplicates, profile, with_features
+from frostline.data.read import read
+from frostline.data.split import split
+from frostline.errors import BackboneError
+from frostline.evidence import probes
+from frostline.plan import cut_at, legal_depths
+from frostline.search.arms import exact, propose
+from frostline.settings import Settings
+from frostline.training.device import Device, accelerator
+from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Show, silent
+
+T = TypeVar("T")
+CHUNK = 32  # pictures of one forward pass of the fill
+FOLDS = 5
+NEAR = 0.99  # cosine of standardised features from which two pictures are held to be the same
+MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A backbone on its device, taken apart, with the examples that it shall see."""
+
+    backbone: Backbone
+    anatomy: Anatomy
+    examples: Examples
+    device: Device
+    settings: Settings
+
+
+def lay(
+    settings: Settings,
+    source: Source,
+    *,
+    folder: Path | None = None,
+    calibration: Calibration | None = None,
+    show: Show = silent,
+) -> Bench:
+    """Everything that units need. `folder` None keeps all in memory; `calibration` is that of a run that is resumed."""
+    seconds = dict[str, float]()
+    examples = _timed(seconds, "read", lambda: _read(settings, source, show))
+    backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
+    network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
+    store = _store(settings, folder)
+    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, folder))
+    torch.set_num_threads(measured.threads)
+    forecast = planned(network, measured, store)
+    show(Event("plan", text=forecast.sentence))
+    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, show))
+    last = filled.pooled[max(filled.pooled)]
+    near = near_duplicates(last, threshold=NEAR)
+    parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + near)
+    show(Event("split", text=parted.how))
+    known = with_features(profile(examples), last, near)
+    return Bench(
+        folder, settings, examples, known, parted, backbone, anatomy, store, filled.pooled, filled.whole, measured,
+        forecast, network.device, seconds,
+    )  # fmt: skip
+
+
+def _measured(network: Network, folder: Path | None) -> Calibration:
+    return measure(
+        network.backbone,
+        network.anatomy,
+        network.examples,
+        network.device,
+        batch=recipe(network.settings, len(network.examples)).batch,
+        threads=max(1, network.settings.threads),
+        folder=folder,
+    )
+
+
+def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
+    """The linear probes at every cut, beside those of a randomly initialised network and of permuted labels."""
+    started = time.perf_counter()
+    random = None
+    if bench.backbone.fresh is not None:
+        fresh = replace(bench.backbone, module=bench.backbone.fresh(bench.settings.seed).eval())
+        network = Network(fresh, bench.anatomy, bench.examples, bench.device, bench.settings)
+        memory = Store(None, memory=_pooled_bytes(bench.pooled))
+        random = _pass(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
+    depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
+    found = probes.probe_curve(
+        depths, bench.pooled, bench.examples.targets, bench.split.folds[0], seed=bench.settings.seed, random=random
+    )
+    bench.seconds["probe"] = time.perf_counter() - started
+    return found
+
+
+def planned(network: Network, calibration: Calibration, store: Store) -> Forecast:
+    """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence."""
+    room = Room(memory=store.free("memory"), disk=store.free("disk"), total=network.settings.storage)
+    examples = len(network.examples)
+    demands = _demands(network)
+    return afford(network.anatomy.layers, calibration, demands, room, examples=examples)
+
+
+def _demands(network: Network) -> Mapping[int, float]:
+    """Epochs a freeze depth: each arm's first rung, and its part of what the later rungs spend."""
+    layers, epochs = network.anatomy.layers, recipe(network.settings, len(network.examples)).epochs
+    last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
+    arms = propose(layers, [last], recipe=recipe(network.settings, len(network.examples)), classes=2, examples=0)
+    trained = [arm for arm in arms if not exact(arm)]
+    share = epochs * (3 / 6 + (4 * 2 / 3 + 2 * 2) / len(trained))
+    demands = dict[int, float]()
+    for arm in trained:
+        demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share
+    return demands
+
+
+def _filled(network: Network, store: Store, forecast: Forecast, show: Show) -> Filled:
+    """One pass over the data; the inputs themselves are kept too where they take at most half of what is free."""
+    whole: dict[int, Tier] = dict(forecast.stored)
+    size = len(network.examples) * 4 * int(np.prod(input_shape(network.backbone)))
+    kept = sum(forecast.bytes.values())
+    tier: Tier = "memory" if size <= store.free("memory") - forecast.bytes["memory"] else "disk"
+    if size + kept <= network.settings.storage and size <= store.free(tier) - forecast.bytes[tier]:
+        whole[0] = tier
+    return _pass(network, store, whole, lambda done, all: show(Event("fill", done, all)))
+
+
+def _pass(network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]) -> Filled:
+    module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
+    pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
+    depths = sorted({*pooled, *whole})
+    halves = Halves(module, anatomy)
+
+    def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
+        inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
+        return halves.taps(inputs, depths)
+
+    wanted = Wanted(_addresses(network, depths), len(network.examples), pooled, whole, batch=CHUNK)
+    tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
+    try:
+        return fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+    finally:
+        module.cpu()
+
+
+def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
+    how = network.backbone.preprocessing
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    rows = np.arange(start, len(network.examples))
+    for first in range(0, len(rows), CHUNK):
+        yield batches.decode(network.examples, rows[first : first + CHUNK], how, workers=network.settings.threads)
+
+
+def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
+    """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
+    backbone, layers = network.backbone, network.anatomy.layers
+    ids = [mark.hex() for mark in marked(network.examples.inputs)]
+    shape, found = input_shape(backbone), dict[int, str]()
+    for depth in depths:
+        names = [name for layer in layers[:depth] for name in layer.members]
+        weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
+        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype="float32", view=0)
+    return found
+
+
+def _store(settings: Settings, folder: Path | None) -> Store:
+    """Memory belongs to one process, so several workers share the disk alone."""
+    if folder is None:
+        return Store(None, memory=settings.storage)
+    memory = 0 if settings.workers > 1 else min(MEMORY, settings.storage)
+    return Store(folder / "activations", disk=settings.storage, memory=memory)
+
+
+def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:
+    """With room for the padding of chunks."""
+    return 2 * sum(features.nbytes for features in pooled.values()) + 2**20
+
+
+def _read(settings: Settings, source: Source, show: Show) -> Examples:
+    given = settings.data if source.data is None else source.data
+    examples = read(
+        given,
+        data_format=settings.data_format,
+        label=settings.label,
+        path=settings.path,
+        group=settings.group,
+        progress=lambda done, all: show(Event("read", done, all)),
+    )
+    show(Event("read", text=examples.detected))
+    for warning in examples.warnings:
+        show(Event("read", text=f"Warning: {warning}"))
+    if examples.skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in examples.skipped[:3])
+        show(Event("read", text=f"Skipped {len(examples.skipped)} files that cannot be read ({first})"))
+    return examples
+
+
+def _loaded(settings: Settings, source: Source, show: Show) -> tuple[Backbone, Anatomy]:
+    backbone = load(
+        settings.backbone if source.module is None else source.module,
+        weights=settings.weights,
+        image_size=settings.image_size,
+        mean=settings.mean,
+        std=settings.std,
+        interpolation=settings.interpolation,
+        model_kwargs=settings.model_kwargs,
+    )
+    if backbone.preprocessing is None:
+        raise BackboneError(
+            f"{backbone.name!r} does not say how pictures are to be prepared; give --image-size, --mean and --std"
+        )
+    anatomy = dissect(backbone)
+    cuts = sum(layer.cut for layer in anatomy.layers)
+    show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))
+    for note in (*backbone.notes, *anatomy.notes):
+        show(Event("load", text=note))
+    return backbone, anatomy
+
+
+def _timed(seconds: dict[str, float], stage: str, work: Callable[[], T]) -> T:
+    started = time.perf_counter()
+    found = work()
+    seconds[stage] = time.perf_counter() - started
+    return found
+
+
+def input_shape(backbone: Backbone) -> tuple[int, ...]:
+    """Channels, height, width of one preprocessed picture."""
+    how = backbone.preprocessing
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    return (len(how.mean), *how.size)

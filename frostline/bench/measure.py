@@ -1,0 +1,98 @@
+"""The calls that calibration times: the network up to a cut, and from a cut on with gradients."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+
+from frostline.backbones.anatomy import Anatomy
+from frostline.backbones.halves import Halves
+from frostline.data import batches
+from frostline.evidence import cost
+from frostline.training.device import Device
+from frostline.values import Backbone, Calibration, Examples
+
+
+def measure(
+    backbone: Backbone,
+    anatomy: Anatomy,
+    examples: Examples,
+    device: Device,
+    *,
+    batch: int,
+    threads: int,
+    folder: Path | None,
+) -> Calibration:
+    """Seconds of every layer on this machine, measured on a copy of the network; leaves torch at the best threads."""
+    how = backbone.preprocessing
+    assert how is not None, "pictures come with preprocessing"
+    rows = np.resize(np.arange(len(examples)), batch)
+    where = device.device
+    pictures = torch.from_numpy(batches.decode(examples, rows, how)).to(where)
+    module = copy.deepcopy(backbone.module).to(where).eval()
+    halves, inputs = Halves(module, anatomy), {anatomy.data: pictures}
+
+    def forward_to(depth: int) -> Callable[[], None]:
+        def run() -> None:
+            halves.prefix(inputs, depth)
+            _wait(where)
+
+        return run
+
+    def train_from(depth: int) -> Callable[[], None]:
+        frontier = halves.prefix(inputs, depth)
+        learning = _only_above(module, anatomy, depth)
+
+        def run() -> None:
+            with device.autocast():
+                found = halves.suffix(frontier, depth, until=len(anatomy.layers))
+            torch.stack([tensor.float().square().mean() for tensor in found]).sum().backward()
+            for parameter in learning:
+                parameter.grad = None
+            _wait(where)
+
+        return run
+
+    def decode() -> None:
+        batches.decode(examples, rows, how)
+
+    chosen = _threads(train_from(0), threads) if where.type == "cpu" else threads
+    torch.set_num_threads(chosen)
+    calls = cost.Bench(forward_to, train_from, batch, str(where), decode)
+    return replace(cost.calibrate(anatomy.layers, calls, folder), threads=chosen)
+
+
+def _threads(step: Callable[[], None], most: int) -> int:
+    """One thread, unless all of them make a training step faster by a tenth: waiting threads take others' time."""
+    took: dict[int, float] = {}
+    for count in sorted({1, most}):
+        torch.set_num_threads(count)
+        step()
+        times: list[float] = []
+        for _ in range(3):
+            started = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - started)
+        took[count] = median(times)
+    return most if took[most] < 0.9 * took[1] else 1
+
+
+def _only_above(module: nn.Module, anatomy: Anatomy, depth: int) -> list[nn.Parameter]:
+    frozen = {name for layer in anatomy.layers[:depth] for name in layer.members}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return [parameter for name, parameter in module.named_parameters() if name not in frozen]
+
+
+def _wait(where: torch.device) -> None:
+    """A GPU works on after the call has come back."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)

@@ -1,0 +1,17 @@
+"""What a recipe is where the user says nothing: from the size of the data."""
+
+from __future__ import annotations
+
+from frostline.settings import Settings
+from frostline.values import Recipe
+
+RATE = 1e-3  # the middle of the grids of AdamW for new layers
+FULL = 30  # epochs of the full schedule at 500 training examples or fewer
+FEWEST = 6
+
+
+def recipe(settings: Settings, examples: int) -> Recipe:
+    """The recipe for so many training examples: more data, fewer epochs and larger batches."""
+    epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
+    batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
+    return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples))

@@ -1,0 +1,179 @@
+"""One unit of the search: trained from the store or from pictures, and predicted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.activations.fingerprint import fingerprint
+from frostline.bench.bench import Bench
+from frostline.data import batches
+from frostline.errors import FrozenMoved
+from frostline.evidence import probes
+from frostline.plan import with_epochs, with_rate
+from frostline.search.arms import exact
+from frostline.tasks import classification
+from frostline.training import checkpoint, device, loop
+from frostline.training.feed import Read, feed, steps
+from frostline.training.prepare import prepared, reestimate, top
+from frostline.values import Arm, Fold, Outcome, Plan, Unit
+
+ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
+SMALLEST_BATCH = 2  # halving after running out of memory ends here
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How one unit is to be trained."""
+
+    plan: Plan
+    rows: NDArray[np.int64]  # to learn from
+    predict: NDArray[np.int64]  # to predict afterwards
+    fold: int
+    seed: int
+    start: int  # depth at which stored activations are read
+    live: bool  # pictures are read and augmented anew each epoch instead
+
+
+def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcome:
+    """Train one arm as the unit says and predict its validation rows; `keep` leaves the weights in the run.
+
+    Raises FrozenMoved where something frozen is not what it was. A training that diverges is an Outcome that says so.
+    """
+    training = plan_training(bench, arm, unit, live=keep and bench.settings.augment != "none")
+    started = time.perf_counter()
+    device.reset_peak()
+    run = _probed if exact(arm) else _trained
+    outcome = run(bench, training, unit, keep=keep)
+    return replace(outcome, seconds=time.perf_counter() - started, peak_bytes=device.peak_bytes())
+
+
+def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
+    """The unit's own plan, rows and start."""
+    plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
+    fold = fold_of(bench, unit.fold)
+    augment = bench.settings.augment if live else "none"
+    plan = replace(plan, recipe=replace(plan.recipe, augment=augment))
+    start = 0 if live else max((depth for depth in bench.whole if depth <= plan.freeze), default=0)
+    return Training(plan, fold.train, fold.validation, unit.fold, unit.seed, start, live)
+
+
+def starting_head(bench: Bench, fold: int, depth: int) -> probes.Linear:
+    """The logistic probe on a cut, fitted on the training rows of a fold; kept, since many arms start from it."""
+    if (fold, depth) not in bench.heads:
+        rows = fold_of(bench, fold).train
+        classes = len(bench.examples.classes)
+        bench.heads[fold, depth] = probes.logistic(
+            bench.pooled[depth][rows], bench.examples.targets[rows], classes=classes
+        )
+    return bench.heads[fold, depth]
+
+
+def fold_of(bench: Bench, number: int) -> Fold:
+    """A fold of the split, or everything."""
+    everything = np.arange(len(bench.examples))
+    return Fold(everything, everything) if number == ALL else bench.split.folds[number]
+
+
+def kept_weights(bench: Bench, unit: Unit) -> Path:
+    """Where `perform` leaves the weights of a unit that is to be kept."""
+    return bench.folder / "finalists" / f"{unit.key}.safetensors"
+
+
+def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:
+    """The closed form: nothing below the head learns, so the probe is the result."""
+    depth = top(training.plan)
+    linear = starting_head(bench, training.fold, depth)
+    if keep:
+        checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
+    predicted = probes.log_probabilities(linear, bench.pooled[depth][training.predict])
+    return Outcome(unit, training.predict, predicted.astype(np.float32), 0.0, 0)
+
+
+def _trained(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:
+    batch = training.plan.recipe.batch
+    while True:
+        try:
+            return _attempt(bench, training, unit, batch, keep=keep)
+        except RuntimeError as error:
+            if not device.out_of_memory(error) or batch <= SMALLEST_BATCH:
+                raise
+            batch = max(SMALLEST_BATCH, batch // 2)
+
+
+def _attempt(bench: Bench, training: Training, unit: Unit, batch: int, *, keep: bool) -> Outcome:
+    plan, targets = training.plan, bench.examples.targets
+    names = [name for layer in plan.layers[: plan.freeze] for name in layer.members]
+    before = fingerprint(bench.backbone.module, names)
+    head = head_of(bench, training)
+    where, read = bench.device.device, reader(bench, training)
+    with prepared(
+        bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
+    ) as learner:
+        learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed)
+        if plan.statistics == "reestimate":
+            reestimate(learner, learn(0), plan)
+        torch.manual_seed(training.seed)  # dropout above the cut
+        epochs = list(loop.train(learner, learn, plan, steps(len(training.rows), batch), bench.device))
+        loop.blend(learner, plan.blend)
+        look = feed(_still(bench, training), training.predict, targets[training.predict], batch, device=where)
+        predicted = loop.predict(learner, look, bench.device).numpy()
+        network = learner.module.get_submodule("network")
+        if fingerprint(network, names) != before:
+            raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
+        if keep:
+            checkpoint.write(kept_weights(bench, unit), network, head, plan)
+    diverged = epochs[-1].diverged or not np.isfinite(predicted).all()
+    return Outcome(unit, training.predict, predicted, 0.0, 0, tuple(epochs), bool(diverged), batch)
+
+
+def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
+    """The head on the plan's top cut, started as the plan says."""
+    depth = top(training.plan)
+    features, classes = bench.pooled[depth].shape[1], len(bench.examples.classes)
+    head = classification.head(features, classes, seed=training.seed)
+    if training.plan.head.start == "probe":
+        linear = starting_head(bench, training.fold, depth)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(linear.weights))
+            head.bias.copy_(torch.from_numpy(linear.bias))
+    return head
+
+
+def reader(bench: Bench, training: Training) -> Read:
+    """What gives the loop its inputs: the store, or pictures that are read and augmented anew each epoch."""
+    if not training.live:
+        return _still(bench, training)
+
+    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
+        assert bench.backbone.preprocessing is not None, "pictures come with preprocessing"
+        kind = training.plan.recipe.augment
+        draw = batches.pictures(
+            bench.examples,
+            rows,
+            bench.backbone.preprocessing,
+            augment=kind,
+            seed=training.seed,
+            epoch=epoch,
+            workers=bench.settings.threads,
+        )
+        return (draw,)
+
+    return read
+
+
+def _still(bench: Bench, training: Training) -> Read:
+    """The same numbers each epoch: stored activations, or pictures as they are."""
+
+    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
+        if training.start in bench.whole:
+            return bench.store.read(bench.whole[training.start], rows)
+        assert training.start == 0 and bench.backbone.preprocessing is not None, "only pictures can be read anew"
+        return (batches.decode(bench.examples, rows, bench.backbone.preprocessing, workers=bench.settings.threads),)
+
+    return read

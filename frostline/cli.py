@@ -1,0 +1,352 @@
+"""The command line: parse, call, print. Everything else is in journey.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from frostline.errors import FrostlineError, OptionError
+from frostline.values import Event, Show, silent
+
+app = typer.Typer(
+    name="frostline",
+    help="How many layers of a pre-trained network to transfer, how many to freeze: answered from your own data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[
+    str, typer.Argument(help="A folder of pictures, a table (CSV, TSV, JSONL, Parquet) or a saved data set.")
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory."),
+]
+Weights = Annotated[str | None, typer.Option(help='A checkpoint (safetensors first), or "none" for random weights.')]
+Kwargs = Annotated[list[str] | None, typer.Option("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
+ImageSize = Annotated[int | None, typer.Option(help="Pixels of a side; the backbone's own by default.")]
+Mean = Annotated[str | None, typer.Option(help="Channel means, 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Channel deviations, 0.229,0.224,0.225.")]
+Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")]
+DataFormat = Annotated[str | None, typer.Option(help="folder, table or huggingface; detected by default.")]
+Label = Annotated[str | None, typer.Option(help="The column of labels, in a table.")]
+PathColumn = Annotated[str | None, typer.Option("--path", help="The column of paths or pictures, in a table.")]
+Group = Annotated[str | None, typer.Option(help="A column: rows of one group stay on one side of every split.")]
+Task = Annotated[str | None, typer.Option(help="classification.")]
+Metric = Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
+Epsilon = Annotated[float | None, typer.Option(help="How far below the best still counts as as good [0.01].")]
+Confidence = Annotated[float | None, typer.Option(help="Of every statement [0.95].")]
+Effort = Annotated[str | None, typer.Option(help="quick, default or thorough.")]
+Budget = Annotated[str | None, typer.Option(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
+Epochs = Annotated[int | None, typer.Option(help="Of the full schedule; from the data's size by default.")]
+Prefer = Annotated[str | None, typer.Option(help="What is cheapest: training, inference or memory.")]
+Augment = Annotated[str | None, typer.Option(help="none, flip, crop or flip_crop: live, for finalists.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step; from the data's size by default.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+Storage = Annotated[int | None, typer.Option(help="Bytes of activations that may be stored [8 GiB].")]
+Out = Annotated[str | None, typer.Option(help="The run's directory; runs/DATA-BACKBONE by default.")]
+Seed = Annotated[int | None, typer.Option(help="Of every random draw [0].")]
+Workers = Annotated[int | None, typer.Option(help="Processes that train at the same time [1].")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file with the same keys; flags go before it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+# every verb that trains takes the same keys: those of settings.Settings
+
+
+@app.command()
+def find(
+    data: Data,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    model_kwargs: Kwargs = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
+    task: Task = None,
+    metric: Metric = None,
+    epsilon: Epsilon = None,
+    confidence: Confidence = None,
+    effort: Effort = None,
+    budget: Budget = None,
+    epochs: Epochs = None,
+    prefer: Prefer = None,
+    augment: Augment = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    precision: Precision = None,
+    storage: Storage = None,
+    out: Out = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    refit_all: Annotated[bool, typer.Option("--refit-all", help="Train the choice once more on all data.")] = False,
+    resume: Resume = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and spent; write nothing.")
+    ] = False,
+    config: Config = None,
+    json_: Json = False,
+) -> None:
+    """The answer and the trained model."""
+    options = _given(locals())
+    from frostline import journey
+    from frostline.settings import settings
+
+    with _told(json_) as show:
+        resolved = settings(options, config=config)
+        found = journey.probe_with(resolved, show=show) if dry_run else journey.find_with(resolved, show=show)
+    if isinstance(found, journey.Probed):
+        _print_probed(found, json_, plan=True)
+    else:
+        _print_result(found, json_)
+
+
+@app.command()
+def demo(out: Out = None, seed: Seed = None, resume: Resume = False, json_: Json = False) -> None:
+    """The whole job on a data set and a small pre-trained network that come with the package."""
+    from frostline import journey
+
+    with _told(json_) as show:
+        result = journey.demo(out=out, seed=seed, resume=resume, show=show)
+    _print_result(result, json_)
+
+
+@app.command()
+def layers(
+    backbone: Annotated[str, typer.Argument(help="As for --backbone of the other commands.")],
+    weights: Weights = "none",
+    model_kwargs: Kwargs = None,
+    image_size: ImageSize = None,
+    json_: Json = False,
+) -> None:
+    """The layers and legal cuts: parameters, MACs, bytes at each cut."""
+    from frostline import journey
+    from frostline.report import text
+
+    with _told(json_):
+        found = journey.layers(backbone, weights=weights, model_kwargs=_pairs(model_kwargs), image_size=image_size)
+    if json_:
+        _print_json({"layers": [text.layer_row(layer) for layer in found]})
+    else:
+        Console().print(text.layer_table(backbone, found))
+
+
+@app.command()
+def probe(
+    data: Data,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    model_kwargs: Kwargs = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
+    device: Device = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    config: Config = None,
+    json_: Json = False,
+) -> None:
+    """Seconds, no training: profile, linear-probe curve, forecast of what a search costs."""
+    options = _given(locals())
+    from frostline import journey
+    from frostline.settings import settings
+
+    with _told(json_) as show:
+        probed = journey.probe_with(settings(options, config=config), show=show)
+    _print_probed(probed, json_)
+
+
+@app.command()
+def train(
+    data: Data,
+    plan: Annotated[Path, typer.Option(help="A plan.json, or the summary.json of a run.")],
+    backbone: Backbone = None,
+    weights: Weights = None,
+    model_kwargs: Kwargs = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
+    metric: Metric = None,
+    epochs: Epochs = None,
+    augment: Augment = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    precision: Precision = None,
+    storage: Storage = None,
+    out: Out = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    config: Config = None,
+    json_: Json = False,
+) -> None:
+    """One plan, and its model."""
+    options = _given(locals())
+    from frostline import journey
+    from frostline.plan import read
+    from frostline.settings import settings
+
+    with _told(json_) as show:
+        result = journey.train_with(settings(options, config=config), read(plan), show=show)
+    _print_result(result, json_)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    json_: Json = False,
+) -> None:
+    """Labels and probabilities, with the model of a run."""
+    from frostline import journey
+
+    with _told(json_):
+        for row in journey.load(run).predict(files):
+            if json_:
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+            else:
+                print(f"{row['input']}\t{row['label']}\t{row['scores'][row['label']]:.3f}", flush=True)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The directory of a finished run.")]) -> None:
+    """Write report.html of a finished run anew, and print its answer."""
+    from frostline import journey
+
+    with _told(False):
+        result = journey.report(run)
+    _print_result(result, False)
+
+
+def main() -> None:
+    """Run the command line; errors of ours end with their exit code and their message, an interrupt with 130."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except FrostlineError as error:
+        sys.stderr.write(f"frostline: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nfrostline: interrupted; everything finished is kept, --resume goes on from here\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has closed it
+        sys.exit(0)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a usage error of the parser draws itself
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of a verb's options, as settings: unset ones left out."""
+    own = ("config", "json_", "dry_run", "plan")
+    given = {
+        name: value for name, value in options.items() if value is not None and value is not False and name not in own
+    }
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = _numbers(name, given[name])
+    if "model_kwargs" in given:
+        given["model_kwargs"] = _pairs(given["model_kwargs"])
+    return given
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"--{name} is {text!r}; give numbers with commas between them, 0.485,0.456,0.406") from None
+
+
+def _pairs(texts: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE, values read as JSON where they are JSON."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise OptionError(f"--model-kwargs is {text!r}; give KEY=VALUE, for example pad_type=same")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+@contextmanager
+def _told(quiet: bool) -> Generator[Show]:
+    """Progress bars on standard error, and sentences between them; nothing with --json."""
+    if quiet:
+        yield silent
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(event: Event) -> None:
+            if event.text:
+                progress.console.print(event.text, markup=False, highlight=False)
+            if event.total:
+                if event.stage not in bars:
+                    bars[event.stage] = progress.add_task(event.stage, total=event.total)
+                progress.update(bars[event.stage], completed=event.done, total=event.total)
+
+        yield show
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def _print_result(result: Any, as_json: bool) -> None:
+    from frostline.report import text
+
+    if as_json:
+        _print_json(result.summary)
+    elif result.summary["decision"] is None:
+        Console().print(text.trained(result.summary, result.plan, result.folder / "model"))
+    else:
+        Console().print(text.render(result.report, result.folder / "report.html"))
+
+
+def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
+    from frostline.report import text
+
+    if as_json:
+        _print_json(probed.document())
+        return
+    Console().print(text.probed(probed.curve, probed.arms, probed.seconds, probed.bench.forecast.sentence))
+    if plan:
+        Console().print(text.plan_table(next(arm.plan for arm in probed.arms if arm.id == "lp_ft")))

@@ -1,0 +1,112 @@
+"""The model that is handed back: written beside its plan, opened again, and asked for predictions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from frostline.backbones import cuts, load
+from frostline.backbones.anatomy import Anatomy
+from frostline.data import pictures
+from frostline.errors import RunError
+from frostline.plan import read as read_plan
+from frostline.plan import to_json
+from frostline.training import checkpoint
+from frostline.training.prepare import predictor
+from frostline.values import Backbone, Plan, Preprocessing
+
+FORMAT = "frostline.model/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network, ready to predict."""
+
+    network: nn.Module
+    head: nn.Module
+    anatomy: Anatomy
+    plan: Plan
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+
+
+def assemble(backbone: Backbone, anatomy: Anatomy, plan: Plan, weights: Path, classes: tuple[str, ...]) -> Model:
+    """The model whose weights `checkpoint.write` saved. The backbone itself is not touched."""
+    network = copy.deepcopy(backbone.module).cpu()
+    head = checkpoint.read(weights, network)
+    return Model(network.eval(), head.eval(), anatomy, plan, backbone.preprocessing, classes)
+
+
+def predict(model: Model, files: Sequence[Path], *, batch: int = 32) -> Iterator[dict[str, Any]]:
+    """For each file its label and the probability of every class, as `frostline predict --json` prints them.
+
+    Raises DataError naming a file that cannot be read.
+    """
+    how, forward = model.preprocessing, predictor(model.network, model.head, model.anatomy, model.plan)
+    if how is None:
+        raise RunError("this model's backbone came without preprocessing, so it cannot read files; give it arrays")
+    for first in range(0, len(files), batch):
+        some = files[first : first + batch]
+        inputs = np.stack([pictures.preprocess(pictures.open_picture(file), how) for file in some])
+        for file, row in zip(some, forward(torch.from_numpy(inputs)).exp().numpy(), strict=True):
+            scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
+            yield {"input": str(file), "label": model.classes[int(row.argmax())], "scores": scores}
+
+
+def write(folder: Path, backbone: Backbone, plan: Plan, weights: Path, how: Mapping[str, Any]) -> None:
+    """The folder `model/` of a run: weights, plan, and what it takes to build the network again.
+
+    `how` holds the backbone's specification ("spec", "model_kwargs") and the classes. The folder appears whole.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(weights, partial / "model.safetensors")
+    (partial / "plan.json").write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
+    card = {
+        "format": FORMAT,
+        **how,
+        "preprocessing": None if backbone.preprocessing is None else asdict(backbone.preprocessing),
+    }
+    (partial / "model.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def open_model(folder: Path, module: nn.Module | None = None) -> Model:
+    """The model of a run's directory. `module` is needed where the run was given a module instead of a name.
+
+    Raises RunError where there is none, and BackboneError where its network cannot be built here.
+    """
+    place = folder / "model"
+    try:
+        card = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunError(
+            f"{str(folder)!r} holds no trained model; give the directory of a finished `frostline find` or `train`"
+        ) from None
+    if card["spec"] is None and module is None:
+        raise RunError(f"the run in {str(folder)!r} was given a module; give the same one: load(run, module=...)")
+    backbone = load.load(
+        card["spec"] if module is None else module,
+        weights=None if module is not None else "none",
+        image_size=card["image_size"],
+        model_kwargs=card["model_kwargs"],
+    )
+    how = card["preprocessing"]
+    if how is not None:
+        how = TypeAdapter(Preprocessing).validate_python(how)
+    anatomy = cuts.dissect(backbone)
+    plan = read_plan(place / "plan.json")
+    model = assemble(backbone, anatomy, plan, place / "model.safetensors", tuple(card["classes"]))
+    return Model(model.network, model.head, anatomy, plan, how, model.classes)

@@ -1,0 +1,217 @@
+"""The story: what `frostline find` does from the data to the answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline import export
+from frostline.backbones.cuts import dissect
+from frostline.backbones.load import load as load_backbone
+from frostline.bench.bench import Bench, Source
+from frostline.bench.lay import lay, probe_cuts
+from frostline.bench.unit import ALL
+from frostline.errors import OptionError, RunError
+from frostline.plan import read as read_plan
+from frostline.report import page
+from frostline.report.facts import Report
+from frostline.run import comparisons, course, directory, ending, summary
+from frostline.search.decide import decide
+from frostline.settings import Settings, settings
+from frostline.training.prepare import refuse_untrained
+from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
+
+DEMO_EPOCHS = 12
+DEMO_LABELLED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the model that was handed back."""
+        return read_plan(self.folder / "model" / "plan.json")
+
+    @property
+    def report(self) -> Report:
+        """What the page and the terminal tell. Raises RunError where nothing was searched."""
+        if self.summary["decision"] is None:
+            raise RunError(f"the run in {str(self.folder)!r} trained one plan; a report tells of a search: use find")
+        return ending.report_of(self.summary, directory.read_json(self.folder / "report.json"))
+
+    def predict(self, files: Sequence[Path | str], *, module: Any = None) -> Iterator[dict[str, Any]]:
+        """Label and probabilities of every file; `module` is needed where the run was given a module."""
+        return export.predict(export.open_model(self.folder, module), [Path(file) for file in files])
+
+
+def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:
+    """How many layers of `backbone` to transfer to `data`, and the trained model.
+
+    `data` is a path, a pair (pictures, labels) of arrays or a Hugging Face data set; `backbone` a name as on the
+    command line or a torch.nn.Module; `options` are those of `settings.Settings`. Raises the errors of errors.py.
+    """
+    given, source = resolve(data, backbone, options)
+    return find_with(given, source=source, show=show)
+
+
+def find_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Result:
+    """The whole journey: read, load, cut, calibrate, fill, split, probe, propose, race, certify, decide, report."""
+    with course.begun(given) as run:
+        if run.finished:
+            return load(run.folder)
+        bench = course.laid(run, source or Source(), show=show)
+        evidence = probe_cuts(bench, show=show)
+        race = course.run(bench, course.entered(bench, evidence, show=show), run.study, show=show)
+        finalists = course.certified(bench, race, run.study, show=show)
+        decision = decide(finalists, bench.examples.targets, course.aim(bench), seed=given.seed)
+        chosen = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
+        unit = course.chosen_unit(race, decision)
+        course.once(bench, chosen.arm, unit, run.study)
+        known = comparisons.baselines(bench, race, finalists, run.study, show=show)
+        checks = comparisons.checks(bench, race, chosen.arm, unit, run.study)
+        handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
+        course.once(bench, chosen.arm, handed, run.study)
+        ended = ending.Ended(bench, evidence, race, finalists, chosen, decision, known, checks)
+        ending.hand_back(bench, decision.plan, handed, run.folder)
+        written = ending.conclude(run, ended)
+        show(Event("done", text=f"The report lies at {run.folder / 'report.html'}"))
+        return Result(run.folder, written)
+
+
+def layers(backbone: Any, *, weights: str | None = "none", **options: Any) -> tuple[Layer, ...]:
+    """The layers of a network in execution order, with its legal cuts; weights are not needed.
+
+    `options` are those of `backbones.load.load`: image_size, model_kwargs, ...
+    """
+    return dissect(load_backbone(backbone, weights=weights, **options)).layers
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What is known before any training."""
+
+    bench: Bench
+    curve: tuple[Evidence, ...]
+    arms: tuple[Arm, ...]
+    seconds: float  # that a search is forecast to take
+
+    def document(self) -> dict[str, Any]:
+        """The matching parts of summary.json, and the forecast."""
+        return summary.document(ending.findings(self.bench, evidence=self.curve)) | {
+            "forecast": {
+                "seconds": self.seconds,
+                "bytes": sum(stored.bytes for stored in self.bench.whole.values()),
+                "arms": [arm.id for arm in self.arms],
+                "storing": self.bench.forecast.sentence,
+            }
+        }
+
+
+def probe(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Probed:
+    """Seconds, no training: the data's profile, the linear probes at every cut, and what a search would cost."""
+    given, source = resolve(data, backbone, options)
+    return probe_with(given, source=source, show=show)
+
+
+def probe_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Probed:
+    """As `probe`, from settings. Writes nothing."""
+    given = course.shared(given, os.cpu_count() or 1)
+    with course.single_blas():
+        bench = lay(given, source or Source(), show=show)
+        curve = probe_cuts(bench, show=show)
+    arms = course.proposed(bench, curve)
+    return Probed(bench, curve, arms, course.forecast_seconds(bench, arms, course.planned(bench)))
+
+
+def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **options: Any) -> Result:
+    """One plan on one data set, and its model."""
+    given, source = resolve(data, backbone, options)
+    return train_with(given, plan, source=source, show=show)
+
+
+def train_with(given: Settings, plan: Plan, *, source: Source | None = None, show: Show = silent) -> Result:
+    """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
+    refuse_untrained(plan)
+    with course.begun(given) as run:
+        if run.finished:
+            return load(run.folder)
+        bench = course.laid(run, source or Source(), show=show)
+        plan = course.fitted_to(bench, plan)
+        arm = Arm("plan", plan, (plan.recipe.lr,))
+        unit = Unit(arm.id, plan.recipe.lr, 1, ALL if given.refit_all else 0, 0, plan.recipe.epochs)
+        show(Event("train", 0, 1))
+        outcome = course.once(bench, arm, unit, run.study)
+        show(Event("train", 1, 1))
+        ending.hand_back(bench, plan, unit, run.folder)
+        return Result(run.folder, ending.conclude_training(run, bench, arm, outcome))
+
+
+def load(run: Path | str) -> Result:
+    """A finished run. Raises RunError."""
+    folder = Path(run)
+    return Result(folder, directory.read_json(folder / "summary.json"))
+
+
+def report(run: Path | str) -> Result:
+    """Write the report of a finished search anew, from what the run kept."""
+    result = load(run)
+    page.write(result.folder / "report.html", result.report)
+    return result
+
+
+def demo(*, out: str | None = None, seed: int | None = None, resume: bool = False, show: Show = silent) -> Result:
+    """`find` on scikit-learn's handwritten digits, with a small network that learned letters; both come along."""
+    folder, home = Path(out or "runs/demo"), resources.files("frostline") / "demo"
+    digits = demo_digits(folder.with_name(f"{folder.name}-digits"))
+    given = {"out": str(folder), "seed": seed or 0, "resume": resume, "epochs": DEMO_EPOCHS}
+    weights = str(home / "letters.safetensors")
+    return find(str(digits), f"{home / 'network.py'}:glyphs", weights=weights, show=show, **given)
+
+
+def demo_digits(folder: Path) -> Path:
+    """The handwritten digits as pictures: 300 to learn from, since labels are dear, and the rest as the test folder."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    if folder.exists():
+        return folder
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pictures, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    for rank, number in enumerate(order):
+        picture, label = pictures[number], labels[number]
+        place = partial / ("train" if rank < DEMO_LABELLED else "test") / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        grey = np.round(picture.reshape(8, 8) * (255 / 16)).astype(np.uint8)  # 0..16 in the original
+        Image.fromarray(grey).save(place / f"{number:04d}.png")
+    partial.rename(folder)
+    return folder
+
+
+def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Settings, Source]:
+    """Settings, and beside them what was given as an object. Raises OptionError."""
+    named = {"data": str(data) if isinstance(data, (str, os.PathLike)) else "(arrays)"}
+    named["backbone"] = backbone if isinstance(backbone, str) else f"(module {type(backbone).__name__})"
+    given = settings({**named, **options})
+    source = Source(
+        None if isinstance(data, (str, os.PathLike)) else data, None if isinstance(backbone, str) else backbone
+    )
+    if given.workers > 1 and (source.data is not None or source.module is not None):
+        raise OptionError(
+            f"workers is {given.workers}, but data or backbone was given as an object, which other processes cannot "
+            "reach; use workers=1, or give a folder and a name"
+        )
+    return given, source

@@ -1,0 +1,125 @@
+"""What the choice is held against: the strategies that people know, trained in full, and the engine's own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from frostline import study as studies
+from frostline.bench import finals
+from frostline.bench.bench import Bench
+from frostline.plan import legal_depths, plan, with_rate
+from frostline.run import course
+from frostline.search import arms as proposals
+from frostline.search import race as races
+from frostline.search import scores, standing
+from frostline.search.decide import Aim, Finalist
+from frostline.search.race import Race
+from frostline.study import Study
+from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
+
+ALWAYS = ("scratch", "linear_probe", "full_finetune")
+SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A known strategy, trained on the full schedule at its own best learning rate."""
+
+    name: str
+    arm: Arm
+    validation: Outcome
+    certification: Outcome | None  # on the same rows as the score of the choice
+    apart: bool  # trained outside the race, for the comparison alone
+
+    @property
+    def judged(self) -> Outcome:
+        """The predictions on which it is compared with the choice."""
+        return self.certification or self.validation
+
+
+def baselines(
+    bench: Bench, race: Race, finalists: Sequence[Finalist], study: Study, *, show: Show = silent
+) -> tuple[Baseline, ...]:
+    """Linear probe, full fine-tuning and scratch always; other known strategies where they came to the final.
+
+    Scratch is left out where the backbone cannot be built anew: it was given as a module.
+    """
+    found: list[Baseline] = []
+    ended = {finalist.arm.id: finalist for finalist in finalists}
+    full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
+    for arm in race.arms:
+        if arm.baseline is None or not (arm.baseline in ALWAYS or (full and arm.id in ended)):
+            continue
+        if full and arm.id in ended:
+            finalist = ended[arm.id]
+            proof = finalist.certification[0] if finalist.certification else None
+            found.append(Baseline(arm.baseline, finalist.arm, finalist.validation[0], proof, apart=False))
+        else:
+            rate = next(turn.rates[arm.id] for turn in reversed(races.rounds(race)) if arm.id in turn.rates)
+            found.append(_apart(bench, arm, rate, race.schedule.epochs, study))
+        show(Event("baselines", len(found), len(ALWAYS)))
+    if bench.backbone.fresh is not None:
+        found.append(_scratch(bench, race, study))
+    show(Event("baselines", len(ALWAYS), len(ALWAYS)))
+    return tuple(found)
+
+
+def checks(bench: Bench, race: Race, chosen: Arm, unit: Unit, study: Study) -> dict[str, Any]:
+    """The engine on itself: stored against live activations, and what augmentation brought."""
+    deepest = max((arm for arm in race.arms if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
+    tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
+    gap = None
+    if bench.settings.augment != "none" and not proposals.exact(chosen):
+        aim = Aim(metric=bench.settings.metric, confidence=bench.settings.confidence)
+        still = course.once(bench, chosen, replace(unit, rung=0), study, keep=False)
+        live = next(outcome for outcome in studies.outcomes(study) if outcome.unit == unit)
+        ours, theirs = (standing.estimate([o], bench.examples.targets, aim).mean for o in (live, still))
+        gap = ours - theirs
+    return {
+        "cached_vs_live": finals.cached_versus_live(bench, deepest, tested),
+        "frozen_unchanged": True,  # every training compares fingerprints and fails the run where they differ
+        "augmentation_gap": gap,
+    }
+
+
+def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
+    """A baseline as an arm of the summary: its score is that on validation."""
+    seen = standing.estimate([baseline.validation], bench.examples.targets, aim)
+    outcome, plan = baseline.validation, baseline.arm.plan
+    cost = course.cost_of(bench, plan)
+    stage = "baseline" if baseline.apart else "finalist"
+    return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
+
+
+def _scratch(bench: Bench, race: Race, study: Study) -> Baseline:
+    """Fresh weights, three times the epochs, and its own learning rate of three."""
+    base = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
+    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=course.batch_norms(bench))
+    epochs = arm.plan.recipe.epochs
+    short = max(1, epochs // SCREEN)
+    losses: dict[float, float] = {}
+    for rate in arm.rates:
+        outcome = course.once(bench, arm, Unit(arm.id, rate, 0, 0, 0, short), study, keep=False)
+        told = scores.losses(outcome.log_probabilities, bench.examples.targets[outcome.rows])
+        losses[rate] = float("inf") if outcome.diverged else float(np.mean(told))
+    return _apart(bench, arm, min(losses, key=lambda rate: losses[rate]), epochs, study)
+
+
+def _apart(bench: Bench, arm: Arm, rate: float, epochs: int, study: Study) -> Baseline:
+    unit = Unit(arm.id, rate, 0, 0, 1, epochs)
+    outcome = course.once(bench, arm, unit, study, keep=True)
+    proof = finals.certify(bench, arm, unit) if len(bench.split.certification) else None
+    assert arm.baseline is not None, "only known strategies are trained apart"
+    return Baseline(arm.baseline, replace(arm, plan=with_rate(arm.plan, rate)), outcome, proof, apart=True)
+
+
+def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int = 3) -> float:
+    """Forecast of a plain sweep: every cut frozen, 3 rates and 3 seeds each, on the full schedule, nothing stored."""
+    layers = bench.anatomy.layers
+    full = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
+    plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
+    return rates * seeds * sum(course.cost_of(bench, each, stored=frozenset()).training for each in plans)

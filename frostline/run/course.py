@@ -1,0 +1,306 @@
+"""The course of a search on a bench: units are trained, kept in the study, and told to the race."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from frostline import study as studies
+from frostline import workers
+from frostline.bench.bench import Bench, Source
+from frostline.bench.finals import certify
+from frostline.bench.lay import lay
+from frostline.bench.recipe import recipe
+from frostline.bench.unit import perform
+from frostline.errors import OptionError, PlanError
+from frostline.evidence.cost import model_cost
+from frostline.plan import with_epochs, with_rate
+from frostline.run import directory
+from frostline.search import race as races
+from frostline.search.arms import closed, propose
+from frostline.search.decide import Aim, Finalist
+from frostline.search.race import Race
+from frostline.search.schedule import Schedule, forecast, scale, schedule
+from frostline.settings import Settings, settings
+from frostline.study import Study
+from frostline.training.prepare import top
+from frostline.values import (
+    Arm,
+    Calibration,
+    Cost,
+    Decision,
+    Event,
+    Evidence,
+    Outcome,
+    Plan,
+    Recipe,
+    Show,
+    Unit,
+    silent,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory while something is going on in it."""
+
+    folder: Path
+    settings: Settings
+    study: Study
+    started: float  # on the performance counter
+
+    @property
+    def finished(self) -> bool:
+        """The summary is written last, so it says that all is there."""
+        return (self.folder / "summary.json").exists()
+
+    def spent(self) -> float:
+        """Wall-clock seconds of everything, those of interrupted sessions included."""
+        return (studies.noted(self.study, "seconds") or 0.0) + time.perf_counter() - self.started
+
+
+@contextmanager
+def begun(given: Settings) -> Generator[Run]:
+    """A run directory, new or resumed; what an interrupt leaves is kept, and the time it took is noted."""
+    given = shared(given, os.cpu_count() or 1)
+    folder = directory.begin(given)
+    study = studies.open_study(folder, resume=given.resume)
+    run = Run(folder, given, study, time.perf_counter())
+    try:
+        with single_blas():
+            yield run
+    finally:
+        if not run.finished:
+            studies.note(study, "seconds", run.spent())
+        studies.close_study(study)
+
+
+def single_blas() -> AbstractContextManager[object]:
+    """One thread for NumPy's algebra: the probes' matrices are small, and threads that wait take others' time."""
+    return threadpool_limits(1, user_api="blas")
+
+
+def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
+    """The bench of a run; its calibration is kept, so that a resumed run forecasts and chooses by the same costs."""
+    bench = lay(run.settings, source, folder=run.folder, calibration=recalled(run.study), show=show)
+    studies.note(run.study, "calibration", asdict(bench.calibration))
+    return bench
+
+
+Job = tuple[str, Arm, Unit, bool]  # the run's folder, what to train, and whether to keep its weights
+
+
+def run(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> Race:
+    """Bring a race to its end, resuming from what the study holds."""
+    targets, rungs = bench.examples.targets, len(race.schedule.rungs)
+    known = {arm.id for arm in race.arms}
+    for outcome in studies.outcomes(study):
+        if outcome.unit.arm in known and 0 < outcome.unit.rung <= rungs:
+            race = races.tell(race, outcome, targets)
+    while units := races.ask(race):
+        rung = units[0].rung
+        stage = "final" if rung == rungs and rungs > 2 else f"rung {rung}"
+        arms = {arm.id: arm for arm in race.arms}
+        keep = race.schedule.rungs[rung - 1].epochs >= race.schedule.epochs
+        total = len(units)
+        for done, outcome in enumerate(trained(bench, [(arms[u.arm], u) for u in units], study, keep=keep), 1):
+            race = races.tell(race, outcome, targets)
+            show(Event(stage, done, total))
+    return race
+
+
+def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], study: Study, *, keep: bool) -> Iterator[Outcome]:
+    """Train units, on this process or on others, and keep each outcome in the study as soon as it is there."""
+    if bench.settings.workers == 1 or bench.folder is None:
+        for arm, unit in units:
+            yield _kept(bench, study, perform(bench, arm, unit, keep=keep))
+        return
+    jobs: list[Job] = [(str(bench.folder), arm, unit, keep) for arm, unit in units]
+    for _, outcome in workers.run(_perform_at, jobs, bench.settings.workers):
+        yield _kept(bench, study, outcome)
+
+
+def once(bench: Bench, arm: Arm, unit: Unit, study: Study, *, keep: bool = True) -> Outcome:
+    """One unit outside the race, trained unless the study holds it."""
+    for outcome in studies.outcomes(study):
+        if outcome.unit == unit:
+            return outcome
+    return next(iter(trained(bench, [(arm, unit)], study, keep=keep)))
+
+
+def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
+    studies.record(study, outcome, bench.examples.targets)
+    if bench.folder is not None:
+        unit = outcome.unit
+        directory.log(
+            bench.folder,
+            "unit",
+            key=unit.key,
+            seconds=round(outcome.seconds, 3),
+            peak_bytes=outcome.peak_bytes,
+            diverged=outcome.diverged,
+            losses=[round(epoch.loss, 5) for epoch in outcome.epochs],
+            gradients=[round(epoch.gradient, 5) for epoch in outcome.epochs],
+        )
+    return outcome
+
+
+def _perform_at(job: Job) -> Outcome:
+    """What a worker process does: the bench is laid once for each process, from a store that is warm."""
+    folder, arm, unit, keep = job
+    bench = _bench_at(folder)
+    return perform(bench, arm, unit, keep=keep)
+
+
+@lru_cache(maxsize=1)
+def _bench_at(folder: str) -> Bench:
+    resolved = settings(directory.read_json(Path(folder) / "config.json"))
+    study = studies.open_study(Path(folder), resume=True)
+    calibration = recalled(study)
+    studies.close_study(study)
+    return lay(resolved, Source(), folder=Path(folder), calibration=calibration)
+
+
+def recalled(study: Study) -> Calibration | None:
+    """The calibration that the run was begun with."""
+    found = studies.noted(study, "calibration")
+    if found is None:
+        return None
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Calibration).validate_python(found)
+
+
+def shared(settings: Settings, cores: int) -> Settings:
+    """The settings with this machine's cores shared among the workers."""
+    return settings if settings.threads else replace(settings, threads=max(1, cores // settings.workers))
+
+
+def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) -> Race:
+    """The arms at the start, on a schedule that the effort or the budget affords. Raises OptionError."""
+    arms, plain = proposed(bench, evidence), planned(bench)
+    budget, whole = bench.settings.budget, forecast_seconds(bench, arms, plain)
+    fitted = plain if budget is None else _fitted(bench, arms, plain, budget)
+    spent = forecast_seconds(bench, arms, fitted)
+    told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
+    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs; the race takes about {spent:.0f} s{told}"
+    show(Event("race", text=text))
+    return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
+
+
+def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
+    """What a race is expected to take, from the calibration."""
+    return forecast(arms, of, {a.id: cost_of(bench, a.plan).training / a.plan.recipe.epochs for a in arms})
+
+
+def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
+    """The arms that this evidence suggests."""
+    fold = bench.split.folds[0]
+    return propose(
+        bench.anatomy.layers,
+        evidence,
+        recipe=base_recipe(bench),
+        classes=len(bench.examples.classes),
+        examples=len(fold.train),
+        batch_norms=batch_norms(bench),
+    )
+
+
+def planned(bench: Bench) -> Schedule:
+    """The schedule that the effort asks for, before any budget."""
+    given, folds = bench.settings, bench.split.folds
+    return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), confidence=given.confidence)
+
+
+def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> tuple[Finalist, ...]:
+    """The finalists with what decides and, apart from it, what certifies: read here for the first time."""
+    told = {outcome.unit: outcome for outcome in studies.outcomes(study)}
+    found: list[Finalist] = []
+    full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
+    ended = races.finalists(race)
+    for number, (arm, rate, units) in enumerate(ended, 1):
+        arm = replace(arm, plan=with_rate(arm.plan, rate))
+        validation = tuple(told[unit] for unit in units)
+        proof = (certify(bench, arm, units[0]),) if full and len(bench.split.certification) else ()
+        found.append(Finalist(arm, cost_of(bench, arm.plan), validation, proof))
+        show(Event("certify", number, len(ended)))
+    return tuple(found)
+
+
+def chosen_unit(race: Race, decision: Decision) -> Unit:
+    """The training whose model is handed back: one that was certified, or the choice's own full schedule."""
+    later = races.training_of_the_choice(race, decision.arm)
+    if later:
+        return later[0]
+    return next(units[0] for arm, _, units in races.finalists(race) if arm.id == decision.arm)
+
+
+def batch_norms(bench: Bench) -> bool:
+    """Whether any layer holds statistics that a training could move."""
+    return any(name.endswith("running_mean") for layer in bench.anatomy.layers for name in layer.members)
+
+
+def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -> Cost:
+    """What a plan costs on this bench, with what is stored or with other stored depths.
+
+    A closed-form probe passes through its layers once, whatever the epochs.
+    """
+    once = closed(plan)
+    counted = replace(plan, recipe=replace(plan.recipe, epochs=1), thaw=()) if once else plan
+    return model_cost(
+        counted,
+        bench.calibration,
+        examples=len(bench.split.folds[0].train),
+        classes=len(bench.examples.classes),
+        features=bench.pooled[top(plan)].shape[1],
+        stored=frozenset(bench.whole) if stored is None else stored,
+    )
+
+
+def aim(bench: Bench) -> Aim:
+    """What the user wants of the answer."""
+    given = bench.settings
+    return Aim(metric=given.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
+
+
+def base_recipe(bench: Bench) -> Recipe:
+    """The recipe that all arms vary."""
+    return recipe(bench.settings, len(bench.split.folds[0].train))
+
+
+def fitted_to(bench: Bench, plan: Plan) -> Plan:
+    """A plan that came from a file, on this bench's own layers. Raises PlanError where they are others."""
+    ours, theirs = bench.anatomy.layers, plan.layers
+    if [layer.members for layer in ours] != [layer.members for layer in theirs]:
+        raise PlanError(
+            f"the plan is for a network of {len(theirs)} layers ({theirs[0].name} ... {theirs[-1].name}), and "
+            f"{bench.backbone.name!r} has {len(ours)} ({ours[0].name} ... {ours[-1].name}); give the plan's backbone"
+        )
+    given = bench.settings
+    plan = replace(plan, layers=ours)
+    if given.epochs is not None:
+        plan = with_epochs(plan, given.epochs)
+    batch = given.batch_size or plan.recipe.batch
+    return replace(plan, recipe=replace(plan.recipe, batch=min(batch, len(bench.split.folds[0].train))))
+
+
+def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -> Schedule:
+    """The schedule scaled once to a budget of seconds. Raises OptionError where even the least does not fit."""
+    factor, least = budget / max(forecast_seconds(bench, arms, plain), 1e-9), 0.0
+    for _ in range(12):
+        fitted = scale(plain, factor, arms=len(arms))
+        least = forecast_seconds(bench, arms, fitted)
+        if least <= budget:
+            return fitted
+        factor *= 0.7
+    raise OptionError(
+        f"budget is {budget:.0f} s, and the smallest race takes about {least:.0f} s here; allow {2 * least:.0f}s "
+        "or more, a smaller --image-size or a smaller backbone"
+    )

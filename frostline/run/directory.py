@@ -1,0 +1,93 @@
+"""The run directory: begun once, resumed on request, never overwritten silently; its files appear whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import RunError, StoreError
+from frostline.settings import Settings
+
+ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its resumption
+
+
+def begin(settings: Settings) -> Path:
+    """Make the run's directory and write config.json, or go on in one that was interrupted.
+
+    Raises RunError where the directory holds a run already and `resume` is not given, where it holds something else,
+    or where a resumed run was begun with other settings.
+    """
+    folder = Path(settings.out) if settings.out else default_name(settings)
+    config = folder / "config.json"
+    document = settings.document()
+    if config.exists():
+        state = "finished" if (folder / "summary.json").exists() else "begun"
+        if not settings.resume:
+            raise RunError(
+                f"{str(folder)!r} holds a run that was {state}; give --resume to go on with it, another --out, "
+                "or delete the folder"
+            )
+        before = {name: value for name, value in read_json(config).items() if name not in ALWAYS_NEW}
+        now = {name: value for name, value in json.loads(json.dumps(document)).items() if name not in ALWAYS_NEW}
+        other = [name for name in now if before.get(name) != now[name]]
+        if other:
+            raise RunError(
+                f"the run in {str(folder)!r} was begun with {other[0]} {before.get(other[0])!r}, and now it is "
+                f"{now[other[0]]!r}; resume with the same settings, or give another --out"
+            )
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{str(folder)!r} exists and is no run of Frostline; give another --out")
+    write_json(config, document)
+    return folder
+
+
+def default_name(settings: Settings) -> Path:
+    """runs/DATA-BACKBONE, for a run that was not given a name."""
+    parts = (Path(settings.data).name, settings.backbone.replace("/hf", "").rstrip("/").split("/")[-1])
+    return Path("runs") / "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises StoreError where the disk is full or the place is closed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}; free some space or give another --out"
+        ) from error
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run. Raises RunError."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RunError(
+            f"{str(path)!r} cannot be read: {error.strerror}; give the directory of a finished run"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} is damaged: {error}; finish the run with --resume") from None
+
+
+def log(folder: Path, kind: str, **fields: Any) -> None:
+    """Append one line to log.jsonl: what happened when (seconds since the epoch)."""
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n")

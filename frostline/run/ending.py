@@ -1,0 +1,247 @@
+"""How a run ends: the score of the model handed back, the verdicts, the model, the report, and summary.json last."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from frostline import export
+from frostline import study as studies
+from frostline.bench import finals
+from frostline.bench.bench import Bench
+from frostline.bench.unit import ALL, kept_weights
+from frostline.plan import from_json
+from frostline.report import page
+from frostline.report.facts import Report
+from frostline.run import comparisons, course, directory, verdicts
+from frostline.run.comparisons import Baseline
+from frostline.run.course import Run
+from frostline.run.summary import Findings, document
+from frostline.search import race as races
+from frostline.search import standing
+from frostline.search.arms import exact
+from frostline.search.decide import Finalist
+from frostline.search.race import Race
+from frostline.settings import Settings
+from frostline.values import Arm, Decision, Epoch, Evidence, Outcome, Plan, Profile, Score, Standing, Unit, Verdict
+
+UNSAID = ("data", "backbone", "resume", "workers", "threads")  # change nothing, or are said already
+DEFAULTS: Mapping[str, Any] = Settings("", "").document()
+PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """Everything that a finished search knows."""
+
+    bench: Bench
+    evidence: tuple[Evidence, ...]
+    race: Race
+    finalists: tuple[Finalist, ...]
+    chosen: Finalist
+    decision: Decision
+    baselines: tuple[Baseline, ...]
+    checks: Mapping[str, Any]
+
+
+def conclude(run: Run, ended: Ended) -> dict[str, Any]:
+    """Write the summary and the report of a search, and return the summary."""
+    bench, given = ended.bench, ended.bench.settings
+    told = studies.outcomes(run.study)
+    targets, aim = bench.examples.targets, course.aim(bench)
+    costs = {arm.id: course.cost_of(bench, arm.plan) for arm in ended.race.arms}
+    found = replace(
+        findings(bench, evidence=ended.evidence),
+        decision=ended.decision,
+        score=score_of(ended, told),
+        standings=standing.standings(ended.race, told, targets, costs, aim),
+        reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
+        baselines={
+            b.name: (comparisons.as_standing(bench, b, aim), standing.estimate([b.judged], targets, aim))
+            for b in ended.baselines
+        },
+        cost=costs_of(run, ended, told),
+        checks=ended.checks,
+        verdicts=judged(ended),
+    )
+    judge = (ended.chosen.certification or ended.chosen.validation)[0]
+    extras = {
+        "command": command(given),
+        "confusion": confusion(bench, judge).tolist(),
+        "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
+        "training_seconds": {b.arm.id: b.validation.seconds for b in ended.baselines}
+        | {f.arm.id: f.validation[0].seconds for f in ended.finalists},
+    }
+    return write(run.folder, found, extras)
+
+
+def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome) -> dict[str, Any]:
+    """Write the summary of one training: its score is on rows that it did not see."""
+    aim, targets = course.aim(bench), bench.examples.targets
+    unseen = bool(len(bench.split.certification))
+    judge = finals.certify(bench, arm, outcome.unit) if unseen else outcome
+    at = standing.estimate([outcome], targets, aim)
+    cost = course.cost_of(bench, arm.plan)
+    found = replace(
+        findings(bench),
+        score=standing.held_out_score(judge, targets, aim, seed=bench.settings.seed),
+        standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
+        cost={"total_seconds": run.spent(), "final_seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes},
+        checks={"frozen_unchanged": True},
+    )
+    summary = document(found)
+    directory.write_json(run.folder / "summary.json", summary)
+    return summary
+
+
+def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
+    """What is known before anything is trained."""
+    return Findings(
+        task=bench.settings.task,
+        metric=bench.settings.metric,
+        backbone=bench.settings.backbone,
+        weights=bench.backbone.weights,
+        examples=bench.examples,
+        profile=bench.profile,
+        split=bench.split,
+        evidence=evidence,
+        notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings),
+    )
+
+
+def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:
+    """Of the very model that is handed back: on held-out rows, or corrected for having been selected."""
+    bench, chosen = ended.bench, ended.chosen
+    targets, aim, seed = bench.examples.targets, course.aim(bench), bench.settings.seed
+    if chosen.certification:
+        return standing.held_out_score(chosen.certification[0], targets, aim, seed=seed)
+    rungs = range(1, len(ended.race.schedule.rungs) + 1)
+    arms = {arm.id for arm in ended.race.arms}
+    seen = [outcome for outcome in told if outcome.unit.rung in rungs and outcome.unit.arm in arms]
+    return standing.corrected_score(seen, chosen.validation, targets, aim, seed=seed)
+
+
+def judged(ended: Ended) -> tuple[Verdict, ...]:
+    """Every verdict that this run measured."""
+    bench, chosen = ended.bench, ended.chosen
+    given, targets = bench.settings, bench.examples.targets
+    ours = (chosen.certification or chosen.validation)[0]
+    told: list[Verdict | None] = [verdicts.irrelevant_source(ended.evidence)]
+    for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
+        gap = verdicts.difference(ours, scratch.judged, targets, given.metric, confidence=given.confidence)
+        told.append(verdicts.negative_transfer(gap, given.metric))
+    if not exact(chosen.arm):
+        told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence))
+        raced = next(
+            arm for turn in reversed(races.rounds(ended.race)) for arm in turn.entrants if arm.id == chosen.arm.id
+        )
+        told.append(verdicts.saturated_grid(raced, chosen.arm.plan.recipe.lr))
+    return tuple(verdict for verdict in told if verdict is not None)
+
+
+def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float | None]:
+    """Seconds by what they were spent on, and the largest peak of memory."""
+    last, full = len(ended.race.schedule.rungs), ended.race.schedule.rungs[-1].epochs >= ended.race.schedule.epochs
+    arms = {arm.id for arm in ended.race.arms}
+    raced = [o for o in told if o.unit.rung > 0 and o.unit.arm in arms]
+    finals = [o for o in raced if (full and o.unit.rung == last) or o.unit.rung > last]
+    full_one = next((b.validation.seconds for b in ended.baselines if b.name == "full_finetune"), None)
+    spent = ended.bench.seconds
+    return {
+        "total_seconds": run.spent(),
+        "fill_seconds": spent["fill"],
+        "probe_seconds": spent["probe"],
+        "race_seconds": sum(o.seconds for o in raced) - sum(o.seconds for o in finals),
+        "final_seconds": sum(o.seconds for o in finals),
+        "baseline_seconds": sum(o.seconds for o in told if o.unit.rung == 0),
+        "peak_bytes": max(o.peak_bytes for o in told),
+        "exhaustive_seconds": comparisons.exhaustive_seconds(ended.bench, ended.race),
+        "full_finetune_seconds": full_one,
+    }
+
+
+def hand_back(bench: Bench, plan: Plan, unit: Unit, folder: Path) -> None:
+    """The folder `model/`: the weights of one training, with what it takes to use them."""
+    given = bench.settings
+    how = {
+        "spec": given.backbone,
+        "model_kwargs": dict(given.model_kwargs),
+        "image_size": given.image_size,
+        "classes": list(bench.examples.classes),
+        "trained_on": "all examples" if unit.fold == ALL else f"the training rows of fold {unit.fold}",
+    }
+    export.write(folder / "model", bench.backbone, plan, kept_weights(bench, unit), how)
+
+
+def write(folder: Path, found: Findings, extras: Mapping[str, Any]) -> dict[str, Any]:
+    """summary.json, what the report needs beside it, and the report; the summary last, since it says "finished"."""
+    summary = document(found)
+    directory.write_json(folder / "report.json", _plain(found, extras))
+    page.write(folder / "report.html", report_of(summary, directory.read_json(folder / "report.json")))
+    directory.write_json(folder / "summary.json", summary)
+    return summary
+
+
+def report_of(summary: Mapping[str, Any], extras: Mapping[str, Any]) -> Report:
+    """The report's noun, from the two files that `write` leaves."""
+    confusion = extras["confusion"]
+    return Report(
+        summary=summary,
+        plan=from_json(summary["decision"]["plan"]),
+        curve=TypeAdapter(tuple[Evidence, ...]).validate_python(extras["curve"]),
+        profile=TypeAdapter(Profile).validate_python(extras["profile"]),
+        split_how=summary["data"]["split"],
+        warnings=tuple(summary["notes"]),
+        skipped=tuple((row["id"], row["reason"]) for row in summary["data"]["skipped"]),
+        command=extras["command"],
+        versions=extras["versions"],
+        confusion=None if confusion is None else np.asarray(confusion, np.int64),
+        classes=tuple(summary["data"]["classes"]),
+        epochs=TypeAdapter(dict[str, tuple[Epoch, ...]]).validate_python(extras["epochs"]),
+        training_seconds=extras["training_seconds"],
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def command(settings: Settings) -> str:
+    """The command line that repeats the run: every setting that is not its default."""
+    words = ["frostline", "find", settings.data, "--backbone", settings.backbone]
+    for name, value in settings.document().items():
+        if name in UNSAID or value == DEFAULTS[name]:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name == "model_kwargs":
+            words += [part for key, setting in value.items() for part in (flag, f"{key}={setting}")]
+        elif isinstance(value, (list, tuple)):
+            words += [flag, ",".join(map(str, value))]
+        else:
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
+
+
+def confusion(bench: Bench, outcome: Outcome) -> NDArray[np.int64]:
+    """True x predicted counts."""
+    count = len(bench.examples.classes)
+    table = np.zeros((count, count), np.int64)
+    np.add.at(table, (bench.examples.targets[outcome.rows], outcome.log_probabilities.argmax(axis=1)), 1)
+    return table
+
+
+def _plain(found: Findings, extras: Mapping[str, Any]) -> dict[str, Any]:
+    curve = TypeAdapter(tuple[Evidence, ...]).dump_python(found.evidence, mode="json")
+    profile = TypeAdapter(Profile).dump_python(found.profile, mode="json")
+    epochs = TypeAdapter(dict[str, tuple[Epoch, ...]]).dump_python(extras["epochs"], mode="json")
+    return {**extras, "curve": curve, "profile": profile, "epochs": epochs, "versions": versions()}

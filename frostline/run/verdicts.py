@@ -1,0 +1,87 @@
+"""What a user should be told about their transfer, each with a measured interval and an advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.search import scores
+from frostline.values import Arm, Estimate, Evidence, Outcome, Verdict
+
+DRAWS = 2000
+
+
+def difference(
+    ours: Outcome, theirs: Outcome, targets: NDArray[np.int64], metric: str, *, confidence: float, seed: int = 0
+) -> Estimate:
+    """How much better `ours` scores than `theirs` on the same rows: paired bootstrap over examples."""
+    rows, at, other = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
+    weights = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), DRAWS)
+    weights = np.concatenate([np.ones((1, len(rows))), weights]).astype(np.float64)
+    first = scores.weighted(metric, ours.log_probabilities[at], targets[rows], weights)
+    second = scores.weighted(metric, theirs.log_probabilities[other], targets[rows], weights)
+    gaps = scores.sign(metric) * (first - second)
+    low, high = np.quantile(gaps[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(gaps[0]), float(low), float(high))
+
+
+def negative_transfer(gap: Estimate, metric: str) -> Verdict:
+    """Whether training from scratch at a fair budget is not worse than the chosen model; `gap` is ours less scratch."""
+    evidence = f"the chosen model scores {_points(gap)} above training from scratch in {metric}, on the same examples"
+    if gap.low > 0:
+        return Verdict("negative_transfer", False, evidence, "Transfer helps here.")
+    if gap.high < 0:
+        advice = "Pre-training hurts here: train from scratch, or look for a source nearer to your data."
+        return Verdict("negative_transfer", True, evidence, advice)
+    advice = "Transfer is not shown to help: compare with another backbone, or collect more examples to tell."
+    return Verdict("negative_transfer", True, evidence, advice)
+
+
+def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: float) -> Verdict:
+    """Whether the loss on unseen rows is well above that on training rows; needs a trained, not an exact, arm."""
+    losses = scores.losses(chosen.log_probabilities, targets[chosen.rows])
+    rng = np.random.default_rng(0)
+    means = losses[rng.integers(0, len(losses), (DRAWS, len(losses)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    train = chosen.epochs[-1].loss
+    evidence = (
+        f"log-loss {losses.mean():.3f} ({low:.3f} to {high:.3f}) on validation, {train:.3f} on the training examples"
+    )
+    holds = bool(low > train + 0.1 and low > 1.5 * train)
+    advice = (
+        "Freeze more layers, add augmentation (--augment), or collect more examples." if holds else "Nothing to do."
+    )
+    return Verdict("overfitting", holds, evidence, advice)
+
+
+def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
+    """Whether the pre-trained features are no better than those of a random network; None without that control."""
+    best = max(evidence, key=lambda e: e.score.mean)
+    if best.random is None:
+        return None
+    random = max(e.random for e in evidence if e.random is not None)
+    holds = best.score.low <= random
+    text = (
+        f"the best linear probe scores {100 * best.score.mean:.1f}% ({100 * best.score.low:.1f} to "
+        f"{100 * best.score.high:.1f}%), the best one on a random network {100 * random:.1f}%"
+    )
+    advice = (
+        "Try another backbone: these features carry little for your task." if holds else "The source fits the task."
+    )
+    return Verdict("irrelevant_source", holds, text, advice)
+
+
+def saturated_grid(arm: Arm, rate: float) -> Verdict:
+    """Whether the best learning rate lies at the edge of the arm's (once widened) grid."""
+    evidence = f"the best learning rate is {rate:.3g} of {', '.join(f'{each:.3g}' for each in arm.rates)}"
+    if rate in (arm.rates[0], arm.rates[-1]):
+        return Verdict(
+            "saturated_grid", True, evidence, "A better rate may lie beyond: try more epochs or another batch size."
+        )
+    return Verdict("saturated_grid", False, evidence, "Nothing to do.")
+
+
+def _points(gap: Estimate) -> str:
+    return f"{100 * gap.mean:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"

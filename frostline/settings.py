@@ -1,0 +1,129 @@
+"""Everything a run can be told, as one noun: from Python, from flags, or from a TOML file with the same keys."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from frostline.errors import OptionError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "task": ("classification",),
+    "metric": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"),
+    "effort": ("quick", "default", "thorough"),
+    "prefer": ("training", "inference", "memory"),
+    "augment": ("none", "flip", "crop", "flip_crop"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+    "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run, resolved. What is None is decided from the data or the backbone, and then said."""
+
+    data: str
+    backbone: str
+    weights: str | None = None  # a file, "none" for random weights, None for the backbone's own
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])  # straight to the model's constructor
+    image_size: int | None = None  # pixels
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    data_format: str = "auto"
+    label: str | None = None  # column
+    path: str | None = None  # column
+    group: str | None = None  # column: examples of one group stay on one side of a split
+    task: str = "classification"
+    metric: str = "accuracy"
+    epsilon: float = 0.01  # how much worse than the best still counts as as good, in units of the metric
+    confidence: float = 0.95
+    effort: Literal["quick", "default", "thorough"] = "default"
+    epochs: int | None = None  # of the full schedule
+    budget: float | None = None  # seconds; scales the schedule once, at the start
+    prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen
+    augment: Literal["none", "flip", "crop", "flip_crop"] = "none"  # live, for finalists
+    batch_size: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    storage: int = 8 * 2**30  # bytes of activations
+    out: str | None = None
+    seed: int = 0
+    workers: int = 1  # processes that train at the same time
+    threads: int = 0  # of each process; 0 shares this machine's cores among the workers
+    resume: bool = False
+    refit_all: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                close = difflib.get_close_matches(str(value), allowed, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{hint}")
+        for name, low, high in (("epsilon", 0.0, 1.0), ("confidence", 0.5, 1.0)):
+            if not low < getattr(self, name) < high:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        for name in ("epochs", "batch_size", "workers", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0 or self.storage < 0:
+            raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
+        if self.budget is not None and self.epochs is not None:
+            raise OptionError(
+                f"budget {self.budget:.0f} s and epochs {self.epochs} both say how long; give one of them"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise OptionError("mean and std belong together: give both or neither")
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values, for config.json."""
+        return asdict(self)
+
+
+def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Settings:
+    """Settings from what was given and, below it, a TOML file. Raises OptionError naming an unknown key."""
+    below = _toml(config) if config else {}
+    merged = {**below, **{name: value for name, value in given.items() if value is not None}}
+    known = [f.name for f in fields(Settings)]
+    for name in merged:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1) or ["--help lists them"]
+            raise OptionError(f"{name!r} is no setting; did you mean {close[0]!r}?")
+    for name in ("data", "backbone"):
+        if name not in merged:
+            raise OptionError(f"{name} is missing; give it on the command line or in the configuration file")
+    for name in ("mean", "std"):
+        if merged.get(name) is not None:
+            merged[name] = tuple(float(v) for v in merged[name])
+    if isinstance(merged.get("budget"), str):
+        merged["budget"] = seconds(merged["budget"])
+    try:
+        return Settings(**merged)
+    except TypeError as error:  # a comparison with a value of the wrong type
+        raise OptionError(f"a setting has a value of the wrong type: {error}") from None
+
+
+def seconds(text: str) -> float:
+    """ "90s", "30m", "1.5h" or a bare number of seconds. Raises OptionError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not found or float(found[1]) == 0:
+        raise OptionError(f"budget is {text!r}; give a time such as 90s, 30m or 1.5h")
+    return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text("utf-8")).items()}
+    except OSError as error:
+        raise OptionError(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"the configuration {str(path)!r} is no TOML: {error}") from None

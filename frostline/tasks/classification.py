@@ -1,0 +1,24 @@
+"""One label a picture: the targets, the head, the loss and what a prediction is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def head(features: int, classes: int, *, seed: int) -> nn.Linear:
+    """A fresh output layer; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(features, classes)
+
+
+def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n)."""
+    return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-probabilities (n, c) in float32."""
+    return functional.log_softmax(logits.float(), dim=1)

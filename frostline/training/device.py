@@ -1,0 +1,72 @@
+"""Where training runs and at which precision, through Accelerate."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import resource
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from frostline.errors import OptionError
+
+Device = Accelerator
+Precision = Literal["fp32", "bf16", "fp16"]
+_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def accelerator(device: str = "auto", precision: str = "fp32") -> Device:
+    """The accelerator for "auto", "cpu", "cuda" or "mps" at "fp32", "bf16" or "fp16". Raises OptionError."""
+    if precision not in _MIXED:
+        raise OptionError(f"precision is {precision!r}; allowed are {', '.join(_MIXED)}")
+    found = _available()
+    if device != "auto" and device not in found:
+        raise OptionError(f"device is {device!r}; this machine has {', '.join(found)} (auto takes {found[0]})")
+    chosen = found[0] if device == "auto" else device
+    if chosen == "cpu" and precision == "fp16":
+        raise OptionError("precision is 'fp16' on a CPU, which has no fast fp16; use bf16 or fp32")
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  a second run may want other values
+    return Accelerator(cpu=chosen == "cpu", mixed_precision=_MIXED[precision])
+
+
+def _available() -> list[str]:
+    kinds = ["cpu"]
+    if torch.backends.mps.is_available():
+        kinds.insert(0, "mps")
+    if torch.cuda.is_available():
+        kinds.insert(0, "cuda")
+    return kinds
+
+
+def reset_peak() -> None:
+    """Begin to measure peak memory anew, so that an arm's peak is its own."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)  # what earlier arms freed goes back first
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark: proc(5)
+        except OSError:
+            return
+
+
+def peak_bytes() -> int:
+    """Peak memory since `reset_peak`: of the GPU's allocator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,151 @@
+"""From a plan to something that learns: source or fresh weights, the new head, the modes, the optimiser's groups."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.backbones.anatomy import Anatomy
+from frostline.backbones.halves import Halves
+from frostline.backbones.pooling import pool
+from frostline.errors import BackboneError, PlanError
+from frostline.tasks import classification
+from frostline.training.device import Device
+from frostline.training.loop import Batch, Learner
+from frostline.values import Backbone, Plan
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def top(plan: Plan) -> int:
+    """The depth on which the new head sits."""
+    return plan.keep if plan.above == "drop" else len(plan.layers)
+
+
+def refuse_untrained(plan: Plan) -> None:
+    """Raise PlanError for what a plan may say but this version does not train."""
+    if plan.adapter is not None:
+        raise PlanError(f"adapter is {plan.adapter.kind!r}; adapters are not trained yet: leave it out of the plan")
+    if plan.head.cuts:
+        raise PlanError(
+            f"head reads the cuts {plan.head.cuts}; heads on several cuts are not trained yet: leave it empty"
+        )
+
+
+@contextmanager
+def prepared(
+    backbone: Backbone, anatomy: Anatomy, plan: Plan, head: nn.Module, *, start: int, seed: int, device: Device
+) -> Generator[Learner]:
+    """A Learner for a plan whose inputs are what crosses the cut at depth `start` (0: the backbone's own input).
+
+    The backbone is not touched: a copy learns. `seed` draws the weights of layers that begin anew.
+    Raises BackboneError where fresh weights are wanted and the backbone cannot be built anew.
+    """
+    refuse_untrained(plan)
+    if start > plan.freeze:
+        raise PlanError(f"training would start at depth {start}, above the {plan.freeze} frozen layers")
+    network, depth = _weights(backbone, plan, seed), top(plan)
+    module = nn.ModuleDict({"network": network, "head": head}).to(device.device)
+    anchors = _anchors(plan, network)
+    with ExitStack() as stack:
+        run = stack.enter_context(Halves(network, anatomy).sawn(start, until=depth)) if start < depth else None
+
+        def forward(inputs: tuple[Tensor, ...]) -> Tensor:
+            return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
+
+        yield Learner(module, forward, _groups(plan, network, head), _mode(plan, network, head), anchors)
+
+
+def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
+    """From preprocessed inputs (n, channels, height, width) to log-probabilities (n, c), in inference mode."""
+    depth, whole = top(plan), Halves(network.eval(), anatomy)
+    head.eval()
+
+    def predict(inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            frontier = whole.prefix({anatomy.data: inputs}, depth)
+            return classification.log_probabilities(head(pool(anatomy, depth, frontier)))
+
+    return predict
+
+
+def reestimate(learner: Learner, batches: Iterator[Batch], plan: Plan) -> None:
+    """Measure the batch norms above the frozen prefix once on the target, as a mean over all batches.
+
+    Source: Li et al., "Revisiting batch normalization for practical domain adaptation", arXiv:1603.04779.
+    """
+    frozen = {name for layer in plan.layers[: plan.freeze] for name in layer.modules}
+    network = learner.module.get_submodule("network")
+    norms = [m for name, m in network.named_modules() if isinstance(m, NORMS) and name not in frozen]
+    learner.mode(None)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    with torch.no_grad():
+        for inputs, _ in batches:
+            learner.forward(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _weights(backbone: Backbone, plan: Plan, seed: int) -> nn.Module:
+    """A copy of the source network, with fresh weights in the layers that begin anew."""
+    network = copy.deepcopy(backbone.module)
+    if plan.above == "reinit":
+        if backbone.fresh is None:
+            raise BackboneError(f"{backbone.name!r} cannot be built anew, so its layers cannot get fresh weights")
+        anew = {name for layer in plan.layers[plan.keep :] for name in layer.members}
+        fresh = backbone.fresh(seed).state_dict()
+        network.load_state_dict({name: fresh[name] for name in anew if name in fresh}, strict=False)
+    return network
+
+
+def _groups(plan: Plan, network: nn.Module, head: nn.Module) -> list[dict[str, Any]]:
+    """Static groups with their peak rates; the network's own output layer, which the head replaces, has none."""
+    groups = [group for group in plan.parameter_groups(network) if not group["name"].startswith("head")]
+    for vectors in (False, True):
+        members = [p for p in head.parameters() if (p.ndim < 2) == vectors]
+        decay = 0.0 if vectors else plan.recipe.weight_decay
+        name = "head/no_decay" if vectors else "head"
+        groups.append({"name": name, "params": members, "lr": plan.recipe.lr, "weight_decay": decay})
+    return [group | {"peak": group["lr"]} for group in groups]
+
+
+def _mode(plan: Plan, network: nn.Module, head: nn.Module) -> Callable[[int | None], None]:
+    """Inference mode for everything but the layers that learn: also for modules that enclose both halves."""
+    modules = dict(network.named_modules())
+    owned = {name for layer in plan.layers for name in layer.members}
+    norms = {name.rpartition(".")[0] for name, _ in network.named_buffers() if name.endswith("running_mean")}
+
+    def mode(epoch: int | None) -> None:
+        network.eval()
+        head.train(epoch is not None)
+        if epoch is None:
+            return
+        plan.apply(network, epoch)
+        for name, parameter in network.named_parameters():
+            if name not in owned:
+                parameter.requires_grad_(False)
+        for layer, learns in zip(plan.layers, plan.learning(epoch), strict=True):
+            batch = plan.statistics == "batch" or layer.index >= plan.keep  # fresh norms have no statistics to keep
+            for name in layer.modules if learns else ():
+                modules[name].training = batch or name not in norms
+
+    return mode
+
+
+def _anchors(plan: Plan, network: nn.Module) -> tuple[tuple[nn.Parameter, Tensor], ...]:
+    """Kept parameters that ever learn, with a copy of their source weights where the plan needs one."""
+    if plan.recipe.anchor == 0 and plan.blend == 1:
+        return ()
+    rates = plan.rates()
+    names = {name for layer in plan.layers[: plan.keep] if rates[layer.index] is not None for name in layer.members}
+    return tuple((p, p.detach().clone()) for name, p in network.named_parameters() if name in names)
