@@ -75,7 +75,13 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         evidence = probe_cuts(bench, show=show)
         race = course.run(bench, course.entered(bench, evidence, show=show), run.study, show=show)
         finalists = course.certified(bench, race, run.study, show=show)
-        decision = decide(finalists, bench.examples.targets, course.aim(bench), seed=given.seed)
+        decision = decide(
+            finalists,
+            bench.examples.targets,
+            course.aim(bench),
+            replicates=course.replicates(race, run.study),
+            seed=given.seed,
+        )
         chosen = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
         unit = course.chosen_unit(race, decision)
         course.once(bench, chosen.arm, unit, run.study)

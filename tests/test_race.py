@@ -254,3 +254,12 @@ def test_a_hopeless_arm_is_called_worse() -> None:
         race, _ = run(start(twelve, schedule("default", 12)), here)
         found.append(rounds(race)[0].worse == ("freeze@3",))
     assert mean(found) >= 0.8
+
+
+def test_few_validation_rows_a_fold_bring_more_folds_into_the_later_rungs() -> None:
+    few, many = schedule("default", 12, folds=5, rows=60), schedule("default", 12, folds=5, rows=400)
+    assert [len(rung.pairs) for rung in few.rungs] == [1, 4, 5]
+    assert [len(rung.pairs) for rung in many.rungs] == [1, 2, 2]
+    seeds = [seed for rung in few.rungs for _, seed in rung.pairs]
+    assert len(seeds) == len(set(seeds))  # a lucky seed is not counted again
+    assert {fold for fold, _ in few.rungs[-1].pairs} == set(range(5))

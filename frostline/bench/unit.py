@@ -47,10 +47,10 @@ def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcom
     """
     training = plan_training(bench, arm, unit, live=keep and bench.settings.augment != "none")
     started = time.perf_counter()
-    device.reset_peak()
+    held = device.reset_peak()
     run = _probed if exact(arm) else _trained
     outcome = run(bench, training, unit, keep=keep)
-    return replace(outcome, seconds=time.perf_counter() - started, peak_bytes=device.peak_bytes())
+    return replace(outcome, seconds=time.perf_counter() - started, peak_bytes=device.peak_bytes(held))
 
 
 def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:

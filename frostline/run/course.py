@@ -216,7 +216,10 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
 def planned(bench: Bench) -> Schedule:
     """The schedule that the effort asks for, before any budget."""
     given, folds = bench.settings, bench.split.folds
-    return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), confidence=given.confidence)
+    rows = len(folds[0].validation)
+    return schedule(
+        given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence
+    )
 
 
 def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> tuple[Finalist, ...]:
@@ -232,6 +235,16 @@ def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) ->
         found.append(Finalist(arm, cost_of(bench, arm.plan), validation, proof))
         show(Event("certify", number, len(ended)))
     return tuple(found)
+
+
+def replicates(race: Race, study: Study) -> list[list[list[Outcome]]]:
+    """Earlier trainings that differ in their seed alone, rung by rung and arm by arm: they show how much it matters."""
+    told = {outcome.unit: outcome for outcome in studies.outcomes(study)}
+    found: list[list[list[Outcome]]] = []
+    for turn in races.rounds(race)[1:-1]:
+        units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]
+        found.append([[told[unit] for unit in group] for group in units if len(group) > 1])
+    return found
 
 
 def chosen_unit(race: Race, decision: Decision) -> Unit:

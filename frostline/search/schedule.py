@@ -13,6 +13,7 @@ from frostline.values import Arm
 Pair = tuple[int, int]  # fold, seed
 Effort = Literal["quick", "default", "thorough"]
 FEWEST_EPOCHS = 2  # of a rung, where the full schedule has as many: one epoch is all warm-up and decay
+RACED, DECIDED = 200, 400  # validation rows on which the second rung and the final shall stand, where the folds have them
 FEWEST_ARMS = 4  # that a budget leaves in the first rung
 
 
@@ -38,7 +39,9 @@ class Schedule:
     arms: int | None = None  # trained arms that may start; None admits all
 
 
-def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float = 0.95) -> Schedule:
+def schedule(
+    effort: Effort, epochs: int, *, folds: int = 1, rows: int | None = None, confidence: float = 0.95
+) -> Schedule:
     """The rungs for an effort, with `epochs` as the full schedule R.
 
     default: every arm at 3 rates for R/6, four arms with two seeds for R/3, two arms with two seeds for R. quick:
@@ -46,7 +49,8 @@ def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float =
     three folds at R/6, six arms at their best rate and its neighbours for R/3, four arms with five seeds for R.
     Where there are several folds, the second seed takes the second fold, and so on: a new fold shows the variation of
     a new seed and that of other rows for the same price. No seed serves in two rungs, or a lucky one would be selected
-    and then counted again. The error budget goes 0.2, 0.3 and 0.5 to the first, the second and the deciding rung.
+    and then counted again. Where a fold has few validation `rows`, more folds take part, up to all of them: a choice
+    among good arms on 100 predictions is a draw of lots. The error budget goes 0.2, 0.3 and 0.5 to the first, the second and the deciding rung.
     """
     if epochs < 1 or folds < 1 or not 0 < confidence < 1:
         raise OptionError(
@@ -56,7 +60,7 @@ def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float =
     sixth, third = _part(epochs, 6), _part(epochs, 3)
     if effort == "thorough":
         first = tuple((fold, 0) for fold in range(min(3, folds)))
-        second, final = _pairs(2, folds, 1), _pairs(5, folds, 3)
+        second, final = _pairs(_enough(2, RACED, rows, folds), folds, 1), _pairs(max(5, folds), folds, 9)
         rungs = (
             Rung(sixth, first, "grid", None, 0.2),
             Rung(third, second, "near", 6, 0.3),
@@ -65,8 +69,8 @@ def schedule(effort: Effort, epochs: int, *, folds: int = 1, confidence: float =
         return Schedule(rungs, epochs, confidence)
     rungs = (
         Rung(sixth, ((0, 0),), "grid", None, 0.2),
-        Rung(third, _pairs(2, folds, 1), "best", 4, 0.3 if effort == "default" else 0.5),
-        Rung(epochs, _pairs(2, folds, 3), "best", 2, 0.5, protects=False),
+        Rung(third, _pairs(_enough(2, RACED, rows, folds), folds, 1), "best", 4, 0.3 if effort == "default" else 0.5),
+        Rung(epochs, _pairs(_enough(2, DECIDED, rows, folds), folds, 9), "best", 2, 0.5, protects=False),
     )
     return Schedule(rungs if effort == "default" else rungs[:2], epochs, confidence)
 
@@ -114,6 +118,11 @@ def _trainings(of: Schedule, arms: int) -> int:
 
 def _part(epochs: int, share: int) -> int:
     return min(epochs, max(FEWEST_EPOCHS, -(-epochs // share)))
+
+
+def _enough(least: int, wanted: int, rows: int | None, folds: int) -> int:
+    """How many folds together predict the rows that are wanted."""
+    return least if rows is None else min(max(least, folds), max(least, -(-wanted // rows)))
 
 
 def _pairs(count: int, folds: int, first_seed: int) -> tuple[Pair, ...]:

@@ -43,8 +43,8 @@ def _available() -> list[str]:
     return kinds
 
 
-def reset_peak() -> None:
-    """Begin to measure peak memory anew, so that an arm's peak is its own."""
+def reset_peak() -> int:
+    """Begin to measure peak memory anew; returns the bytes that are held already, for `peak_bytes`."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if sys.platform == "linux":
@@ -52,13 +52,19 @@ def reset_peak() -> None:
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark: proc(5)
         except OSError:
-            return
+            return 0
+    return 0 if torch.cuda.is_available() else _high_water()
 
 
-def peak_bytes() -> int:
-    """Peak memory since `reset_peak`: of the GPU's allocator where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_bytes(held: int) -> int:
+    """Peak memory since `reset_peak`, beyond what it said was held: so an arm's peak is its own.
+
+    Of the GPU's allocator where there is one, else of this process.
+    """
+    return max(0, (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _high_water()) - held)
+
+
+def _high_water() -> int:
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
