@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Generator, Mapping
@@ -16,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from frostline.errors import FrostlineError, OptionError
 from frostline.values import Event, Show, silent
 
+# what may befall any file, wherever it is written or read; each is for the user to mend
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 app = typer.Typer(
     name="frostline",
     help="How many layers of a pre-trained network to transfer, how many to freeze: answered from your own data.",
@@ -26,7 +30,10 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    str, typer.Argument(help="A folder of pictures, a table (CSV, TSV, JSONL, Parquet) or a saved data set.")
+    str | None,
+    typer.Argument(
+        help="A folder of pictures, a table (CSV, TSV, JSONL, Parquet) or a saved data set; --config may name it."
+    ),
 ]
 Backbone = Annotated[
     str | None,
@@ -68,7 +75,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 @app.command()
 def find(
-    data: Data,
+    data: Data = None,
     backbone: Backbone = None,
     weights: Weights = None,
     model_kwargs: Kwargs = None,
@@ -150,7 +157,7 @@ def layers(
 
 @app.command()
 def probe(
-    data: Data,
+    data: Data = None,
     backbone: Backbone = None,
     weights: Weights = None,
     model_kwargs: Kwargs = None,
@@ -180,7 +187,8 @@ def probe(
 
 @app.command()
 def train(
-    data: Data,
+    data: Data = None,
+    *,
     plan: Annotated[Path, typer.Option(help="A plan.json, or the summary.json of a run.")],
     backbone: Backbone = None,
     weights: Weights = None,
@@ -250,17 +258,21 @@ def main() -> None:
         app(standalone_mode=False)
     except typer.Exit as end:
         sys.exit(end.exit_code)
-    except typer.Abort:
-        sys.exit(130)
     except FrostlineError as error:
         sys.stderr.write(f"frostline: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
         sys.stderr.write("\nfrostline: interrupted; everything finished is kept, --resume goes on from here\n")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has closed it
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = f"{error.filename!r} cannot be used" if error.filename else "something cannot be written"
+        sys.stderr.write(f"frostline: {place}: {error.strerror}; make room or choose another place with --out\n")
+        sys.exit(2)
     except Exception as error:
         show = getattr(error, "show", None)  # a usage error of the parser draws itself
         if show is None:
@@ -275,19 +287,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {
         name: value for name, value in options.items() if value is not None and value is not False and name not in own
     }
-    for name in ("mean", "std"):
-        if name in given:
-            given[name] = _numbers(name, given[name])
     if "model_kwargs" in given:
         given["model_kwargs"] = _pairs(given["model_kwargs"])
     return given
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"--{name} is {text!r}; give numbers with commas between them, 0.485,0.456,0.406") from None
 
 
 def _pairs(texts: list[str] | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@
     │   └── RunError          a run directory: taken, absent or damaged
     └── RunFailed           exit code 1: the run could not go on
         ├── FrozenMoved       something frozen changed: the result would be a lie
-        └── StoreError        stored activations: damaged, or the disk is full
+        └── StoreError        something stored: damaged, or the disk is full; exit code 2, since the user can make room
 
 Every message names the offending value, what is allowed, and the remedy.
 """
@@ -71,4 +71,6 @@ class FrozenMoved(RunFailed):
 
 
 class StoreError(RunFailed):
-    """Stored activations cannot be written or are not what was written."""
+    """Something stored cannot be written, or is not what was written."""
+
+    exit_code = 2

@@ -18,7 +18,7 @@ from torch import nn
 from frostline.backbones import cuts, load
 from frostline.backbones.anatomy import Anatomy
 from frostline.data import pictures
-from frostline.errors import RunError
+from frostline.errors import RunError, StoreError
 from frostline.plan import read as read_plan
 from frostline.plan import to_json
 from frostline.training import checkpoint
@@ -67,20 +67,27 @@ def write(folder: Path, backbone: Backbone, plan: Plan, weights: Path, how: Mapp
     """The folder `model/` of a run: weights, plan, and what it takes to build the network again.
 
     `how` holds the backbone's specification ("spec", "model_kwargs") and the classes. The folder appears whole.
+    Raises StoreError.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copyfile(weights, partial / "model.safetensors")
-    (partial / "plan.json").write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
     card = {
         "format": FORMAT,
         **how,
         "preprocessing": None if backbone.preprocessing is None else asdict(backbone.preprocessing),
     }
-    (partial / "model.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        shutil.copyfile(weights, partial / "model.safetensors")
+        (partial / "plan.json").write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
+        (partial / "model.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StoreError(
+            f"the model cannot be written to {folder}: {error.strerror}; make room, then continue with --resume"
+        ) from error
 
 
 def open_model(folder: Path, module: nn.Module | None = None) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +24,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
+KINDS: Mapping[type, tuple[str, ...]] = {
+    str: ("data", "backbone", "weights", "data_format", "label", "path", "group", "device", "out", *CHOICES),
+    int: ("image_size", "epochs", "batch_size", "storage", "seed", "workers", "threads"),
+    float: ("epsilon", "confidence", "budget"),
+    bool: ("resume", "refit_all"),
+    Mapping: ("model_kwargs",),
+}
+CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class Settings:
     refit_all: bool = False
 
     def __post_init__(self) -> None:
+        self._refuse_wrong_types()
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
@@ -77,12 +87,24 @@ class Settings:
                 raise OptionError(f"{name} is {value}; it must be at least 1")
         if self.seed < 0 or self.storage < 0:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
+        if self.budget is not None and not 0 < self.budget < float("inf"):
+            raise OptionError(f"budget is {self.budget} s; give a time such as 90s, 30m or 1.5h")
         if self.budget is not None and self.epochs is not None:
             raise OptionError(
                 f"budget {self.budget:.0f} s and epochs {self.epochs} both say how long; give one of them"
             )
         if (self.mean is None) != (self.std is None):
             raise OptionError("mean and std belong together: give both or neither")
+
+    def _refuse_wrong_types(self) -> None:
+        """A TOML file and Python can give anything; flags cannot."""
+        for kind, names in KINDS.items():
+            fits = (int, float) if kind is float else kind
+            for name in names:
+                value = getattr(self, name)
+                wrong = not isinstance(value, fits) or (isinstance(value, bool) and kind is not bool)
+                if value is not None and wrong:
+                    raise OptionError(f"{name} is {value!r}, a {type(value).__name__}; it must be {CALLED[kind]}")
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values, for config.json."""
@@ -101,15 +123,24 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     for name in ("data", "backbone"):
         if name not in merged:
             raise OptionError(f"{name} is missing; give it on the command line or in the configuration file")
+    for name in ("data", "weights", "out"):
+        if isinstance(merged.get(name), os.PathLike):
+            merged[name] = os.fspath(merged[name])
     for name in ("mean", "std"):
         if merged.get(name) is not None:
-            merged[name] = tuple(float(v) for v in merged[name])
+            merged[name] = numbers(name, merged[name])
     if isinstance(merged.get("budget"), str):
         merged["budget"] = seconds(merged["budget"])
+    return Settings(**merged)
+
+
+def numbers(name: str, given: Any) -> tuple[float, ...]:
+    """One number a channel, from "0.5,0.5,0.5" or a sequence. Raises OptionError."""
+    parts = given.split(",") if isinstance(given, str) else given
     try:
-        return Settings(**merged)
-    except TypeError as error:  # a comparison with a value of the wrong type
-        raise OptionError(f"a setting has a value of the wrong type: {error}") from None
+        return tuple(float(part) for part in parts)
+    except (ValueError, TypeError):
+        raise OptionError(f"{name} is {given!r}; give one number a channel, such as 0.485,0.456,0.406") from None
 
 
 def seconds(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from frostline.bench.finals import certify
 from frostline.bench.lay import lay
 from frostline.bench.recipe import recipe
 from frostline.bench.unit import perform
-from frostline.errors import OptionError, PlanError
+from frostline.errors import OptionError, PlanError, StoreError
 from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs, with_rate
 from frostline.run import directory
@@ -70,16 +70,17 @@ class Run:
 def begun(given: Settings) -> Generator[Run]:
     """A run directory, new or resumed; what an interrupt leaves is kept, and the time it took is noted."""
     given = shared(given, os.cpu_count() or 1)
-    folder = directory.begin(given)
-    study = studies.open_study(folder, resume=given.resume)
-    run = Run(folder, given, study, time.perf_counter())
-    try:
-        with single_blas():
-            yield run
-    finally:
-        if not run.finished:
-            studies.note(study, "seconds", run.spent())
-        studies.close_study(study)
+    with directory.begun(given) as folder:
+        study = studies.open_study(folder, resume=given.resume)
+        run = Run(folder, given, study, time.perf_counter())
+        try:
+            with single_blas():
+                yield run
+        finally:
+            if not run.finished:
+                with suppress(StoreError):  # on a full disk, what failed first is what matters
+                    studies.note(study, "seconds", run.spent())
+            studies.close_study(study)
 
 
 def single_blas() -> AbstractContextManager[object]:
@@ -217,9 +218,7 @@ def planned(bench: Bench) -> Schedule:
     """The schedule that the effort asks for, before any budget."""
     given, folds = bench.settings, bench.split.folds
     rows = len(folds[0].validation)
-    return schedule(
-        given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence
-    )
+    return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
 
 
 def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> tuple[Finalist, ...]:

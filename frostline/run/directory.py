@@ -5,15 +5,52 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import RunError, StoreError
+from frostline.errors import InputError, RunError, StoreError
 from frostline.settings import Settings
 
 ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its resumption
+
+
+@contextmanager
+def begun(settings: Settings) -> Generator[Path]:
+    """The run's directory: `begin`, and undone where input is refused before any unit was finished.
+
+    A refused run must not stay behind as a directory that asks for --resume with the settings that were wrong. What
+    an interrupt or a failure leaves is kept, and so is every directory that was there before.
+    """
+    folder = place(settings)
+    new = not (folder / "config.json").exists()
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield begin(settings)
+    except InputError:
+        if new and (folder / "config.json").exists() and not any(folder.glob("outcomes/*.npz")):
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            _leave(absent)
+        raise
+    except StoreError:
+        _leave(absent)
+        raise
+
+
+def _leave(folders: list[Path]) -> None:
+    """Remove folders that are empty again, innermost first; another run may have come into the outer ones."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def place(settings: Settings) -> Path:
+    """Where a run lies."""
+    return Path(settings.out) if settings.out else default_name(settings)
 
 
 def begin(settings: Settings) -> Path:
@@ -22,7 +59,7 @@ def begin(settings: Settings) -> Path:
     Raises RunError where the directory holds a run already and `resume` is not given, where it holds something else,
     or where a resumed run was begun with other settings.
     """
-    folder = Path(settings.out) if settings.out else default_name(settings)
+    folder = place(settings)
     config = folder / "config.json"
     document = settings.document()
     if config.exists():
@@ -64,7 +101,8 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path} cannot be written: {error.strerror}; free some space or give another --out"
         ) from error
@@ -88,6 +126,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def log(folder: Path, kind: str, **fields: Any) -> None:
-    """Append one line to log.jsonl: what happened when (seconds since the epoch)."""
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n")
+    """Append one line to log.jsonl: what happened when (seconds since the epoch). Raises StoreError."""
+    line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n"
+    path = folder / "log.jsonl"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}; make room, then continue with --resume"
+        ) from error
