@@ -15,8 +15,9 @@ def head(features: int, classes: int, *, seed: int) -> nn.Linear:
 
 
 def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n)."""
-    return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+    """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n), in float32 or better."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.cross_entropy(wide, targets, label_smoothing=smoothing)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
