@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
 from frostline.errors import OptionError
@@ -32,6 +33,14 @@ def accelerator(device: str = "auto", precision: str = "fp32") -> Device:
         raise OptionError("precision is 'fp16' on a CPU, which has no fast fp16; use bf16 or fp32")
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  a second run may want other values
     return Accelerator(cpu=chosen == "cpu", mixed_precision=_MIXED[precision])
+
+
+def scaled(device: Device, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser with the device's loss scaling.
+
+    `Accelerator.prepare_optimizer` would keep it, and the network it trains, until the process ends.
+    """
+    return AcceleratedOptimizer(optimiser, scaler=device.scaler)
 
 
 def _available() -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.tasks import classification
-from frostline.training.device import Device
+from frostline.training.device import Device, scaled
 from frostline.values import Epoch, Plan
 
 Batch = tuple[tuple[Tensor, ...], Tensor]  # what crosses the cut, and the targets
@@ -38,7 +38,7 @@ def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) 
     AdamW is used with bias correction (Zhang et al., ICLR 2021, arXiv:2006.05987).
     """
     recipe = plan.recipe
-    optimiser = device.prepare_optimizer(_optimiser(learner, plan))
+    optimiser = scaled(device, _optimiser(learner, plan))
     begins = _begins(learner, plan)
     for number in range(recipe.epochs):
         started, total, norms, seen = time.perf_counter(), 0.0, 0.0, 0
@@ -89,6 +89,7 @@ def _step(
     device.backward(loss)
     limit = plan.recipe.clip if plan.recipe.clip is not None else math.inf
     parameters = [p for group in learner.groups for p in group["params"] if p.grad is not None]
+    device.unscale_gradients(optimiser)
     norm = device.clip_grad_norm_(parameters, limit)
     optimiser.step()
     if plan.recipe.anchor:
@@ -119,12 +120,12 @@ def _peaks(learner: Learner) -> list[float]:
 
 
 def _begins(learner: Learner, plan: Plan) -> list[int]:
-    """The epoch at which each group first learns: its warm-up begins there."""
-    first = {"head": 0}
+    """The epoch at which each group first learns: its warm-up begins there; the head begins at once."""
+    first = dict[str, int]()
     for index, layer in enumerate(plan.layers):
         epochs = (0, *(epoch for epoch, _ in plan.thaw))
         first[layer.name] = min((epoch for epoch in epochs if plan.learning(epoch)[index]), default=0)
-    return [first[str(group["name"]).removesuffix("/no_decay")] for group in learner.groups]
+    return [first.get(str(group["name"]).removesuffix("/no_decay"), 0) for group in learner.groups]
 
 
 def _factor(plan: Plan, step: int, begin: int, total: int) -> float:
@@ -134,7 +135,8 @@ def _factor(plan: Plan, step: int, begin: int, total: int) -> float:
     rise = min(1.0, (step - begin + 1) / warm) if warm >= 1 and step >= begin else 1.0
     if recipe.schedule == "constant":
         return rise
-    rest = max(0.0, (step + 1 - warm) / max(1.0, total - warm))
+    # the end lies one step behind the last: a step at a rate of zero would be for nothing
+    rest = max(0.0, (step + 1 - warm) / (total + 1 - warm))
     floor = 0.0 if recipe.schedule == "cosine" else 1e-4  # one-cycle ends at a ten-thousandth of its peak
     fall = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
     start = 1 / 25 if recipe.schedule == "one_cycle" else 0.0  # and begins at a 25th: Smith, arXiv:1708.07120

@@ -19,6 +19,7 @@ from frostline.training.device import Device
 from frostline.training.loop import Batch, Learner
 from frostline.values import Backbone, Plan
 
+HEAD = "frostline_head"  # the name of the new head's groups, which no layer bears
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -110,12 +111,15 @@ def _weights(backbone: Backbone, plan: Plan, seed: int) -> nn.Module:
 
 def _groups(plan: Plan, network: nn.Module, head: nn.Module) -> list[dict[str, Any]]:
     """Static groups with their peak rates; the network's own output layer, which the head replaces, has none."""
-    groups = [group for group in plan.parameter_groups(network) if not group["name"].startswith("head")]
+    members = {name for layer in plan.layers for name in layer.members}
+    owned = {id(parameter) for name, parameter in network.named_parameters() if name in members}
+    # told by what they hold: a layer of the backbone may be called "head" too
+    groups = [group for group in plan.parameter_groups(network) if id(group["params"][0]) in owned]
     for vectors in (False, True):
-        members = [p for p in head.parameters() if (p.ndim < 2) == vectors]
+        weights = [p for p in head.parameters() if (p.ndim < 2) == vectors]
         decay = 0.0 if vectors else plan.recipe.weight_decay
-        name = "head/no_decay" if vectors else "head"
-        groups.append({"name": name, "params": members, "lr": plan.recipe.lr, "weight_decay": decay})
+        name = f"{HEAD}/no_decay" if vectors else HEAD
+        groups.append({"name": name, "params": weights, "lr": plan.recipe.lr, "weight_decay": decay})
     return [group | {"peak": group["lr"]} for group in groups]
 
 
