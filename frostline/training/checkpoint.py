@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,25 +22,24 @@ def write(path: Path, network: nn.Module, head: nn.Module, plan: Plan) -> None:
     wanted = {name for layer in used for name in layer.members}
     state = {name: tensor for name, tensor in network.state_dict().items() if name in wanted}
     state |= {HEAD + name: tensor for name, tensor in head.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"the model cannot be written to {path}: {error.strerror or error}; free some space"
-        ) from error
+    except (OSError, SafetensorError) as error:  # a full disk is the library's own error while it writes
+        if temporary.exists():  # not where a file stands in the place of its folder
+            temporary.unlink()
+        raise StoreError(f"the model cannot be written to {path}: {error}; free some space") from error
 
 
 def read(path: Path, network: nn.Module) -> nn.Linear:
     """Load saved weights into `network`, in place, and return the head. Raises RunError where they do not fit."""
     try:
         state = load_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RunError(f"no model can be read from {path}: {error}; give the directory of a finished run") from error
     head_state = {name.removeprefix(HEAD): t for name, t in state.items() if name.startswith(HEAD)}
     body = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
