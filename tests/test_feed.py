@@ -1,0 +1,82 @@
+"""Laws of batches: every row once, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis.strategies import integers
+from numpy.typing import NDArray
+
+from frostline.training.feed import feed, steps
+
+CPU = torch.device("cpu")
+
+
+def drawn(
+    rows: NDArray[np.int64], batch: int, seed: int | None, epoch: int, *, after: tuple[int, ...] = ()
+) -> list[tuple[list[int], list[int]]]:
+    """The (rows, targets) of each batch of an epoch; `after` are epochs that are drawn before it."""
+    asked = list[int]()
+
+    def read(part: NDArray[np.int64], of: int) -> tuple[NDArray[np.int64], ...]:
+        asked.append(of)
+        return part, part * 10
+
+    batches = feed(read, rows, rows * 7, batch, device=CPU, seed=seed)
+    for earlier in after:
+        list(batches(earlier))
+    asked.clear()
+    found = [(inputs[0].tolist(), targets.tolist()) for inputs, targets in batches(epoch)]
+    assert asked == [epoch] * len(found)
+    return found
+
+
+@settings(derandomize=True)
+@given(integers(1, 90), integers(1, 40), integers(0, 5), integers(0, 9), integers(0, 3))
+def test_every_row_comes_once_an_epoch_with_its_own_target_in_batches_of_nearly_equal_size(
+    count: int, batch: int, first: int, seed: int, epoch: int
+) -> None:
+    rows = np.arange(first, first + 3 * count, 3)
+    found = drawn(rows, batch, seed, epoch)
+    assert sorted(row for part, _ in found for row in part) == rows.tolist()
+    assert all(target == 7 * row for part, targets in found for row, target in zip(part, targets, strict=True))
+    sizes = [len(part) for part, _ in found]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch
+    assert len(sizes) == steps(count, batch)
+
+
+@settings(derandomize=True)
+@given(integers(2, 60), integers(1, 20), integers(0, 99), integers(0, 5))
+def test_the_order_is_a_function_of_seed_and_epoch_alone(count: int, batch: int, seed: int, epoch: int) -> None:
+    rows = np.arange(count)
+    np.random.seed(seed + 1)  # what others draw must not matter
+    torch.manual_seed(seed + 2)
+    alone = drawn(rows, batch, seed, epoch)
+    assert drawn(rows, batch, seed, epoch, after=(0, 3, 1)) == alone
+    flat = [row for part, _ in alone for row in part]
+    assert [row for part, _ in drawn(rows, 7, seed, epoch) for row in part] == flat  # whatever the batch size
+
+
+def test_epochs_and_seeds_differ() -> None:
+    rows = np.arange(50)
+    orders = {tuple(drawn(rows, 50, seed, epoch)[0][0]) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_without_a_seed_rows_keep_their_order() -> None:
+    rows = np.asarray([5, 3, 9, 1])
+    for epoch in (0, 1):
+        assert [part for part, _ in drawn(rows, 3, None, epoch)] == [[5, 3], [9, 1]]
+
+
+def test_all_tensors_of_a_frontier_are_handed_on_as_they_are() -> None:
+    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
+        return np.asfortranarray(np.ones((len(rows), 2, 3), np.float32)), rows.astype(np.float64)[::-1]
+
+    ((inputs, targets),) = list(feed(read, np.arange(4), np.arange(4) % 2, 8, device=CPU)(0))
+    assert [tuple(tensor.shape) for tensor in inputs] == [(4, 2, 3), (4,)]
+    assert [tensor.dtype for tensor in inputs] == [torch.float32, torch.float64]
+    assert inputs[1].tolist() == [3.0, 2.0, 1.0, 0.0]
+    assert targets.dtype == torch.int64

@@ -1,0 +1,61 @@
+"""Laws of workers: the same work whoever does it, and no job after one that failed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from frostline.workers import run
+
+
+def squared(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def touched(path: Path) -> str:
+    """Leaves a mark; fails where its name says so."""
+    if path.name == "fails":
+        raise ValueError(f"{path.name} is no number")
+    time.sleep(0.2)
+    path.write_text("done")
+    return path.name
+
+
+def test_two_processes_find_what_one_finds() -> None:
+    jobs = list(range(6))
+    alone = {job: result[0] for job, result in run(squared, jobs)}
+    found = list(run(squared, jobs, workers=2))
+    assert {job: result[0] for job, result in found} == alone == {n: n * n for n in jobs}
+    assert len(found) == len(jobs)
+    assert os.getpid() not in {result[1] for _, result in found}
+
+
+def test_one_worker_works_here_and_only_as_far_as_it_is_asked() -> None:
+    results = run(squared, [1, 2, 3])
+    assert next(results) == (1, (1, os.getpid()))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_path: Path, workers: int) -> None:
+    jobs = [tmp_path / "fails", *(tmp_path / f"job{n}" for n in range(40))]
+    with pytest.raises(ValueError, match="fails is no number"):
+        list(run(touched, jobs, workers=workers))
+    done = len(list(tmp_path.glob("job*")))
+    assert done < 20
+    time.sleep(0.5)
+    assert len(list(tmp_path.glob("job*"))) == done  # nothing works on
+
+
+def test_nothing_works_on_for_one_who_stops_asking(tmp_path: Path) -> None:
+    results = run(touched, [tmp_path / f"job{n}" for n in range(40)], workers=2)
+    next(results)
+    assert isinstance(results, Generator)
+    results.close()
+    done = len(list(tmp_path.glob("job*")))
+    assert 1 <= done < 20
+    time.sleep(0.5)
+    assert len(list(tmp_path.glob("job*"))) == done
