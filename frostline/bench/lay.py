@@ -68,12 +68,12 @@ def lay(
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
-    store = _store(settings, folder)
+    store = _store(network, folder)
     measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, folder))
     torch.set_num_threads(measured.threads)
-    forecast = planned(network, measured, store)
+    forecast = planned(network, measured, folder)
     show(Event("plan", text=forecast.sentence))
-    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, show))
+    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, folder, show))
     last = filled.pooled[max(filled.pooled)]
     near = near_duplicates(last, threshold=NEAR)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + near)
@@ -114,9 +114,13 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     return found
 
 
-def planned(network: Network, calibration: Calibration, store: Store) -> Forecast:
-    """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence."""
-    room = Room(memory=store.free("memory"), disk=store.free("disk"), total=network.settings.storage)
+def planned(network: Network, calibration: Calibration, folder: Path | None) -> Forecast:
+    """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence.
+
+    What an interrupted run stored already is planned anew and found there: it takes no room from itself.
+    """
+    memory, disk = _limits(network.settings, folder)
+    room = Room(memory=memory, disk=disk, total=network.settings.storage)
     examples = len(network.examples)
     demands = _demands(network)
     return afford(network.anatomy.layers, calibration, demands, room, examples=examples)
@@ -135,13 +139,17 @@ def _demands(network: Network) -> Mapping[int, float]:
     return demands
 
 
-def _filled(network: Network, store: Store, forecast: Forecast, show: Show) -> Filled:
-    """One pass over the data; the inputs themselves are kept too where they take at most half of what is free."""
+def _filled(network: Network, store: Store, forecast: Forecast, folder: Path | None, show: Show) -> Filled:
+    """One pass over the data; the inputs themselves are kept too where there is room."""
     whole: dict[int, Tier] = dict(forecast.stored)
     size = len(network.examples) * 4 * int(np.prod(input_shape(network.backbone)))
     kept = sum(forecast.bytes.values())
-    tier: Tier = "memory" if size <= store.free("memory") - forecast.bytes["memory"] else "disk"
-    if size + kept <= network.settings.storage and size <= store.free(tier) - forecast.bytes[tier]:
+    memory, disk = _limits(network.settings, folder)
+    tier: Tier = "memory" if size + forecast.bytes["memory"] <= memory else "disk"
+    if (
+        size + kept <= network.settings.storage
+        and size + forecast.bytes[tier] <= {"memory": memory, "disk": disk}[tier]
+    ):
         whole[0] = tier
     return _pass(network, store, whole, lambda done, all: show(Event("fill", done, all)))
 
@@ -184,12 +192,21 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     return found
 
 
-def _store(settings: Settings, folder: Path | None) -> Store:
-    """Memory belongs to one process, so several workers share the disk alone."""
+def _store(network: Network, folder: Path | None) -> Store:
+    """Pooled features are small and always needed: they come on top of the bytes that may be stored."""
+    memory, disk = _limits(network.settings, folder)
+    pooled = sum(max(layer.shape, default=1) for layer in network.anatomy.layers)  # most that pooling leaves of each
+    more = 4 * 4 * len(network.examples) * pooled + 2**20  # float32, and room for frontiers of several tensors
     if folder is None:
-        return Store(None, memory=settings.storage)
-    memory = 0 if settings.workers > 1 else min(MEMORY, settings.storage)
-    return Store(folder / "activations", disk=settings.storage, memory=memory)
+        return Store(None, memory=memory + more)
+    return Store(folder / "activations", disk=disk + more, memory=memory)
+
+
+def _limits(settings: Settings, folder: Path | None) -> tuple[int, int]:
+    """Bytes in memory and on disk. Memory belongs to one process, so several workers share the disk alone."""
+    if folder is None:
+        return settings.storage, 0
+    return 0 if settings.workers > 1 else min(MEMORY, settings.storage), settings.storage
 
 
 def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:

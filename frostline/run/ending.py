@@ -100,7 +100,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome) -> dic
     )
     summary = document(found)
     directory.write_json(run.folder / "summary.json", summary)
-    return summary
+    return directory.read_json(run.folder / "summary.json")
 
 
 def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
@@ -188,7 +188,7 @@ def write(folder: Path, found: Findings, extras: Mapping[str, Any]) -> dict[str,
     directory.write_json(folder / "report.json", _plain(found, extras))
     page.write(folder / "report.html", report_of(summary, directory.read_json(folder / "report.json")))
     directory.write_json(folder / "summary.json", summary)
-    return summary
+    return directory.read_json(folder / "summary.json")  # lists, not tuples: what every later reader finds
 
 
 def report_of(summary: Mapping[str, Any], extras: Mapping[str, Any]) -> Report:
