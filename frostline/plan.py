@@ -99,7 +99,9 @@ def with_epochs(plan: Plan, epochs: int) -> Plan:
     """The same plan on a shorter or longer schedule: epochs at which layers thaw move in proportion."""
     scale, moved = epochs / plan.recipe.epochs, dict[int, tuple[bool, ...]]()
     for epoch, flags in plan.thaw:
-        moved[round(epoch * scale)] = flags  # where two meet on a short schedule, the later one holds
+        at = round(epoch * scale)
+        # what thaws within the schedule still does; where two meet on a short one, the later one holds
+        moved[min(at, epochs - 1) if epoch < plan.recipe.epochs else at] = flags
     return replace(plan, recipe=replace(plan.recipe, epochs=epochs), thaw=tuple(sorted(moved.items())))
 
 
@@ -117,11 +119,30 @@ def from_json(document: dict[str, Any]) -> Plan:
     if document.get("format") != FORMAT:
         raise PlanError(f"the plan's format is {document.get('format')!r}; this version reads {FORMAT!r}")
     try:
-        return TypeAdapter(Plan).validate_python({k: v for k, v in document.items() if k != "format"})
+        found = TypeAdapter(Plan).validate_python({k: v for k, v in document.items() if k != "format"})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"the plan's field {where!r} is wrong: {first['msg']} (found {first['input']!r:.80})") from None
+    unknown = _unknown(document, to_json(found))
+    if unknown:
+        raise PlanError(f"the plan's field {unknown!r} is none that a plan has; leave it out or mend its name")
+    return found
+
+
+def _unknown(given: Any, known: Any, where: str = "") -> str | None:
+    """The first field of a document that was not read."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        strange = next((name for name in given if name not in known), None)
+        if strange is not None:
+            return f"{where}{strange}"
+        pairs = [(name, value, known[name]) for name, value in given.items()]
+    elif isinstance(given, list) and isinstance(known, list):
+        pairs = [(place, *values) for place, values in enumerate(zip(given, known, strict=True))]
+    else:
+        return None
+    deeper = (_unknown(value, below, f"{where}{name}.") for name, value, below in pairs)
+    return next((name for name in deeper if name), None)
 
 
 def read(path: Path) -> Plan:
@@ -134,7 +155,10 @@ def read(path: Path) -> Plan:
         ) from None
     except ValueError as error:
         raise PlanError(f"{str(path)!r} is no JSON: {error}; give a run's model/plan.json") from None
-    found = document.get("decision", {}).get("plan", document) if isinstance(document, dict) else {}
+    decision = document.get("decision") if isinstance(document, dict) else None
+    found = decision.get("plan") if isinstance(decision, dict) else document
+    if not isinstance(found, dict):
+        raise PlanError(f"{str(path)!r} holds no plan; give a run's model/plan.json or summary.json")
     return from_json(found)
 
 
