@@ -148,6 +148,13 @@ class Recipe:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be a positive number")
         if not 0 <= self.warmup < 1:
             raise PlanError(f"warmup is {self.warmup}; it is a share of the steps, at least 0 and less than 1")
+        for name in ("weight_decay", "anchor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise PlanError(f"{name} is {getattr(self, name)}; it must not be negative, and 0 is none")
+        if self.clip is not None and not self.clip > 0:
+            raise PlanError(f"clip is {self.clip}; it is the largest norm of the gradient, or None to clip nothing")
+        if not 0 <= self.smoothing < 1:
+            raise PlanError(f"smoothing is {self.smoothing}; it is a share of the label, at least 0 and less than 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +288,8 @@ class Plan:
 
     def _members_of(self, module: Any) -> dict[str, Any]:
         parameters = dict(module.named_parameters())
-        present = parameters.keys() | {name for name, _ in module.named_buffers()}
+        every = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        present = {name for name, _ in every}  # a tied weight has several names
         kept = self.layers[: self.keep] if self.above == "drop" else self.layers
         absent = [name for layer in kept for name in layer.members if name not in present]
         if absent:
