@@ -20,7 +20,7 @@ from frostline.search.arms import exact
 from frostline.tasks import classification
 from frostline.training import checkpoint, device, loop
 from frostline.training.feed import Read, feed, steps
-from frostline.training.prepare import prepared, reestimate, top
+from frostline.training.prepare import prepared, reestimate, refuse_untrained, top
 from frostline.values import Arm, Fold, Outcome, Plan, Unit
 
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
@@ -54,7 +54,8 @@ def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcom
 
 
 def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
-    """The unit's own plan, rows and start."""
+    """The unit's own plan, rows and start. Raises PlanError for what this version does not train."""
+    refuse_untrained(arm.plan)
     plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
     fold = fold_of(bench, unit.fold)
     augment = bench.settings.augment if live else "none"
@@ -82,6 +83,7 @@ def fold_of(bench: Bench, number: int) -> Fold:
 
 def kept_weights(bench: Bench, unit: Unit) -> Path:
     """Where `perform` leaves the weights of a unit that is to be kept."""
+    assert bench.folder is not None, "weights are kept in a run directory alone"
     return bench.folder / "finalists" / f"{unit.key}.safetensors"
 
 
