@@ -1,0 +1,318 @@
+"""Laws of one unit: the same bits again, nothing leaks, and what is kept predicts what was told."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stage
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from torch import Tensor, nn
+
+from frostline.activations.fingerprint import fingerprint
+from frostline.activations.store import Store
+from frostline.backbones.cuts import dissect
+from frostline.backbones.halves import Halves
+from frostline.bench.bench import Bench
+from frostline.bench.finals import cached_versus_live, certify
+from frostline.bench.measure import measure
+from frostline.bench.unit import ALL, kept_weights, perform, plan_training, starting_head
+from frostline.data import batches
+from frostline.errors import FrozenMoved, PlanError
+from frostline.evidence import probes
+from frostline.training import checkpoint
+from frostline.training.prepare import predictor
+from frostline.values import Adapter, Backbone, Epoch, Head, Outcome, Preprocessing, Recipe
+
+RECIPE = Recipe(epochs=2, lr=1e-2, batch=8)
+KINDS: dict[str, dict[str, Any]] = {
+    "freeze@2": {"freeze": 2},
+    "full": {"start": "random"},
+    "head_alone": {"freeze": 4, "start": "random"},
+    "drop@3": {"freeze": 1, "keep": 3, "above": "drop"},
+    "scratch": {"keep": 0, "above": "reinit", "statistics": "batch", "start": "random"},
+    "batch": {"freeze": 2, "statistics": "batch"},
+    "reestimate": {"freeze": 2, "statistics": "reestimate"},
+    "blend": {"freeze": 1, "blend": 0.5},
+    "gradual": {"train": (False,) * 4, "thaw": [(1, (False, False, True, True))]},
+    "probe@4": {"freeze": 4},
+    "probe@2": {"freeze": 2, "keep": 2, "above": "drop"},
+}
+
+
+class Trying(stage.Small):
+    """The small network with two vices, which begin when they are switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most: int | None = None  # examples that fit into memory
+        self.stem.append(Restless())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.most is not None and len(x) > self.most:
+            raise torch.OutOfMemoryError(f"{len(x)} examples do not fit")
+        return super().forward(x)
+
+
+class Restless(nn.Module):
+    """Counts its calls in a buffer, whatever its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.restless = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.restless:
+            self.get_buffer("calls").add_(1)
+        return x + 0 * self.get_buffer("calls")
+
+
+def trying() -> nn.Module:
+    return Trying()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return stage.bench(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def vicious() -> Iterator[Bench]:
+    yield stage.bench(None, backbone=f"{__file__}:trying")
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    def bare(epochs: tuple[Epoch, ...]) -> list[Epoch]:
+        return [replace(epoch, seconds=0.0) for epoch in epochs]
+
+    return np.array_equal(one.log_probabilities, other.log_probabilities) and bare(one.epochs) == bare(other.epochs)
+
+
+def pictures(bench: Bench, rows: NDArray[np.int64]) -> Tensor:
+    assert bench.backbone.preprocessing is not None
+    return torch.from_numpy(batches.decode(bench.examples, rows, bench.backbone.preprocessing))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unit_gives_the_same_bits_again_whatever_was_drawn_before(bench: Bench, kind: str) -> None:
+    arm = stage.arm(bench, kind, recipe=RECIPE, **KINDS[kind])
+    first = perform(bench, arm, stage.unit(arm, seed=1))
+    torch.rand(7)
+    assert same(perform(bench, arm, stage.unit(arm, seed=1)), first)
+    assert first.rows.tolist() == bench.split.folds[0].validation.tolist()
+    assert np.exp(first.log_probabilities).sum(1) == pytest.approx(np.ones(len(first.rows)), abs=1e-5)
+    assert not first.diverged
+    other = perform(bench, arm, stage.unit(arm, seed=2))
+    assert same(other, first) == kind.startswith("probe")
+
+
+def test_a_trained_unit_learns_and_says_what_it_took(bench: Bench) -> None:
+    arm = stage.arm(bench, recipe=replace(RECIPE, epochs=4), start="random")
+    outcome = perform(bench, arm, stage.unit(arm))
+    assert [epoch.number for epoch in outcome.epochs] == [0, 1, 2, 3]
+    assert outcome.epochs[-1].loss < outcome.epochs[0].loss
+    assert outcome.batch == 8
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize("kind", ["probe@4", "freeze@2", "batch", "scratch", "reestimate"])
+def test_no_label_of_a_validation_row_reaches_what_is_predicted_for_it(bench: Bench, kind: str) -> None:
+    arm = stage.arm(bench, kind, recipe=RECIPE, **KINDS[kind])
+    targets = bench.examples.targets.copy()
+    rows = bench.split.folds[1].validation
+    targets[rows] = (targets[rows] + 1) % stage.CLASSES
+    lied = replace(bench, examples=replace(bench.examples, targets=targets), heads={})
+    unit = stage.unit(arm, fold=1)
+    assert same(perform(lied, arm, unit), perform(bench, arm, unit))
+
+
+@pytest.mark.parametrize("kind", ["probe@4", "probe@2"])
+def test_an_arm_in_closed_form_is_the_logistic_probe_on_pooled_features(bench: Bench, kind: str) -> None:
+    arm = stage.arm(bench, kind, **KINDS[kind])
+    found = perform(bench, arm, stage.unit(arm))
+    fold, depth = bench.split.folds[0], arm.plan.keep
+    halves = Halves(bench.backbone.module, bench.anatomy)
+    (crossing,) = halves.prefix({"x": pictures(bench, np.arange(len(bench.examples)))}, depth)
+    features = crossing.mean((2, 3)).double().numpy()
+    linear = probes.logistic(features[fold.train], bench.examples.targets[fold.train], classes=stage.CLASSES)
+    expected = log_softmax(features[fold.validation] @ linear.weights.T + linear.bias, axis=1)
+    np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-3)
+    assert found.epochs == ()
+
+
+def test_a_trained_arm_without_steps_to_speak_of_predicts_what_its_probe_does(bench: Bench) -> None:
+    """The first head of an arm is the probe on its own top cut."""
+    still = replace(RECIPE, lr=1e-12, epochs=1)
+    for kind, depth in (("freeze@2", 4), ("drop@3", 3)):
+        arm = stage.arm(bench, kind, recipe=still, **KINDS[kind])
+        found = perform(bench, arm, stage.unit(arm))
+        linear = starting_head(bench, 0, depth)
+        expected = probes.log_probabilities(linear, bench.pooled[depth][found.rows])
+        np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_weights_predict_from_pictures_what_the_outcome_says(bench: Bench, kind: str) -> None:
+    arm = stage.arm(bench, kind, recipe=RECIPE, **KINDS[kind])
+    unit = stage.unit(arm)
+    outcome = perform(bench, arm, unit, keep=True)
+    assert same(perform(bench, arm, unit), outcome)  # keeping changes nothing
+    network = copy.deepcopy(bench.backbone.module)
+    head = checkpoint.read(kept_weights(bench, unit), network)
+    predict = predictor(network, head, bench.anatomy, arm.plan)
+    found = predict(pictures(bench, outcome.rows)).numpy()
+    np.testing.assert_allclose(found, outcome.log_probabilities, atol=2e-5 * float(np.abs(found).max()) + 2e-5)
+
+
+def test_the_certification_rows_are_predicted_by_the_kept_model(bench: Bench) -> None:
+    arm = stage.arm(bench, "kept", recipe=RECIPE, **KINDS["batch"])
+    unit = stage.unit(arm)
+    outcome = perform(bench, arm, unit, keep=True)
+    aside = replace(bench, split=replace(bench.split, certification=outcome.rows[::-1].copy()))
+    proof = certify(aside, arm, unit)
+    assert proof.rows.tolist() == outcome.rows[::-1].tolist()
+    np.testing.assert_allclose(proof.log_probabilities[::-1], outcome.log_probabilities, atol=1e-4)
+
+
+def test_a_model_of_everything_learns_from_every_row(bench: Bench) -> None:
+    arm = stage.arm(bench, freeze=2)
+    training = plan_training(bench, arm, stage.unit(arm, fold=ALL))
+    assert training.rows.tolist() == training.predict.tolist() == list(range(len(bench.examples)))
+    outcome = perform(bench, arm, stage.unit(arm, fold=ALL))
+    assert len(outcome.rows) == len(bench.examples)
+
+
+def test_training_starts_at_the_deepest_stored_cut_that_is_frozen(bench: Bench) -> None:
+    for freeze in range(5):
+        arm = stage.arm(bench, freeze=freeze, start="random")
+        assert plan_training(bench, arm, stage.unit(arm)).start == max(d for d in bench.whole if d <= freeze)
+        assert plan_training(bench, arm, stage.unit(arm), live=True).start == 0
+
+
+def test_finalists_are_trained_on_pictures_that_are_augmented_anew(tmp_path: Path) -> None:
+    varied = stage.bench(tmp_path, augment="flip")
+    arm = stage.arm(varied, freeze=2)
+    plain, kept = (perform(varied, arm, stage.unit(arm), keep=keep) for keep in (False, True))
+    assert not same(plain, kept)
+    assert same(perform(varied, arm, stage.unit(arm), keep=True), kept)
+
+
+# ---------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits_and_the_outcome_says_so(vicious: Bench) -> None:
+    arm = stage.arm(vicious, recipe=RECIPE, freeze=2)
+    small = stage.arm(vicious, recipe=replace(RECIPE, batch=2), freeze=2)
+    expected = perform(vicious, small, stage.unit(small))
+    vicious.backbone.module.most = 3
+    outcome = perform(vicious, arm, stage.unit(arm))
+    assert outcome.batch == 2
+    assert same(outcome, expected)
+    vicious.backbone.module.most = 1
+    with pytest.raises(torch.OutOfMemoryError, match="2 examples do not fit"):
+        perform(vicious, arm, stage.unit(arm))
+
+
+def test_a_frozen_buffer_that_moves_fails_the_unit_and_nothing_is_kept(tmp_path: Path) -> None:
+    bench = stage.bench(tmp_path, backbone=f"{__file__}:trying")
+    live = replace(bench, whole={0: bench.whole[0]})
+    arm = stage.arm(live, freeze=2)
+    perform(live, arm, stage.unit(arm))
+    live.backbone.module.get_submodule("stem.3").restless = True  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(FrozenMoved, match="'arm' changed"):
+        perform(live, arm, stage.unit(arm), keep=True)
+    assert not kept_weights(live, stage.unit(arm)).exists()
+
+
+def test_a_unit_that_diverges_is_an_outcome_that_says_so(bench: Bench) -> None:
+    arm = stage.arm(bench, recipe=Recipe(epochs=40, lr=1e6, kept_lr=1.0, batch=8, clip=None))
+    outcome = perform(bench, arm, stage.unit(arm))
+    assert outcome.diverged
+    assert outcome.epochs[-1].diverged
+    assert len(outcome.epochs) < 40
+
+
+def test_what_this_version_does_not_train_is_refused_also_where_the_result_has_a_closed_form(bench: Bench) -> None:
+    for freeze in (2, 4):
+        arm = stage.arm(bench, freeze=freeze, adapter=Adapter())
+        with pytest.raises(PlanError, match="'lora'"):
+            perform(bench, arm, stage.unit(arm))
+        arm = stage.arm(bench, freeze=freeze)
+        arm = replace(arm, plan=replace(arm.plan, head=Head(cuts=(2,))))
+        with pytest.raises(PlanError, match=r"cuts \(2,\)"):
+            perform(bench, arm, stage.unit(arm))
+
+
+# ------------------------------------------------------------------------------------------- the engine on itself
+
+
+def tampered(bench: Bench, depth: int) -> Bench:
+    """The same bench on a store in which one picture's activations at a cut are another's."""
+    rows, stored = np.arange(len(bench.examples)), bench.whole[depth]
+    store = Store(None, memory=10**9)
+    whole = {}
+    for at, held in bench.whole.items():
+        arrays = bench.store.read(held, rows)
+        if at == depth:
+            for array in arrays:
+                array[bench.split.folds[0].train[3]] = array[bench.split.folds[0].train[4]] + 1
+        store.begin(held.key, held.fields, held.rows, tier="memory").append(arrays)
+        kept = store.held(held.key)
+        assert kept is not None
+        whole[at] = kept
+    assert whole.keys() == bench.whole.keys()
+    assert stored.rows == len(rows)
+    return replace(bench, store=store, whole=whole)
+
+
+@pytest.mark.parametrize("freeze", [1, 2, 3])
+def test_stored_and_live_training_do_not_differ_unless_the_store_is_wrong(bench: Bench, freeze: int) -> None:
+    arm = stage.arm(bench, recipe=RECIPE, freeze=freeze)
+    assert cached_versus_live(bench, arm, stage.unit(arm)) < 1e-5
+    assert cached_versus_live(tampered(bench, freeze), arm, stage.unit(arm)) > 1e-2
+
+
+class Weightless(nn.Module):
+    """Nothing learns in its last layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.body = nn.Conv2d(6, 8, 3, padding=1)
+        self.squash = nn.Sequential(nn.Tanh(), nn.AvgPool2d(2))
+        self.fold = nn.Sequential(nn.Softplus(), nn.AvgPool2d(2))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.fold(self.squash(self.body(torch.relu(self.stem(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [stage.Small, Weightless])
+def test_measuring_touches_nothing_and_gives_every_layer_its_seconds(bench: Bench, kind: type[nn.Module]) -> None:
+    how = Preprocessing((8, 8), None, (0.5,) * 3, (0.25,) * 3)
+    backbone = Backbone("measured", kind().eval(), {"x": torch.randn(2, 3, 8, 8)}, "x", how, "none")
+    anatomy = dissect(backbone)
+    before, threads = fingerprint(backbone.module), torch.get_num_threads()
+    try:
+        found = measure(backbone, anatomy, bench.examples, bench.device, batch=4, threads=1, folder=None)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found.forward) == len(found.backward) == len(anatomy.layers)
+    assert all(math.isfinite(seconds) and seconds >= 0 for seconds in (*found.forward, *found.backward))
+    assert sum(found.forward) > 0
+    assert found.threads == 1
+    assert found.batch == 4
+    assert fingerprint(backbone.module) == before
+    assert all(p.requires_grad and p.grad is None for p in backbone.module.parameters())
