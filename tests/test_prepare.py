@@ -23,6 +23,7 @@ from frostline.errors import BackboneError, PlanError
 from frostline.plan import plan
 from frostline.tasks import classification
 from frostline.training import loop
+from frostline.training.device import Device
 from frostline.training.feed import feed, steps
 from frostline.training.loop import Batch, Feed, Learner
 from frostline.training.prepare import predictor, prepared, reestimate
@@ -57,9 +58,9 @@ def batches(depth: int, batch: int = 8) -> Feed:
     return feed(lambda rows, _: [array[rows] for array in arrays], np.arange(ROWS), targets, batch, device=cpu, seed=0)
 
 
-def fit(learner: Learner, given: Plan, start: int) -> None:
+def fit(learner: Learner, given: Plan, start: int, device: Device) -> None:
     """Train with a prediction after each epoch, as someone who watches would."""
-    learn, device = batches(start), stage.cpu()
+    learn = batches(start)
     for _ in loop.train(learner, learn, given, steps(ROWS, 8), device):
         loop.predict(learner, learn, device)
 
@@ -85,7 +86,7 @@ def test_no_byte_below_the_frost_line_moves_and_the_backbone_itself_is_not_touch
     with prepared(backbone, anatomy, given, head(), start=start, seed=0, device=stage.cpu()) as learner:
         if given.statistics == "reestimate":
             reestimate(learner, batches(start)(0), given)
-        fit(learner, given, start)
+        fit(learner, given, start, stage.cpu())
         loop.blend(learner, given.blend)
         trained = learner.module.get_submodule("network")
         names = stage.frozen_names(given)
@@ -104,7 +105,7 @@ def watched(learner: Learner, kind: type[nn.Module], modes: Modes) -> None:
 
     for name, module in learner.module.get_submodule("network").named_modules():
         if isinstance(module, kind):
-            module.register_forward_hook(hook(name))
+            module.register_forward_pre_hook(hook(name))
 
 
 def modes_of(given: Plan, kind: type[nn.Module], start: int) -> tuple[Modes, Modes]:
@@ -144,6 +145,13 @@ def test_dropout_is_active_above_the_frost_line_alone_and_while_training_alone()
     training, predicting = modes_of(of(freeze=2), nn.Dropout, 0)
     assert set(training) == {("blocks.0.drop", False), ("blocks.1.drop", True), ("blocks.2.drop", True)}
     assert not any(mode for _, mode in predicting)
+
+
+def test_modules_that_enclose_frozen_and_learning_layers_are_in_inference_mode_for_what_is_random_in_them() -> None:
+    training, _ = modes_of(of(freeze=2), nn.Sequential, 0)
+    assert set(training) == {("stem", False), ("blocks", False)}
+    training, _ = modes_of(of(), nn.Sequential, 0)
+    assert set(training) == {("stem", True), ("blocks", False)}
 
 
 def test_dropout_of_a_layer_that_thaws_is_active_from_then_on() -> None:
@@ -251,11 +259,12 @@ def test_what_was_trained_is_let_go_when_nobody_holds_it() -> None:
     device = stage.cpu()
     given = of(freeze=2)
     with prepared(backbone, anatomy, given, head(), start=2, seed=0, device=device) as learner:
-        fit(learner, given, 2)
-        trained = weakref.ref(learner.module)
+        fit(learner, given, 2, device)
+        trained = [weakref.ref(parameter) for group in learner.groups for parameter in group["params"]]
     del learner
     gc.collect()
-    assert trained() is None
+    assert trained
+    assert not any(parameter() is not None for parameter in trained)
 
 
 def test_what_cannot_be_trained_is_refused_by_name() -> None:

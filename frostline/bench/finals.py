@@ -44,8 +44,8 @@ def cached_versus_live(bench: Bench, arm: Arm, unit: Unit) -> float:
     stored = plan_training(bench, arm, unit)
     rows = stored.rows[:CHECKED_ROWS]
     short = replace(stored, rows=rows, plan=replace(stored.plan, recipe=replace(stored.plan.recipe, batch=8)))
-    traces = [_losses(bench, training) for training in (short, replace(short, start=0))]
-    return float(np.abs(np.subtract(*traces)).max())
+    cached, live = (_losses(bench, training) for training in (short, replace(short, start=0)))
+    return float(np.abs(np.subtract(cached, live)).max())
 
 
 def _losses(bench: Bench, training: Training) -> list[float]:
