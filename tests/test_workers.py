@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline.errors import RunFailed
 from frostline.workers import run
 
 
@@ -25,6 +26,10 @@ def touched(path: Path) -> str:
     return path.name
 
 
+def dies(path: Path) -> str:
+    os._exit(3)
+
+
 def test_two_processes_find_what_one_finds() -> None:
     jobs = list(range(6))
     alone = {job: result[0] for job, result in run(squared, jobs)}
@@ -37,6 +42,11 @@ def test_two_processes_find_what_one_finds() -> None:
 def test_one_worker_works_here_and_only_as_far_as_it_is_asked() -> None:
     results = run(squared, [1, 2, 3])
     assert next(results) == (1, (1, os.getpid()))
+
+
+def test_a_process_that_dies_without_a_word_fails_the_run_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"a worker process died.*--resume"):
+        list(run(dies, [tmp_path / f"job{n}" for n in range(4)], workers=2))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
