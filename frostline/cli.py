@@ -19,6 +19,7 @@ from frostline.values import Event, Show, silent
 
 # what may befall any file, wherever it is written or read; each is for the user to mend
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="frostline",
@@ -255,18 +256,16 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
 def main() -> None:
     """Run the command line; errors of ours end with their exit code and their message, an interrupt with 130."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # the parser catches an interrupt and returns this; older ones raise Abort
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except FrostlineError as error:
         sys.stderr.write(f"frostline: {error}\n")
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nfrostline: interrupted; everything finished is kept, --resume goes on from here\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has closed it
-        sys.exit(0)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -52,6 +52,7 @@ def open_study(folder: Path, *, resume: bool) -> Study:
     path = folder / "study.db"
     if path.exists() and not resume:
         raise RunError(f"{str(folder)!r} holds a study already; continue it with --resume, or give another --out")
+    new = not path.exists()
     try:
         (folder / "outcomes").mkdir(parents=True, exist_ok=True)
         for left in (folder / "outcomes").glob("*.partial"):
@@ -63,8 +64,8 @@ def open_study(folder: Path, *, resume: bool) -> Study:
             storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
             trials = optuna.create_study(storage=storage, study_name=NAME, direction="minimize", load_if_exists=True)
         except (OptunaError, SQLAlchemyError) as error:
-            if _no_room(error):
-                raise _unwritten(path, "the disk is full") from error
+            if new or _no_room(error):
+                raise _unwritten(path, _first_line(error)) from error
             raise RunError(
                 f"{str(path)!r} cannot be read as a study ({_first_line(error)}); give another --out, "
                 "or remove the file to begin again"

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import InputError, RunError, StoreError
+from frostline.errors import FrostlineError, RunError, StoreError
 from frostline.settings import Settings
 
 ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its resumption
@@ -20,23 +20,21 @@ ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its re
 
 @contextmanager
 def begun(settings: Settings) -> Generator[Path]:
-    """The run's directory: `begin`, and undone where input is refused before any unit was finished.
+    """The run's directory: `begin`, and undone where the run is refused or fails before any unit was finished.
 
-    A refused run must not stay behind as a directory that asks for --resume with the settings that were wrong. What
-    an interrupt or a failure leaves is kept, and so is every directory that was there before.
+    A refused run must not stay behind as a directory that asks for --resume with the settings that were wrong, and a
+    full disk is not left full of what nobody can use. What an interrupt leaves is kept, and so is every run that was
+    there before.
     """
     folder = place(settings)
     new = not (folder / "config.json").exists()
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield begin(settings)
-    except InputError:
+    except FrostlineError:
         if new and (folder / "config.json").exists() and not any(folder.glob("outcomes/*.npz")):
             for entry in folder.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            _leave(absent)
-        raise
-    except StoreError:
         _leave(absent)
         raise
 

@@ -173,13 +173,24 @@ def hand_back(bench: Bench, plan: Plan, unit: Unit, folder: Path) -> None:
     """The folder `model/`: the weights of one training, with what it takes to use them."""
     given = bench.settings
     how = {
-        "spec": given.backbone,
+        "spec": lasting(given.backbone),
         "model_kwargs": dict(given.model_kwargs),
         "image_size": given.image_size,
         "classes": list(bench.examples.classes),
         "trained_on": "all examples" if unit.fold == ALL else f"the training rows of fold {unit.fold}",
     }
     export.write(folder / "model", bench.backbone, plan, kept_weights(bench, unit), how)
+
+
+def lasting(spec: str) -> str | None:
+    """A backbone's specification that holds from any folder; None for a module, which has to be given again."""
+    if spec.startswith("(module "):
+        return None
+    source, _, name = spec.partition("/")
+    if source == "hf" and Path(name).expanduser().is_dir():
+        return f"hf/{Path(name).expanduser().resolve()}"
+    file, colon, factory = spec.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}:{factory}" if colon and file.endswith(".py") else spec
 
 
 def write(folder: Path, found: Findings, extras: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Whole runs that several files look at, each made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from world import LETTERS, ONE, Said, draw, small, tell
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pictures in `data`, 40 a class without parts, and in `parted`, with a test folder."""
+    folder = tmp_path_factory.mktemp("world")
+    draw(folder / "data", 40)
+    draw(folder / "parted" / "train", 30, seed=1)
+    draw(folder / "parted" / "test", 12, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(place: Path) -> tuple[Path, Said]:
+    """A run without a test part, from the network of letters; what it said with --json."""
+    out = place / "finished"
+    return out, tell("find", place / "data", *LETTERS, *ONE, "--epochs", 2, "--out", out, "--json")
+
+
+@pytest.fixture(scope="session")
+def held_out(place: Path) -> tuple[Path, Said]:
+    """A run with a test part and with every option that is not the default's; what it said without --json."""
+    out = place / "held_out"
+    options = ("--metric", "macro_f1", "--prefer", "inference", "--augment", "flip", "--storage", 0, "--image-size", 12)
+    more = ("--effort", "quick", "--batch-size", 8, "--epsilon", 0.05, "--confidence", 0.9, "--seed", 3)
+    network = small(place)
+    return out, tell("find", place / "parted", *network, *options, *more, "--epochs", 2, "--out", out)

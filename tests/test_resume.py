@@ -1,0 +1,89 @@
+"""Laws of ends: whatever ended a run, what was finished is kept, and it ends as it would have ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import Said, end, refused, small, start, tell, tree
+
+
+def answer(folder: Path) -> tuple[Any, ...]:
+    """What must not depend on how often a run was ended: the decision, and each arm's way through the race."""
+    found = json.loads((folder / "summary.json").read_text())
+    decision = {name: value for name, value in found["decision"].items() if name != "plan"}
+    arms = [(arm["id"], arm["stage"], arm["score"], arm["learning_rate"]) for arm in found["arms"]]
+    return decision, found["decision"]["plan"], arms, found["score"]
+
+
+def words_of(place: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("find", place / "data", *small(place), "--epochs", 1, "--effort", "quick", "--out", out, *more)
+
+
+def interrupted(place: Path, out: Path, kind: int, finished: int) -> Said:
+    """A run as a process of its own, ended by a signal when so many units were finished."""
+    process = start(*words_of(place, out))
+    patience = time.monotonic() + 240
+    while len(list(out.glob("outcomes/*.npz"))) < finished:
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    process.send_signal(kind)
+    return end(process)
+
+
+def begun_again(folder: Path, into: Path) -> Path:
+    """The same run with the same calibration, and nothing else of what it found."""
+    shutil.copytree(folder, into)
+    for name in ("outcomes", "activations", "finalists", "model"):
+        shutil.rmtree(into / name, ignore_errors=True)
+    (into / "summary.json").unlink()
+    return into
+
+
+@pytest.mark.parametrize(("kind", "finished"), [(signal.SIGINT, 4), (signal.SIGKILL, 11)])
+def test_an_ended_run_goes_on_to_the_answer_of_an_uninterrupted_one(
+    kind: int, finished: int, place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = interrupted(place, out, kind, finished)
+    if kind == signal.SIGINT:
+        assert said.code == 130
+        assert "--resume" in said.err
+        assert "Traceback" not in said.err
+    else:
+        assert said.code == -signal.SIGKILL
+    before = {file.name: file.read_bytes() for file in out.glob("outcomes/*.npz")}
+    assert len(before) >= finished
+    assert not (out / "summary.json").exists()
+    refused(tell("predict", out, place / "data" / "bar" / "000.png"), "summary.json")
+    refused(tell(*words_of(place, out)), "begun", "--resume")
+    refused(tell(*words_of(place, out, "--resume", "--seed", 9)), "seed 0", "now it is 9")
+    assert tell(*words_of(place, out, "--resume")).code == 0
+    again = [name for name, content in before.items() if (out / "outcomes" / name).read_bytes() != content]
+    assert len(again) <= 1  # no more than the unit that had its file and not yet its place in the study
+    assert not [name for name in tree(out) if "partial" in name]
+    whole = begun_again(out, tmp_path / "whole")
+    assert tell(*words_of(place, whole, "--resume")).code == 0
+    assert answer(whole) == answer(out)
+
+
+def test_resuming_begins_what_does_not_exist_and_runs_a_damaged_outcome_again(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert tell(*words_of(place, out, "--resume")).code == 0
+    told = answer(out)
+    first, second, *_ = sorted(out.glob("outcomes/*.npz"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.unlink()
+    second.write_bytes(contents[1][:-1] + b"x")
+    (out / "summary.json").unlink()
+    shutil.rmtree(out / "activations")
+    assert tell(*words_of(place, out, "--resume")).code == 0
+    assert answer(out) == told
+    assert first.exists()
+    assert second.read_bytes() != contents[1][:-1] + b"x"

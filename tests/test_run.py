@@ -1,0 +1,250 @@
+"""Contracts of whole runs: the summary, the model that is handed back, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from sklearn.metrics import f1_score
+from world import CLASSES, Said, picture, small
+
+import frostline
+from frostline import journey, workers
+from frostline import study as studies
+from frostline.bench.bench import Source
+from frostline.bench.lay import lay, probe_cuts
+from frostline.data.read import read
+from frostline.errors import OptionError, RunError
+from frostline.plan import with_epochs
+from frostline.run import course
+from frostline.settings import settings
+
+Run = tuple[Path, Said]
+NUMBER = (int, float)
+PLAN = {
+    "keep": int, "freeze": int, "above": str, "train": list, "thaw": list, "head": dict, "statistics": str,
+    "recipe": dict, "blend": NUMBER, "adapter": (dict, type(None)),
+}  # fmt: skip
+INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+ARM = {"id": str, "plan": PLAN, "stage": str, "score": INTERVAL, "seconds": NUMBER, "peak_bytes": int}
+# DESIGN's summary.json, field by field
+CONTRACT = {
+    "format": str,
+    "task": str,
+    "metric": str,
+    "backbone": str,
+    "data": {"train": int, "validation": int, "certification": int, "classes": list, "skipped": list},
+    "decision": {
+        "plan": {**PLAN, "layers": list}, "arm": str, "epsilon": NUMBER, "confidence": NUMBER, "certified": bool,
+        "plausible": list, "proven": list, "expected_regret": NUMBER, "reason": str,
+    },
+    "score": {"metric": str, "value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int, "kind": str},
+    "arms": list,
+    "baselines": dict,
+    "cost": dict.fromkeys(
+        ("total_seconds", "fill_seconds", "probe_seconds", "race_seconds", "final_seconds", "baseline_seconds",
+         "peak_bytes", "exhaustive_seconds", "full_finetune_seconds"),
+        NUMBER,
+    ),
+    "checks": {"cached_vs_live": NUMBER, "frozen_unchanged": bool, "augmentation_gap": (*NUMBER, type(None))},
+    "verdicts": list,
+}  # fmt: skip
+
+
+@pytest.fixture(params=["finished", "held_out"])
+def run(request: pytest.FixtureRequest) -> Path:
+    """Each of the session's runs."""
+    return request.getfixturevalue(request.param)[0]
+
+
+def holds(found: Any, contract: Any, path: str = "summary") -> None:
+    """Every field is there with its type; more fields are welcome."""
+    if isinstance(contract, dict):
+        assert isinstance(found, dict), path
+        for name, inner in contract.items():
+            assert name in found, f"{path}.{name} is missing"
+            holds(found[name], inner, f"{path}.{name}")
+        return
+    assert isinstance(found, contract), f"{path} is {found!r}"
+    assert contract is bool or not isinstance(found, bool), f"{path} is {found!r}"
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_summary_has_every_field_of_the_contract(run: Path) -> None:
+    summary = summary_of(run)
+    holds(summary, CONTRACT)
+    assert summary["format"] == "frostline.summary/1"
+    assert summary["score"]["kind"] in ("held_out", "cross_validated")
+    for arm in summary["arms"]:
+        holds(arm, ARM, arm["id"])
+        assert arm["stage"] in ("dropped@1", "dropped@2", "finalist", "probe")
+    for name, arm in summary["baselines"].items():
+        holds(arm, {**ARM, "certified": INTERVAL}, name)
+    for verdict in summary["verdicts"]:
+        holds(verdict, {"kind": str, "holds": bool, "evidence": str, "advice": str})
+    assert summary["baselines"].keys() >= {"scratch", "linear_probe", "full_finetune"}
+    assert {"train", "layers"} <= summary["decision"]["plan"].keys()
+
+
+def test_every_number_of_the_summary_is_one_that_json_knows(run: Path) -> None:
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    json.loads((run / "summary.json").read_text(), parse_constant=no_constant)
+
+
+def test_counts_of_the_data_add_up(finished: Run, held_out: Run) -> None:
+    counts = summary_of(finished[0])["data"]
+    assert counts["train"] + counts["validation"] == 120
+    assert counts["certification"] == 0
+    parted = summary_of(held_out[0])["data"]
+    assert parted["train"] + parted["validation"] == 90
+    assert parted["certification"] == 36
+    assert counts["classes"] == parted["classes"] == list(CLASSES)
+
+
+def test_score_is_called_what_it_is(finished: Run, held_out: Run) -> None:
+    assert summary_of(finished[0])["score"]["kind"] == "cross_validated"
+    score = summary_of(held_out[0])["score"]
+    assert (score["kind"], score["n"], score["metric"]) == ("held_out", 36, "macro_f1")
+
+
+def test_the_decision_names_arms_that_raced_and_intervals_hold_their_means(run: Path) -> None:
+    summary = summary_of(run)
+    decision, arms = summary["decision"], {arm["id"]: arm for arm in summary["arms"]}
+    assert {decision["arm"], *decision["plausible"], *decision["proven"]} <= arms.keys()
+    assert arms[decision["arm"]]["stage"] == "finalist"
+    assert decision["certified"] == (decision["arm"] in decision["proven"])
+    for arm in (*arms.values(), *summary["baselines"].values()):
+        assert arm["score"]["low"] <= arm["score"]["mean"] <= arm["score"]["high"], arm["id"]
+    assert summary["score"]["low"] <= summary["score"]["value"] <= summary["score"]["high"]
+
+
+def test_the_parts_of_the_cost_are_within_the_whole(run: Path) -> None:
+    cost = summary_of(run)["cost"]
+    parts = [cost[f"{part}_seconds"] for part in ("fill", "probe", "race", "final", "baseline")]
+    assert all(part >= 0 for part in parts)
+    assert sum(parts) <= cost["total_seconds"]
+    assert cost["exhaustive_seconds"] > 0
+
+
+def test_checks_say_that_cached_training_is_live_training(run: Path) -> None:
+    checks = summary_of(run)["checks"]
+    assert checks["frozen_unchanged"] is True
+    assert 0 <= checks["cached_vs_live"] < 1e-4
+
+
+def test_a_gap_is_told_where_a_trained_choice_was_augmented(held_out: Run) -> None:
+    summary = summary_of(held_out[0])
+    exact = summary["decision"]["arm"].startswith("linear_probe")
+    assert (summary["checks"]["augmentation_gap"] is None) == exact
+
+
+def test_the_model_is_safetensors_with_its_plan_and_preprocessing(run: Path) -> None:
+    summary, plan = summary_of(run), json.loads((run / "model" / "plan.json").read_text())
+    assert plan == summary["decision"]["plan"]
+    card = json.loads((run / "model" / "model.json").read_text())
+    assert card["classes"] == summary["data"]["classes"]
+    assert card["preprocessing"]["size"] == ([12, 12] if run.name == "held_out" else [16, 16])
+    kept = plan["layers"][: plan["keep"]] if plan["above"] == "drop" else plan["layers"]
+    with safe_open(run / "model" / "model.safetensors", framework="np") as file:
+        body = {name for name in file.keys() if not name.startswith("frostline_head.")}  # noqa: SIM118
+    assert body == {member for layer in kept for member in layer["members"]}
+
+
+def predictions(run: Path, files: list[Path]) -> np.ndarray:
+    """Probabilities, files x classes."""
+    rows = list(journey.load(run).predict(files))
+    assert [row["input"] for row in rows] == [str(file) for file in files]
+    return np.asarray([[row["scores"][name] for name in CLASSES] for row in rows])
+
+
+def test_the_model_predicts_what_the_validation_saw(finished: Run, place: Path) -> None:
+    run, summary = finished[0], summary_of(finished[0])
+    examples = read(str(place / "data"))
+    ours = predictions(run, [place / "data" / name for name in examples.ids])
+    kept: list[bool] = []
+    for file in (run / "outcomes").glob(f"{summary['decision']['arm']}-*-f0-*.npz"):
+        with np.load(file) as outcome:
+            theirs = np.exp(outcome["log_probabilities"])
+            kept.append(bool(np.allclose(ours[outcome["rows"]], theirs, atol=2e-5)))
+    assert any(kept)
+
+
+def test_the_held_out_score_is_that_of_the_very_model_that_is_handed_back(held_out: Run, place: Path) -> None:
+    run = held_out[0]
+    files = sorted((place / "parted" / "test").rglob("*.png"))
+    guessed = predictions(run, files).argmax(axis=1)
+    truth = [CLASSES.index(file.parent.name) for file in files]
+    assert f1_score(truth, guessed, average="macro") == pytest.approx(summary_of(run)["score"]["value"], abs=1e-9)
+
+
+def test_report_writes_the_page_anew_and_the_page_asks_nobody(finished: Run) -> None:
+    run = finished[0]
+    page = run / "report.html"
+    before = page.read_text()
+    page.unlink()
+    frostline.journey.report(run)
+    assert page.read_text() == before
+    assert 'src="http' not in before
+    assert 'href="http' not in before
+
+
+def test_config_holds_everything_resolved(held_out: Run) -> None:
+    config = json.loads((held_out[0] / "config.json").read_text())
+    wanted = {"metric": "macro_f1", "prefer": "inference", "augment": "flip", "storage": 0, "image_size": 12, "seed": 3}
+    assert {name: config[name] for name in wanted} == wanted
+
+
+def test_nothing_is_stored_where_no_bytes_are_allowed(held_out: Run) -> None:
+    assert not list((held_out[0] / "activations").rglob("*whole*"))
+
+
+def arrays(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    return np.stack([picture(CLASSES[label], rng) for label in labels]), labels
+
+
+def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
+    """Of the rungs of a finished run, with two processes that find the store warm."""
+    resolved = settings({**json.loads((finished[0] / "config.json").read_text()), "resume": True, "workers": 2})
+    with course.begun(resolved) as run:
+        kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
+        bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))
+        recipe = course.base_recipe(bench)
+        jobs = [(str(run.folder), arm, unit, False) for arm in course.proposed(bench, probe_cuts(bench))
+                for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
+        jobs = [(folder, replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), u, k) for folder, arm, u, k in jobs]
+        assert len(jobs) >= 3
+        for (_, _, unit, _), outcome in workers.run(course._perform_at, jobs, 2):
+            assert (outcome.rows == kept[unit].rows).all()
+            assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)
+
+
+def test_arrays_and_a_module_are_searched_like_files_and_refit_on_everything(tmp_path: Path) -> None:
+    scope: dict[str, Any] = {}
+    exec(compile(Path(small(tmp_path)[1].partition(":")[0]).read_text(), "small", "exec"), scope)
+    module = scope["Small"]()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    options: Mapping[str, Any] = {"effort": "quick", "epochs": 1, "refit_all": True, "threads": 1}
+    found = frostline.find(arrays(60), module, out=str(tmp_path / "run"), **options)
+    holds(found.summary, {**CONTRACT, "baselines": {"linear_probe": ARM, "full_finetune": ARM}})
+    assert all((tensor == before[name]).all() for name, tensor in module.state_dict().items())
+    assert not module.stem[0]._forward_hooks
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["trained_on"] == "all examples"
+    assert found.plan == journey.load(tmp_path / "run").plan
+    with pytest.raises(RunError, match="give the same one"):
+        list(found.predict([tmp_path / "x.png"]))
+    with pytest.raises(OptionError, match="workers"):
+        frostline.find(arrays(60), module, out=str(tmp_path / "other"), workers=2)
