@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,6 +256,9 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
 
 def main() -> None:
     """Run the command line; errors of ours end with their exit code and their message, an interrupt with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # file names may be no UTF-8, and a terminal may know ASCII alone
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # the parser catches an interrupt and returns this; older ones raise Abort

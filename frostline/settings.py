@@ -25,7 +25,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
 KINDS: Mapping[type, tuple[str, ...]] = {
-    str: ("data", "backbone", "weights", "data_format", "label", "path", "group", "device", "out", *CHOICES),
+    str: ("data", "backbone", "weights", "label", "path", "group", "device", "out", *CHOICES),
     int: ("image_size", "epochs", "batch_size", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
     bool: ("resume", "refit_all"),

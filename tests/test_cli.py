@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -311,7 +312,7 @@ def test_data_that_cannot_be_learned_from_is_refused(
 
 
 def test_pictures_of_every_kind_are_searched_and_what_is_odd_is_told(tmp_path: Path) -> None:
-    """CMYK, 16 bits, a palette, EXIF, one truncated, one duplicate with another label; numbers and accents as names."""
+    """CMYK, 16 bits, a palette, EXIF; one truncated, one misnamed, one with two labels; numbers and accents as names."""
     data = draw(tmp_path / "data", 14)
     for label, name in zip(CLASSES, ("7", "10", "Kröte ß"), strict=True):
         (data / label).rename(data / name)
@@ -324,16 +325,18 @@ def test_pictures_of_every_kind_are_searched_and_what_is_odd_is_told(tmp_path: P
     exif[0x0112] = 6  # turned by a quarter
     grey.convert("RGB").save(odd / "d.jpg", exif=exif)
     (odd / "e.png").write_bytes((odd / "001.png").read_bytes()[:70])
+    (odd / "f.png").write_bytes(b"broken")
+    (odd / "f.png").rename(odd / os.fsdecode(b"\xff.png"))
     shutil.copy(odd / "002.png", data / "10" / "same.png")
-    said = tell("find", data, *small(tmp_path), "--out", tmp_path / "run", *QUICK)
+    said = end(start("find", data, *small(tmp_path), "--out", tmp_path / "run", *QUICK))
     assert said.code == 0, said.err
     told = " ".join(said.err.split())
-    assert "Skipped 1 file" in told
+    assert "Skipped 2 file" in told
     assert "e.png" in told
     assert "Warning" in told
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["data"]["classes"] == ["10", "7", "Kröte ß"]
-    assert [row["id"] for row in summary["data"]["skipped"]] == ["7/e.png"]
+    assert [row["id"] for row in summary["data"]["skipped"]] == ["7/e.png", "7/?.png"]
     assert summary["notes"]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from frostline.errors import FrostlineError, RunError, StoreError
 from frostline.settings import Settings
 
+ODD = "backslashreplace"  # for file names that are no UTF-8: JSON reads such an escape back as the same name
 ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its resumption
 
 
@@ -93,7 +94,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors=ODD) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +129,7 @@ def log(folder: Path, kind: str, **fields: Any) -> None:
     line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False) + "\n"
     path = folder / "log.jsonl"
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors=ODD) as file:
             file.write(line)
     except OSError as error:
         raise StoreError(
