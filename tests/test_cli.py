@@ -312,7 +312,7 @@ def test_data_that_cannot_be_learned_from_is_refused(
 
 
 def test_pictures_of_every_kind_are_searched_and_what_is_odd_is_told(tmp_path: Path) -> None:
-    """CMYK, 16 bits, a palette, EXIF; one truncated, one misnamed, one with two labels; numbers and accents as names."""
+    """CMYK, 16 bits, a palette, EXIF; one truncated, one misnamed, one with two labels; numbers, accents as names."""
     data = draw(tmp_path / "data", 14)
     for label, name in zip(CLASSES, ("7", "10", "Kröte ß"), strict=True):
         (data / label).rename(data / name)

@@ -1,0 +1,115 @@
+"""Contracts with real networks and photographs, where the environment says that they lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from world import refused, tell
+
+import frostline
+
+PLACE = os.environ.get("FROSTLINE_ASSETS")
+pytestmark = pytest.mark.skipif(PLACE is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
+ASSETS = Path(PLACE or "/nowhere").resolve()
+WEIGHTS, DATA = ASSETS / "weights", ASSETS / "datasets"
+RESNETS = WEIGHTS / "cifar_resnets"
+RESNET = '''
+import torch.nn.functional as F
+from torch import nn
+
+
+class Block(nn.Module):
+    """He et al., 2016, section 4.2: the shortcut is padded, not learned."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.more = stride, (outputs - inputs) // 2
+
+    def forward(self, x):
+        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        same = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return F.relu(inner + same)
+
+
+class ResNet(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        sizes = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(Block(i, o, s), *(Block(o, o, 1) for _ in range(blocks - 1))) for i, o, s in sizes
+        )
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+
+
+def resnet20():
+    return ResNet(3)
+
+
+def resnet32():
+    return ResNet(5)
+'''
+
+
+def test_a_linear_probe_of_a_small_mobilenet_tells_ants_from_bees() -> None:
+    backbone = f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}"
+    found = tell("probe", DATA / "hymenoptera", "--backbone", backbone, "--json").document
+    assert found["data"]["classes"] == ["ants", "bees"]
+    assert found["data"]["train"] == 244
+    assert found["data"]["validation"] == 153
+    last = found["curve"][-1]["score"]
+    assert last["mean"] >= 0.80
+    assert last["mean"] > found["curve"][0]["score"]["mean"] + 0.1
+    assert max(point["random"] for point in found["curve"]) < last["mean"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "million"),
+    [
+        ("hf/{w}/mobilenetv1_025_128_in1k/hf", {}, 0.47),
+        ("hf/{w}/mobilenetv1_050_160_in1k/hf", {}, 1.3),
+        ("hf/{w}/mobilenetv2_100_in1k/hf", {}, 3.5),
+        ("timm/mobilenetv2_100", {"weights": "{w}/mobilenetv2_100_in1k/timm.safetensors", "pad": "same"}, 3.5),
+        ("{t}/resnet.py:resnet20", {"weights": "{w}/cifar_resnets/resnet20.safetensors"}, 0.27),
+        ("{t}/resnet.py:resnet32", {"weights": "{w}/cifar_resnets/resnet32.safetensors"}, 0.46),
+    ],
+)
+def test_layers_of_a_real_network_hold_its_parameters_and_prove_its_cuts(
+    spec: str, options: dict[str, str], million: float, tmp_path: Path
+) -> None:
+    (tmp_path / "resnet.py").write_text(RESNET)
+    weights = options.get("weights", "none").format(w=WEIGHTS)
+    more = {"model_kwargs": {"pad_type": "same"}} if "pad" in options else {}
+    image = {"image_size": 32} if "resnet.py" in spec else {}
+    layers = frostline.layers(spec.format(w=WEIGHTS, t=tmp_path), weights=weights, **more, **image)
+    cuts = [layer for layer in layers if layer.cut]
+    assert cuts[0].index == 0
+    assert 5 <= len(cuts) <= 20
+    assert all(layer.error is not None and layer.error < 1e-3 for layer in cuts)
+    total = sum(layer.parameters for layer in layers) / 1e6
+    assert 0.4 * million < total < 1.02 * million  # the head is not among the layers
+
+
+def test_an_authors_pickle_is_read_without_running_it(tmp_path: Path) -> None:
+    (tmp_path / "resnet.py").write_text(RESNET)
+    spec = f"{tmp_path / 'resnet.py'}:resnet20"
+    words = ("--backbone", spec, "--image-size", 32, "--weights")
+    data = DATA / "cifar10_jpeg"
+    told = [
+        tell("layers", spec, "--image-size", 32, "--weights", RESNETS / f"resnet20.{kind}", "--json")
+        for kind in ("th", "safetensors")
+    ]
+    assert told[0].code == 0, told[0].err
+    assert told[0].document == told[1].document
+    refused(tell("find", data, *words, RESNETS / "resnet32.safetensors", "--out", tmp_path / "run"), "unexpected")
+    assert not (tmp_path / "run").exists()
