@@ -315,3 +315,22 @@ def test_padding_does_not_change_pooled_features() -> None:
             long_row = pool(anatomy, depth, halves.prefix(second, depth), second)
             short_row = pool(anatomy, depth, halves.prefix(short, depth), short)
             torch.testing.assert_close(long_row, short_row, rtol=1e-6, atol=1e-6)
+
+
+def test_dropout_before_the_head_goes_with_the_head_and_dropout_between_layers_with_the_layer_above() -> None:
+    backbone = tiny.backbone(tiny.seeded(tiny.DropoutBeforeHead), (3, 8, 8))
+    anatomy = dissect(backbone)
+    stem, block = anatomy.layers
+    assert "dropout" not in {*stem.modules, *block.modules} and "between" in block.modules
+    halves, (x,) = Halves(backbone.module, anatomy), halves_input(backbone)
+    still = halves.prefix({anatomy.data: x}, 2)[0]
+    with halves.sawn(0, until=2) as run:
+        for name in block.modules:
+            backbone.module.get_submodule(name).training = name != "between"
+        assert torch.equal(run((x,))[0], still)  # the head's dropout is not reached
+        backbone.module.get_submodule("between").training = True
+        assert not torch.equal(run((x,))[0], still)  # that of the learning layer is
+
+
+def halves_input(backbone: Backbone) -> tuple[Tensor]:
+    return (backbone.example[backbone.data],)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import logsumexp
 from sklearn import metrics
 
 from frostline.errors import OptionError
-from frostline.search.scores import losses, per_example, resamples, score, weighted, wilson
+from frostline.search.scores import losses, per_example, resamples, score, tempered, weighted, wilson
 
 
 def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +71,16 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
 def test_the_unknown_metric_is_named_with_the_known_ones() -> None:
     with pytest.raises(OptionError, match=r"'auc'.*accuracy"):
         score("auc", *predictions(0, 5, 2))
+
+
+def test_a_temperature_undoes_overconfidence_and_changes_no_label() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 4))
+    truth = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    honest = (logits - logsumexp(logits, axis=1, keepdims=True)).astype(np.float32)
+    loud = 8 * logits
+    loud = (loud - logsumexp(loud, axis=1, keepdims=True)).astype(np.float32)
+    calm = tempered(loud, truth)
+    assert losses(loud, truth).mean() > 2 * losses(honest, truth).mean()
+    assert losses(calm, truth).mean() < 1.02 * losses(honest, truth).mean()
+    assert (calm.argmax(axis=1) == loud.argmax(axis=1)).all()

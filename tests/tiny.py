@@ -213,3 +213,20 @@ def dictionary() -> Backbone:
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     module = seeded(Dictionary).eval()
     return Backbone("tiny", module, {"x": torch.randn(2, 6, 5, generator=rng), "mask": mask}, "x", None, "none")
+
+
+class DropoutBeforeHead(nn.Module):
+    """As many classifiers end: pooled features, dropout, the output layer. Here almost everything is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.between = nn.Dropout(0.5)
+        self.block = nn.Conv2d(8, 8, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.999)
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(torch.relu(self.stem(x)))
+        return self.classifier(self.dropout(self.pool(torch.relu(self.block(x))).flatten(1)))

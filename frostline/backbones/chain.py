@@ -275,20 +275,38 @@ def head_start(seen: View, chain: list[Segment], unloaded: frozenset[str]) -> in
 
 
 def merged(seen: View, chain: list[Segment], head: int) -> list[Segment]:
-    """Weightless segments go to the layer below, or to the one above where they stand in one part with it."""
+    """Weightless segments go to the layer below, or to the one above where they stand in one part with it.
+
+    What makes nothing in inference is dropout: it goes above, and from the last layer to the head. A cut behind it
+    would have it act on what the head reads whenever the layer below learns.
+    """
     found: list[Segment] = []
     waiting: int | None = None  # tick at which a weightless segment for the layer above began
+    idle: int | None = None  # tick at which dropout behind the layer below began
     for n, segment in enumerate(chain[:head]):
+        if segment.macs == 0 and found and waiting is None and _idle(seen, segment):
+            idle = segment.start if idle is None else idle
+            continue
         if segment.macs == 0 and found:
             if waiting is None and not _belongs_above(seen, chain[:head], n, found[-1]):
                 below = found[-1]
                 found[-1] = replace(below, end=segment.end, call=segment.call, why=segment.why)
+                idle = None
                 continue
             waiting = segment.start if waiting is None else waiting
             continue
-        found.append(segment if waiting is None else replace(segment, start=waiting))
-        waiting = None
+        starts = [tick for tick in (idle, waiting, segment.start) if tick is not None]
+        found.append(replace(segment, start=min(starts)))
+        waiting = idle = None
     return found
+
+
+def _idle(seen: View, segment: Segment) -> bool:
+    """Whether a call made nothing in inference, and is not there for show."""
+    call = segment.call
+    if call is None or type(seen.module.get_submodule(call.name)) is nn.Identity:
+        return False
+    return all(seen.trace.nodes[node].time <= call.start for node in seen.values(call))
 
 
 def _belongs_above(seen: View, chain: list[Segment], n: int, below: Segment) -> bool:

@@ -19,7 +19,7 @@ from frostline.errors import RunError
 from frostline.search.arms import exact, widen
 from frostline.search.eliminate import Told, losers
 from frostline.search.schedule import Pair, Rung, Schedule
-from frostline.search.scores import losses
+from frostline.search.scores import losses, tempered
 from frostline.values import Arm, Outcome, Unit
 
 
@@ -77,7 +77,8 @@ def tell(race: Race, outcome: Outcome, targets: NDArray[np.int64]) -> Race:
         return race
     order = np.argsort(outcome.rows)
     rows = outcome.rows[order]
-    loss = losses(outcome.log_probabilities[order], targets[rows])
+    # fine-tuned heads are overconfident, each in its own measure: arms are compared by what they can tell apart
+    loss = losses(tempered(outcome.log_probabilities[order], targets[rows]), targets[rows])
     diverged = outcome.diverged or not np.isfinite(outcome.log_probabilities).any(axis=1).all()
     told = Told(unit, rows, loss, bool(diverged))
     return replace(race, told=tuple(sorted((*race.told, told), key=lambda t: t.unit)))
