@@ -176,6 +176,23 @@ def test_kept_weights_predict_from_pictures_what_the_outcome_says(bench: Bench, 
     np.testing.assert_allclose(found, outcome.log_probabilities, atol=2e-5 * float(np.abs(found).max()) + 2e-5)
 
 
+def test_a_unit_blends_and_measures_batch_norms_as_its_plan_says(bench: Bench) -> None:
+    source = bench.backbone.module.state_dict()
+
+    def moved(name: str, **given: Any) -> set[str]:
+        arm = stage.arm(bench, name, recipe=RECIPE, freeze=2, **given)
+        perform(bench, arm, stage.unit(arm), keep=True)
+        network = copy.deepcopy(bench.backbone.module)
+        checkpoint.read(kept_weights(bench, stage.unit(arm)), network)
+        return {key for key, tensor in network.state_dict().items() if not torch.equal(tensor, source[key])}
+
+    assert moved("source", blend=0.0) == set()
+    above = {name for layer in bench.anatomy.layers[2:] for name in layer.members}
+    statistics = {name for name in above if "running" in name or name.endswith("tracked")}
+    assert moved("tuned") == above - statistics
+    assert moved("measured", statistics="reestimate") == above
+
+
 def test_the_certification_rows_are_predicted_by_the_kept_model(bench: Bench) -> None:
     arm = stage.arm(bench, "kept", recipe=RECIPE, **KINDS["batch"])
     unit = stage.unit(arm)
