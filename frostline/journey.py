@@ -73,22 +73,22 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
         evidence = probe_cuts(bench, show=show)
-        race = course.run(bench, course.entered(bench, evidence, show=show), run.study, show=show)
-        finalists = course.certified(bench, race, run.study, show=show)
+        race = course.race(bench, course.entered(bench, evidence, show=show), run, show=show)
+        finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,
             bench.examples.targets,
             course.aim(bench),
-            replicates=course.replicates(race, run.study),
+            replicates=course.replicates(race, run),
             seed=given.seed,
         )
         chosen = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
         unit = course.chosen_unit(race, decision)
-        course.once(bench, chosen.arm, unit, run.study)
-        known = comparisons.baselines(bench, race, finalists, run.study, show=show)
-        checks = comparisons.checks(bench, race, chosen.arm, unit, run.study)
+        course.once(bench, chosen.arm, unit, run)
+        known = comparisons.baselines(bench, race, finalists, run, show=show)
+        checks = comparisons.checks(bench, race, chosen.arm, unit, run)
         handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
-        course.once(bench, chosen.arm, handed, run.study)
+        course.once(bench, chosen.arm, handed, run)
         ended = ending.Ended(bench, evidence, race, finalists, chosen, decision, known, checks)
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
@@ -158,7 +158,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         arm = Arm("plan", plan, (plan.recipe.lr,))
         unit = Unit(arm.id, plan.recipe.lr, 1, ALL if given.refit_all else 0, 0, plan.recipe.epochs)
         show(Event("train", 0, 1))
-        outcome = course.once(bench, arm, unit, run.study)
+        outcome = course.once(bench, arm, unit, run)
         show(Event("train", 1, 1))
         ending.hand_back(bench, plan, unit, run.folder)
         return Result(run.folder, ending.conclude_training(run, bench, arm, outcome))
@@ -215,7 +215,7 @@ def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Setti
     source = Source(
         None if isinstance(data, (str, os.PathLike)) else data, None if isinstance(backbone, str) else backbone
     )
-    if given.workers > 1 and (source.data is not None or source.module is not None):
+    if (given.workers or 1) > 1 and (source.data is not None or source.module is not None):
         raise OptionError(
             f"workers is {given.workers}, but data or backbone was given as an object, which other processes cannot "
             "reach; use workers=1, or give a folder and a name"

@@ -65,7 +65,7 @@ class Settings:
     storage: int = 8 * 2**30  # bytes of activations
     out: str | None = None
     seed: int = 0
-    workers: int = 1  # processes that train at the same time
+    workers: int | None = None  # processes that train at the same time; None takes as many as pay
     threads: int = 0  # of each process; 0 shares this machine's cores among the workers
     resume: bool = False
     refit_all: bool = False

@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
 from typing import TypeVar
 
 from frostline.errors import RunFailed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+IGNORED = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that leads
 
 
-def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, as they are finished.
+@contextmanager
+def crew(workers: int) -> Generator[Executor | None]:
+    """Processes for `run`, started when they are first needed and gone afterwards; None for a single worker."""
+    if workers == 1:
+        yield None
+        return
+    spawn = multiprocessing.get_context("spawn")  # fork and threads do not mix
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=signal.signal, initargs=IGNORED)
+    try:
+        yield pool
+        pool.shutdown(wait=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():  # what it was at work on is begun anew on --resume
+            child.terminate()
+        raise
 
-    With more than one worker, `work` and the jobs must be picklable: a function at the top of a file, and nouns.
-    An interrupt, or an error of a job, ends the others; what was yielded before it stands. Raises RunFailed where a
-    process died without a word.
+
+def run(
+    work: Callable[[Job], Result], jobs: Sequence[Job], hands: Executor | None = None
+) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, as they are finished, by a `crew` or, without one, here and now.
+
+    For a crew, `work` and the jobs must be picklable: a function at the top of a file, and nouns. An error of a job
+    ends the others; what was yielded before it stands. Raises RunFailed where a process died without a word.
     """
-    if workers == 1 or len(jobs) < 2:
+    if hands is None:
         yield from ((job, work(job)) for job in jobs)
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))  # fork and threads do not mix
+    futures = {hands.submit(work, job): job for job in jobs}
     try:
-        futures = {pool.submit(work, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], _result(future)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            future.cancel()
 
 
 def _result(future: Future[Result]) -> Result:

@@ -226,7 +226,7 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
                 for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
         jobs = [(folder, replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), u, k) for folder, arm, u, k in jobs]
         assert len(jobs) >= 3
-        for (_, _, unit, _), outcome in workers.run(course._perform_at, jobs, 2):
+        for (_, _, unit, _), outcome in workers.run(course._perform_at, jobs, run.hands):
             assert (outcome.rows == kept[unit].rows).all()
             assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from frostline.errors import RunFailed
-from frostline.workers import run
+from frostline.workers import crew, run
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -33,7 +33,8 @@ def dies(path: Path) -> str:
 def test_two_processes_find_what_one_finds() -> None:
     jobs = list(range(6))
     alone = {job: result[0] for job, result in run(squared, jobs)}
-    found = list(run(squared, jobs, workers=2))
+    with crew(2) as hands:
+        found = list(run(squared, jobs, hands))
     assert {job: result[0] for job, result in found} == alone == {n: n * n for n in jobs}
     assert len(found) == len(jobs)
     assert os.getpid() not in {result[1] for _, result in found}
@@ -45,15 +46,15 @@ def test_one_worker_works_here_and_only_as_far_as_it_is_asked() -> None:
 
 
 def test_a_process_that_dies_without_a_word_fails_the_run_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"a worker process died.*--resume"):
-        list(run(dies, [tmp_path / f"job{n}" for n in range(4)], workers=2))
+    with pytest.raises(RunFailed, match=r"a worker process died.*--resume"), crew(2) as hands:
+        list(run(dies, [tmp_path / f"job{n}" for n in range(4)], hands))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_path: Path, workers: int) -> None:
     jobs = [tmp_path / "fails", *(tmp_path / f"job{n}" for n in range(40))]
-    with pytest.raises(ValueError, match="fails is no number"):
-        list(run(touched, jobs, workers=workers))
+    with pytest.raises(ValueError, match="fails is no number"), crew(workers) as hands:
+        list(run(touched, jobs, hands))
     done = len(list(tmp_path.glob("job*")))
     assert done < 20
     time.sleep(0.5)
@@ -61,10 +62,11 @@ def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_
 
 
 def test_nothing_works_on_for_one_who_stops_asking(tmp_path: Path) -> None:
-    results = run(touched, [tmp_path / f"job{n}" for n in range(40)], workers=2)
-    next(results)
-    assert isinstance(results, Generator)
-    results.close()
+    with crew(2) as hands:
+        results = run(touched, [tmp_path / f"job{n}" for n in range(40)], hands)
+        next(results)
+        assert isinstance(results, Generator)
+        results.close()
     done = len(list(tmp_path.glob("job*")))
     assert 1 <= done < 20
     time.sleep(0.5)

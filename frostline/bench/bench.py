@@ -44,5 +44,6 @@ class Bench:
     calibration: Calibration
     forecast: Forecast  # what storing buys
     device: Device
+    workers: int  # processes that train at the same time, on one bench each
     seconds: dict[str, float]  # what laying it out took, by stage
     heads: dict[tuple[int, int], Linear] = field(default_factory=dict[tuple[int, int], Linear])  # memo: fold, depth

@@ -68,12 +68,14 @@ def lay(
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
-    store = _store(network, folder)
     measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, folder))
     torch.set_num_threads(measured.threads)
-    forecast = planned(network, measured, folder)
+    workers = _workers(network, measured, source, folder)
+    room = _room(settings, folder, workers)
+    store = _store(network, folder, room)
+    forecast = planned(network, measured, room)
     show(Event("plan", text=forecast.sentence))
-    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, folder, show))
+    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, room, show))
     last = filled.pooled[max(filled.pooled)]
     near = near_duplicates(last, threshold=NEAR)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + near)
@@ -81,7 +83,7 @@ def lay(
     known = with_features(profile(examples), last, near)
     return Bench(
         folder, settings, examples, known, parted, backbone, anatomy, store, filled.pooled, filled.whole, measured,
-        forecast, network.device, seconds,
+        forecast, network.device, workers, seconds,
     )  # fmt: skip
 
 
@@ -114,15 +116,12 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     return found
 
 
-def planned(network: Network, calibration: Calibration, folder: Path | None) -> Forecast:
+def planned(network: Network, calibration: Calibration, room: Room) -> Forecast:
     """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence.
 
     What an interrupted run stored already is planned anew and found there: it takes no room from itself.
     """
-    memory, disk = _limits(network.settings, folder)
-    room = Room(memory=memory, disk=disk, total=network.settings.storage)
-    examples = len(network.examples)
-    demands = _demands(network)
+    examples, demands = len(network.examples), _demands(network)
     return afford(network.anatomy.layers, calibration, demands, room, examples=examples)
 
 
@@ -139,17 +138,13 @@ def _demands(network: Network) -> Mapping[int, float]:
     return demands
 
 
-def _filled(network: Network, store: Store, forecast: Forecast, folder: Path | None, show: Show) -> Filled:
+def _filled(network: Network, store: Store, forecast: Forecast, room: Room, show: Show) -> Filled:
     """One pass over the data; the inputs themselves are kept too where there is room."""
     whole: dict[int, Tier] = dict(forecast.stored)
     size = len(network.examples) * 4 * int(np.prod(input_shape(network.backbone)))
-    kept = sum(forecast.bytes.values())
-    memory, disk = _limits(network.settings, folder)
-    tier: Tier = "memory" if size + forecast.bytes["memory"] <= memory else "disk"
-    if (
-        size + kept <= network.settings.storage
-        and size + forecast.bytes[tier] <= {"memory": memory, "disk": disk}[tier]
-    ):
+    tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
+    fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
+    if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
         whole[0] = tier
     return _pass(network, store, whole, lambda done, all: show(Event("fill", done, all)))
 
@@ -192,21 +187,32 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     return found
 
 
-def _store(network: Network, folder: Path | None) -> Store:
+def _workers(network: Network, measured: Calibration, source: Source, folder: Path | None) -> int:
+    """As many processes as asked for; else one a core where a training step is fastest on one thread.
+
+    What was given as an object cannot be reached from another process, and without a folder there is nothing to share.
+    """
+    if network.settings.workers is not None:
+        return network.settings.workers
+    alone = folder is None or source.data is not None or source.module is not None or measured.device != "cpu"
+    return 1 if alone or measured.threads > 1 else max(1, network.settings.threads)
+
+
+def _room(settings: Settings, folder: Path | None, workers: int) -> Room:
+    """Bytes in memory and on disk. Memory belongs to one process, so several workers share the disk alone."""
+    if folder is None:
+        return Room(memory=settings.storage, disk=0, total=settings.storage)
+    memory = 0 if workers > 1 else min(MEMORY, settings.storage)
+    return Room(memory=memory, disk=settings.storage, total=settings.storage)
+
+
+def _store(network: Network, folder: Path | None, room: Room) -> Store:
     """Pooled features are small and always needed: they come on top of the bytes that may be stored."""
-    memory, disk = _limits(network.settings, folder)
     pooled = sum(max(layer.shape, default=1) for layer in network.anatomy.layers)  # most that pooling leaves of each
     more = 4 * 4 * len(network.examples) * pooled + 2**20  # float32, and room for frontiers of several tensors
     if folder is None:
-        return Store(None, memory=memory + more)
-    return Store(folder / "activations", disk=disk + more, memory=memory)
-
-
-def _limits(settings: Settings, folder: Path | None) -> tuple[int, int]:
-    """Bytes in memory and on disk. Memory belongs to one process, so several workers share the disk alone."""
-    if folder is None:
-        return settings.storage, 0
-    return 0 if settings.workers > 1 else min(MEMORY, settings.storage), settings.storage
+        return Store(None, memory=room.memory + more)
+    return Store(folder / "activations", disk=room.disk + more, memory=room.memory)
 
 
 def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:

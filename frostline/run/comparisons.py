@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.plan import legal_depths, plan, with_rate
 from frostline.run import course
+from frostline.run.course import Run
 from frostline.search import arms as proposals
 from frostline.search import race as races
 from frostline.search import scores, standing
 from frostline.search.decide import Aim, Finalist
 from frostline.search.race import Race
-from frostline.study import Study
 from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
 
 ALWAYS = ("scratch", "linear_probe", "full_finetune")
@@ -42,41 +40,65 @@ class Baseline:
 
 
 def baselines(
-    bench: Bench, race: Race, finalists: Sequence[Finalist], study: Study, *, show: Show = silent
+    bench: Bench, race: Race, finalists: Sequence[Finalist], run: Run, *, show: Show = silent
 ) -> tuple[Baseline, ...]:
     """Linear probe, full fine-tuning and scratch always; other known strategies where they came to the final.
 
     Scratch is left out where the backbone cannot be built anew: it was given as a module.
     """
-    found: list[Baseline] = []
-    ended = {finalist.arm.id: finalist for finalist in finalists}
     full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
-    for arm in race.arms:
-        if arm.baseline is None or not (arm.baseline in ALWAYS or (full and arm.id in ended)):
-            continue
-        if full and arm.id in ended:
-            finalist = ended[arm.id]
-            proof = finalist.certification[0] if finalist.certification else None
-            found.append(Baseline(arm.baseline, finalist.arm, finalist.validation[0], proof, apart=False))
-        else:
-            rate = next(turn.rates[arm.id] for turn in reversed(races.rounds(race)) if arm.id in turn.rates)
-            found.append(_apart(bench, arm, rate, race.schedule.epochs, study))
-        show(Event("baselines", len(found), len(ALWAYS)))
+    ended = {finalist.arm.id: finalist for finalist in finalists} if full else {}
+    found = [_of_the_final(ended[arm.id]) for arm in race.arms if arm.baseline and arm.id in ended]
+    apart = [
+        (arm, Unit(arm.id, _best_rate(race, arm), 0, 0, 1, race.schedule.epochs))
+        for arm in race.arms
+        if arm.baseline in ALWAYS and arm.id not in ended
+    ]
     if bench.backbone.fresh is not None:
-        found.append(_scratch(bench, race, study))
-    show(Event("baselines", len(ALWAYS), len(ALWAYS)))
+        apart.append(_scratch(bench, race, run))
+    show(Event("baselines", 0, len(apart)))
+    for done, (unit, outcome) in enumerate(course.all_of(bench, apart, run).items(), 1):
+        arm = next(arm for arm, each in apart if each == unit)
+        proof = finals.certify(bench, arm, unit) if len(bench.split.certification) else None
+        found.append(
+            Baseline(str(arm.baseline), replace(arm, plan=with_rate(arm.plan, unit.rate)), outcome, proof, True)
+        )
+        show(Event("baselines", done, len(apart)))
     return tuple(found)
 
 
-def checks(bench: Bench, race: Race, chosen: Arm, unit: Unit, study: Study) -> dict[str, Any]:
+def _of_the_final(finalist: Finalist) -> Baseline:
+    proof = finalist.certification[0] if finalist.certification else None
+    return Baseline(str(finalist.arm.baseline), finalist.arm, finalist.validation[0], proof, apart=False)
+
+
+def _best_rate(race: Race, arm: Arm) -> float:
+    return next(turn.rates[arm.id] for turn in reversed(races.rounds(race)) if arm.id in turn.rates)
+
+
+def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, Unit]:
+    """Fresh weights, three times the epochs, and its own learning rate of three."""
+    base = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
+    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=course.batch_norms(bench))
+    epochs = arm.plan.recipe.epochs
+    short = [(arm, Unit(arm.id, rate, 0, 0, 0, max(1, epochs // SCREEN))) for rate in arm.rates]
+    losses = {
+        unit.rate: float("inf") if outcome.diverged else scores.score("log_loss", outcome.log_probabilities, truth)
+        for unit, outcome in course.all_of(bench, short, run, keep=False).items()
+        for truth in [bench.examples.targets[outcome.rows]]
+    }
+    return arm, Unit(arm.id, min(losses, key=lambda rate: losses[rate]), 0, 0, 1, epochs)
+
+
+def checks(bench: Bench, race: Race, chosen: Arm, unit: Unit, run: Run) -> dict[str, Any]:
     """The engine on itself: stored against live activations, and what augmentation brought."""
     deepest = max((arm for arm in race.arms if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
     tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
     gap = None
     if bench.settings.augment != "none" and not proposals.exact(chosen):
         aim = Aim(metric=bench.settings.metric, confidence=bench.settings.confidence)
-        still = course.once(bench, chosen, replace(unit, rung=0), study, keep=False)
-        live = next(outcome for outcome in studies.outcomes(study) if outcome.unit == unit)
+        still = course.once(bench, chosen, replace(unit, rung=0), run, keep=False)
+        live = next(outcome for outcome in studies.outcomes(run.study) if outcome.unit == unit)
         ours, theirs = (standing.estimate([o], bench.examples.targets, aim).mean for o in (live, still))
         gap = ours - theirs
     return {
@@ -93,28 +115,6 @@ def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
     cost = course.cost_of(bench, plan)
     stage = "baseline" if baseline.apart else "finalist"
     return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
-
-
-def _scratch(bench: Bench, race: Race, study: Study) -> Baseline:
-    """Fresh weights, three times the epochs, and its own learning rate of three."""
-    base = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
-    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=course.batch_norms(bench))
-    epochs = arm.plan.recipe.epochs
-    short = max(1, epochs // SCREEN)
-    losses: dict[float, float] = {}
-    for rate in arm.rates:
-        outcome = course.once(bench, arm, Unit(arm.id, rate, 0, 0, 0, short), study, keep=False)
-        told = scores.losses(outcome.log_probabilities, bench.examples.targets[outcome.rows])
-        losses[rate] = float("inf") if outcome.diverged else float(np.mean(told))
-    return _apart(bench, arm, min(losses, key=lambda rate: losses[rate]), epochs, study)
-
-
-def _apart(bench: Bench, arm: Arm, rate: float, epochs: int, study: Study) -> Baseline:
-    unit = Unit(arm.id, rate, 0, 0, 1, epochs)
-    outcome = course.once(bench, arm, unit, study, keep=True)
-    proof = finals.certify(bench, arm, unit) if len(bench.split.certification) else None
-    assert arm.baseline is not None, "only known strategies are trained apart"
-    return Baseline(arm.baseline, replace(arm, plan=with_rate(arm.plan, rate)), outcome, proof, apart=True)
 
 
 def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int = 3) -> float:

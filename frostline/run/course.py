@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -24,7 +25,7 @@ from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs, with_rate
 from frostline.run import directory
 from frostline.search import race as races
-from frostline.search.arms import closed, propose
+from frostline.search.arms import closed, exact, propose
 from frostline.search.decide import Aim, Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule
@@ -46,6 +47,8 @@ from frostline.values import (
     silent,
 )
 
+PAYS = 60.0  # forecast seconds from which other processes are worth their start
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -55,6 +58,7 @@ class Run:
     settings: Settings
     study: Study
     started: float  # on the performance counter
+    hands: Executor | None  # other processes; they start when they are first needed
 
     @property
     def finished(self) -> bool:
@@ -70,9 +74,9 @@ class Run:
 def begun(given: Settings) -> Generator[Run]:
     """A run directory, new or resumed; what an interrupt leaves is kept, and the time it took is noted."""
     given = shared(given, os.cpu_count() or 1)
-    with directory.begun(given) as folder:
+    with directory.begun(given) as folder, workers.crew(given.workers or given.threads) as hands:
         study = studies.open_study(folder, resume=given.resume)
-        run = Run(folder, given, study, time.perf_counter())
+        run = Run(folder, given, study, time.perf_counter(), hands)
         try:
             with single_blas():
                 yield run
@@ -98,42 +102,58 @@ def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
 Job = tuple[str, Arm, Unit, bool]  # the run's folder, what to train, and whether to keep its weights
 
 
-def run(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> Race:
+def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
     """Bring a race to its end, resuming from what the study holds."""
-    targets, rungs = bench.examples.targets, len(race.schedule.rungs)
-    known = {arm.id for arm in race.arms}
-    for outcome in studies.outcomes(study):
+    targets, rungs = bench.examples.targets, len(given.schedule.rungs)
+    known = {arm.id for arm in given.arms}
+    for outcome in studies.outcomes(run.study):
         if outcome.unit.arm in known and 0 < outcome.unit.rung <= rungs:
-            race = races.tell(race, outcome, targets)
-    while units := races.ask(race):
+            given = races.tell(given, outcome, targets)
+    while units := races.ask(given):
         rung = units[0].rung
         stage = "final" if rung == rungs and rungs > 2 else f"rung {rung}"
-        arms = {arm.id: arm for arm in race.arms}
-        keep = race.schedule.rungs[rung - 1].epochs >= race.schedule.epochs
+        arms = {arm.id: arm for arm in given.arms}
+        keep = given.schedule.rungs[rung - 1].epochs >= given.schedule.epochs
         total = len(units)
-        for done, outcome in enumerate(trained(bench, [(arms[u.arm], u) for u in units], study, keep=keep), 1):
-            race = races.tell(race, outcome, targets)
+        for done, outcome in enumerate(trained(bench, [(arms[u.arm], u) for u in units], run, keep=keep), 1):
+            given = races.tell(given, outcome, targets)
             show(Event(stage, done, total))
-    return race
+    return given
 
 
-def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], study: Study, *, keep: bool) -> Iterator[Outcome]:
-    """Train units, on this process or on others, and keep each outcome in the study as soon as it is there."""
-    if bench.settings.workers == 1 or bench.folder is None:
-        for arm, unit in units:
-            yield _kept(bench, study, perform(bench, arm, unit, keep=keep))
-        return
-    jobs: list[Job] = [(str(bench.folder), arm, unit, keep) for arm, unit in units]
-    for _, outcome in workers.run(_perform_at, jobs, bench.settings.workers):
-        yield _kept(bench, study, outcome)
+def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool) -> Iterator[Outcome]:
+    """Train units, on this process or on others, and keep each outcome in the study as soon as it is there.
+
+    Closed forms stay here, and so does what takes less time than other processes take to start.
+    """
+    here = [(arm, unit) for arm, unit in units if exact(arm)]
+    there = [(arm, unit) for arm, unit in units if not exact(arm)]
+    worth = bench.settings.workers is not None or sum(_seconds(bench, *one) for one in there) > PAYS
+    hands = run.hands if bench.workers > 1 and len(there) > 1 and worth else None
+    if hands is None:
+        here, there = [*units], []
+    for arm, unit in here:
+        yield _kept(bench, run.study, perform(bench, arm, unit, keep=keep))
+    jobs: list[Job] = [(str(bench.folder), arm, unit, keep) for arm, unit in there]
+    for _, outcome in workers.run(_perform_at, jobs, hands):
+        yield _kept(bench, run.study, outcome)
 
 
-def once(bench: Bench, arm: Arm, unit: Unit, study: Study, *, keep: bool = True) -> Outcome:
+def all_of(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool = True) -> dict[Unit, Outcome]:
+    """Units outside the race, each trained unless the study holds it."""
+    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
+    missing = [(arm, unit) for arm, unit in units if unit not in told]
+    told |= {outcome.unit: outcome for outcome in trained(bench, missing, run, keep=keep)}
+    return {unit: told[unit] for _, unit in units}
+
+
+def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:
     """One unit outside the race, trained unless the study holds it."""
-    for outcome in studies.outcomes(study):
-        if outcome.unit == unit:
-            return outcome
-    return next(iter(trained(bench, [(arm, unit)], study, keep=keep)))
+    return all_of(bench, [(arm, unit)], run, keep=keep)[unit]
+
+
+def _seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
+    return cost_of(bench, with_epochs(arm.plan, unit.epochs)).training
 
 
 def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
@@ -181,7 +201,7 @@ def recalled(study: Study) -> Calibration | None:
 
 def shared(settings: Settings, cores: int) -> Settings:
     """The settings with this machine's cores shared among the workers."""
-    return settings if settings.threads else replace(settings, threads=max(1, cores // settings.workers))
+    return settings if settings.threads else replace(settings, threads=max(1, cores // (settings.workers or 1)))
 
 
 def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) -> Race:
@@ -221,9 +241,9 @@ def planned(bench: Bench) -> Schedule:
     return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
 
 
-def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) -> tuple[Finalist, ...]:
+def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tuple[Finalist, ...]:
     """The finalists with what decides and, apart from it, what certifies: read here for the first time."""
-    told = {outcome.unit: outcome for outcome in studies.outcomes(study)}
+    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
     found: list[Finalist] = []
     full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
     ended = races.finalists(race)
@@ -236,9 +256,9 @@ def certified(bench: Bench, race: Race, study: Study, *, show: Show = silent) ->
     return tuple(found)
 
 
-def replicates(race: Race, study: Study) -> list[list[list[Outcome]]]:
+def replicates(race: Race, run: Run) -> list[list[list[Outcome]]]:
     """Earlier trainings that differ in their seed alone, rung by rung and arm by arm: they show how much it matters."""
-    told = {outcome.unit: outcome for outcome in studies.outcomes(study)}
+    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
     found: list[list[list[Outcome]]] = []
     for turn in races.rounds(race)[1:-1]:
         units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]

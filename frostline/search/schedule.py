@@ -13,7 +13,7 @@ from frostline.values import Arm
 Pair = tuple[int, int]  # fold, seed
 Effort = Literal["quick", "default", "thorough"]
 FEWEST_EPOCHS = 2  # of a rung, where the full schedule has as many: one epoch is all warm-up and decay
-RACED, DECIDED = 200, 400  # validation rows on which the second rung and the final shall stand, where the folds have them
+RACED, DECIDED = 200, 400  # validation rows for the second rung and for the final, where the folds have as many
 FEWEST_ARMS = 4  # that a budget leaves in the first rung
 
 
@@ -50,7 +50,8 @@ def schedule(
     Where there are several folds, the second seed takes the second fold, and so on: a new fold shows the variation of
     a new seed and that of other rows for the same price. No seed serves in two rungs, or a lucky one would be selected
     and then counted again. Where a fold has few validation `rows`, more folds take part, up to all of them: a choice
-    among good arms on 100 predictions is a draw of lots. The error budget goes 0.2, 0.3 and 0.5 to the first, the second and the deciding rung.
+    among good arms on 100 predictions is a draw of lots. The error budget goes 0.2, 0.3 and 0.5 to the first, the
+    second and the deciding rung.
     """
     if epochs < 1 or folds < 1 or not 0 < confidence < 1:
         raise OptionError(
