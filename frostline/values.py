@@ -454,6 +454,7 @@ class Score:
     high: float
     n: int
     kind: Literal["held_out", "cross_validated"]
+    refit: bool = False  # the model was trained once more on all data: the score is an estimate of the procedure
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,11 @@ def _losses(bench: Bench, training: Training) -> list[float]:
         part = parts[epoch]
         return feed(read, training.rows[part], targets[part], len(part), device=where)(0)
 
-    with prepared(
-        bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
-    ) as learner:
+    with (
+        prepared(
+            bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
+        ) as learner,
+        torch.random.fork_rng(),
+    ):
         torch.manual_seed(training.seed)
         return [epoch.loss for epoch in loop.train(learner, one, plan, 1, bench.device)]

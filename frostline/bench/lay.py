@@ -157,7 +157,8 @@ def _pass(network: Network, store: Store, whole: Mapping[int, Tier], progress: C
 
     def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
         inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
-        return halves.taps(inputs, depths)
+        with network.device.autocast():  # as the prefix would run live
+            return halves.taps(inputs, depths)
 
     wanted = Wanted(_addresses(network, depths), len(network.examples), pooled, whole, batch=CHUNK)
     tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
@@ -179,11 +180,11 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
     backbone, layers = network.backbone, network.anatomy.layers
     ids = [mark.hex() for mark in marked(network.examples.inputs)]
-    shape, found = input_shape(backbone), dict[int, str]()
+    shape, kind, found = input_shape(backbone), network.settings.precision, dict[int, str]()
     for depth in depths:
         names = [name for layer in layers[:depth] for name in layer.members]
         weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
-        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype="float32", view=0)
+        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=0)
     return found
 
 

@@ -114,9 +114,12 @@ def _attempt(bench: Bench, training: Training, unit: Unit, batch: int, *, keep: 
     before = fingerprint(bench.backbone.module, names)
     head = head_of(bench, training)
     where, read = bench.device.device, reader(bench, training)
-    with prepared(
-        bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
-    ) as learner:
+    with (
+        torch.random.fork_rng(),
+        prepared(
+            bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
+        ) as learner,
+    ):
         learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed)
         if plan.statistics == "reestimate":
             reestimate(learner, learn(0), plan)

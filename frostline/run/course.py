@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +22,7 @@ from frostline.bench.finals import certify
 from frostline.bench.lay import lay
 from frostline.bench.recipe import recipe
 from frostline.bench.unit import perform
-from frostline.errors import OptionError, PlanError, StoreError
+from frostline.errors import OptionError, PlanError, RunError, StoreError
 from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs, with_rate
 from frostline.run import directory
@@ -95,8 +97,22 @@ def single_blas() -> AbstractContextManager[object]:
 def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
     """The bench of a run; its calibration is kept, so that a resumed run forecasts and chooses by the same costs."""
     bench = lay(run.settings, source, folder=run.folder, calibration=recalled(run.study), show=show)
+    marks = ids_of(bench)
+    begun_with = studies.noted(run.study, "data")
+    if begun_with not in (None, marks):
+        raise RunError(
+            f"the data in {run.settings.data!r} is not what the run in {str(run.folder)!r} was begun with "
+            f"(digest {marks}, then {begun_with}); put it back, or give another --out"
+        )
+    studies.note(run.study, "data", marks)
     studies.note(run.study, "calibration", asdict(bench.calibration))
     return bench
+
+
+def ids_of(bench: Bench) -> str:
+    """A digest of which examples there are, with which labels: outcomes name rows, so these must not change."""
+    text = json.dumps([bench.examples.ids, bench.examples.targets.tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 Job = tuple[str, Arm, Unit, bool]  # the run's folder, what to train, and whether to keep its weights

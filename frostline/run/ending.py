@@ -62,7 +62,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     found = replace(
         findings(bench, evidence=ended.evidence),
         decision=ended.decision,
-        score=score_of(ended, told),
+        score=replace(score_of(ended, told), refit=given.refit_all),
         standings=standing.standings(ended.race, told, targets, costs, aim),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
         baselines={
