@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,17 @@ def test_the_forecast_is_one_sentence_with_its_numbers() -> None:
     assert forecast.seconds == pytest.approx(500 * 0.91 + 2000 * 0.3, rel=1e-3)
     assert "depth 2 (memory)" in forecast.sentence
     assert f"{forecast.bound:.2f} times is the most" in forecast.sentence
+
+
+def test_two_forecasts_of_less_than_a_second_do_not_look_the_same() -> None:
+    near = Forecast(((2, "memory"),), 0.7, 0.912, 0.1, {"memory": 240_000, "disk": 0}, math.inf, "")
+    assert near.sentence == (
+        "Storing 0.24 MB of activations at depth 2 (memory) brings training from 0.91 s to 0.7 s, 1.30 times as fast."
+    )
+    far = replace(near, seconds=95.4, without=600.0, bytes={"memory": 10**9, "disk": 0}, bound=9.0)
+    assert "1000 MB" in far.sentence
+    assert "from 10.0 min to 95 s, 6.29 times as fast; 9.00 times is the most" in far.sentence
+    assert "Training forecast: 5.2 s." in replace(near, stored=(), without=5.21).sentence
 
 
 def test_views_take_their_bytes() -> None:

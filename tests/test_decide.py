@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from frostline.errors import OptionError, RunFailed
 from frostline.plan import plan
 from frostline.search.compare import Spread, add_seeds, control_quantiles, gaussian, range_quantile, standard_errors
-from frostline.search.decide import Aim, Finalist, decide
+from frostline.search.decide import Aim, Finalist, decide, further
 from frostline.search.race import finalists, rounds, start
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, score
@@ -126,15 +129,25 @@ def test_costs_that_agree_to_three_digits_go_to_the_deeper_freeze() -> None:
     assert decide(ended(here, three, costs), here.targets(), Aim(epsilon=0.02)).arm == "freeze@2"
 
 
-def test_little_data_is_not_certified_and_says_how_much_more_would_do() -> None:
+@pytest.mark.parametrize(("count", "said"), [(1000, "about "), (60, "no realistic number")])
+def test_little_data_is_not_certified_and_says_how_much_more_would_do(count: int, said: str) -> None:
     three = arms(3, rates=1)
-    here = World({a.id: 0.8 for a in three}, 60, 0)
+    here = World({a.id: 0.8 for a in three}, count, 0)
     decision = decide(ended(here, three), here.targets(), Aim())
     assert not decision.certified
     assert decision.needed is not None
-    assert decision.needed > 60
-    assert str(decision.needed) in decision.reason
-    assert "not certified" in decision.reason
+    assert (decision.needed > 10 * count) == said.startswith("no")
+    assert f"not certified: {said}" in decision.reason
+    assert decision.reason.endswith(f"{further(decision.needed, count)}.")
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**6))
+def test_further_examples_are_said_to_two_figures_and_only_where_they_could_be_had(needed: int, present: int) -> None:
+    numbers = [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", further(needed, present))]
+    assert len(numbers) == (needed <= 10 * present)
+    for number in numbers:
+        assert abs(number - needed) <= 0.05 * needed
+        assert len(str(number).rstrip("0")) <= 2
 
 
 def test_equal_predictions_of_few_examples_prove_nothing() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from frostline.report import facts, figures, page, text, words
 from frostline.report.facts import Report
 from frostline.report.svg import embed
-from frostline.values import Cut, Epoch, Estimate, Evidence, Layer, Plan, Profile, Recipe
+from frostline.values import Arm, Cut, Epoch, Estimate, Evidence, Layer, Plan, Profile, Recipe
 
 EVIL = "<script>alert(1)</script>", "</svg><img src=x onerror=alert(2)>", "$\\frac{1}", "日本 & 'ñ' \""
 
@@ -243,6 +243,82 @@ def test_every_arm_and_baseline_stands_on_the_terminal() -> None:
     assert "Freeze the first 2 of 4 layers and train the last 2: 94.7% accuracy on 120 held-out examples" in seen
 
 
+def test_rows_of_the_terminal_are_not_broken_at_80_columns() -> None:
+    report = build()
+    names = ("batch_statistics", "linear_probe@26", "drop@26-tune")
+    wide = [arm(name, "dropped@1", 0.9, 17.0) for name in names]
+    curve = tuple(replace(e, cut=replace(e.cut, name=f"mobilenet_v1.layer.{e.cut.depth + 20}")) for e in report.curve)
+    report = replace(report, curve=curve, summary={**report.summary, "arms": [*report.summary["arms"], *wide]})
+    for width in (80, 120):
+        lines = printed(text.render(report), width).splitlines()
+        assert max(map(len, lines)) <= width
+        for name in names:
+            (row,) = [line for line in lines if line.startswith(name)]
+            assert " ".join(row.split()[1:]) == "out (1) 90.0% 88.0 to 91.0% 17 s 3.0 MiB"
+        for e in curve:
+            (row,) = [line for line in lines if line.startswith(f"    {e.cut.depth} ")]
+            assert row.endswith("50.0%")
+            assert ("mobilenet_v1.layer." if width > 80 else "mobilenet_…layer.") + str(e.cut.depth + 20) in row
+
+
+def test_a_model_trained_once_more_has_a_score_of_the_procedure() -> None:
+    said = "The score is an estimate of the procedure: the model was trained once more on all data."
+    for refit in (False, True):
+        report = build()
+        report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "refit": refit}})
+        for seen in (Page(page.render(report)).text, printed(text.render(report), 200)):
+            assert (said in seen) == refit
+        seen = printed(text.trained(report.summary, report.plan, Path("model")), 200)
+        assert (said in seen, "did not see" in seen) == (refit, not refit)
+
+
+def test_one_fold_is_not_called_cross_validation() -> None:
+    report = build()
+    score, data = {**report.summary["score"], "kind": "cross_validated"}, report.summary["data"]
+    for folds in (1, 5):
+        said = words.answer({**report.summary, "score": score, "data": {**data, "folds": folds}}, report.plan)
+        assert ("on 120 validation examples, corrected for having been chosen on them" in said) == (folds == 1)
+        assert ("cross-validated over 120 examples" in said) == (folds == 5)
+
+
+def test_page_says_what_certainty_lacks_and_shows_no_folder_of_a_machine() -> None:
+    report = build()
+    decision = {**report.summary["decision"], "needed": 744}
+    report = replace(
+        report, summary={**report.summary, "decision": decision, "backbone": "/home/me/nets/tiny.py:small"}
+    )
+    seen = Page(page.render(report)).text
+    assert "About 740 more examples would show it" in seen
+    assert "tiny.py:small on 520 examples" in seen
+    assert "/home/me" not in seen
+
+
+def test_a_verdict_reads_as_two_sentences() -> None:
+    report = build()
+    verdict = {"kind": "overfitting", "holds": True, "evidence": "log-loss rises", "advice": "Train less."}
+    report = replace(report, summary={**report.summary, "verdicts": [verdict]})
+    assert "! Log-loss rises. Train less." in printed(text.render(report))
+    assert "Log-loss rises. Train less." in Page(page.render(report)).text
+
+
+def test_probing_says_what_a_search_would_take() -> None:
+    plan = make_plan(0)
+    seen = printed(
+        text.probed(build().curve, [Arm(name, plan, (3e-3,)) for name in ("lp_ft", "gradual")], 75.0, 3 * 2**20)
+    )
+    assert "A search would race 2 strategies: lp_ft, gradual." in seen
+    assert "Forecast: about 75 s for the race, baselines apart; 3.0 MiB of activations stored." in seen
+    assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\nindex")
+
+
+@given(st.text("ab.", min_size=1, max_size=60), st.integers(8, 40))
+def test_a_shortened_name_fits_and_keeps_its_end(name: str, limit: int) -> None:
+    seen = words.middle(name, limit)
+    assert len(seen) <= limit
+    head, ellipsis, tail = seen.partition("…")
+    assert seen == name or (ellipsis and name.startswith(head) and name.endswith(tail) and tail)
+
+
 def test_square_brackets_in_names_are_not_markup() -> None:
     report = build()
     report = replace(report, warnings=("[red]fold[/] [link=x]",))
@@ -264,9 +340,30 @@ def test_plan_table_is_as_it_was() -> None:
 def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> None:
     said = " ".join(facts.savings(build()))
     assert "after 11 trainings" in said  # 40 s / (6 s - 2 s) is 10: one more is in profit
-    assert "5.0x as long" in said  # 200 s / 40 s
+    assert "training every cut at every learning rate to the end would have taken about 3.3 min, 5.0x as long" in said
+    assert "training from scratch 9.0 s (4.5x)" in said
     slower = replace(build(), training_seconds={"freeze@2": 7.0})
-    assert "not faster than full fine-tuning" in " ".join(facts.savings(slower))
+    assert "not faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
+
+
+def test_a_search_that_took_longer_than_the_sweep_says_so() -> None:
+    report = build()
+    report = replace(report, summary={**report.summary, "cost": {**report.summary["cost"], "exhaustive_seconds": 20.0}})
+    assert facts.savings(report)[0] == (
+        "The whole search took 40 s, longer than training every cut at every learning rate to the end would have: "
+        "about 20 s."
+    )
+
+
+def test_a_plan_fitted_in_closed_form_is_not_said_to_be_trained() -> None:
+    report = replace(build(plan=make_plan(4)), training_seconds={"freeze@2": 0.02})
+    said = facts.savings(report)
+    assert "fitted in closed form, not trained: 20 ms" in said[1]
+    assert said[2:] == (
+        "Full fine-tuning takes 6.0 s, more than 100x as long.",
+        "Training from scratch takes 9.0 s, more than 100x as long.",
+    )
+    assert "more than 100x" in printed(text.baselines_table(report), 80)
 
 
 def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:

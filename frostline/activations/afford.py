@@ -54,13 +54,17 @@ class Forecast:
     def sentence(self) -> str:
         """The forecast, to be printed before anything is spent."""
         if not self.stored:
-            return f"Storing activations would not pay here: {self.reason}. Training forecast: {self.without:.0f} s."
+            return (
+                f"Storing activations would not pay here: {self.reason}. Training forecast: {_seconds(self.without)}."
+            )
         places = ", ".join(f"{depth} ({tier})" for depth, tier in self.stored)
         megabytes = sum(self.bytes.values()) / 1e6
+        size = f"{megabytes:.0f}" if megabytes >= 9.5 else f"{megabytes:.2g}"
+        # a store that makes heads alone free has no bound worth saying
+        most = "" if math.isinf(self.bound) else f"; {self.bound:.2f} times is the most that any store could reach"
         return (
-            f"Storing {megabytes:.0f} MB of activations at depth {places} brings training from {self.without:.0f} s to "
-            f"{self.seconds:.0f} s, {_ratio(self.without, self.seconds):.2f} times as fast; "
-            f"{self.bound:.2f} times is the most that any store could reach."
+            f"Storing {size} MB of activations at depth {places} brings training from {_seconds(self.without)} to "
+            f"{_seconds(self.seconds)}, {_ratio(self.without, self.seconds):.2f} times as fast{most}."
         )
 
 
@@ -236,6 +240,13 @@ def _reason(
         smallest = min(option.bytes for option in paying)
         return f"the smallest set that would pay has {smallest} bytes, more than the storage budget leaves"
     raise AssertionError("a set that fits and pays alone was not chosen")
+
+
+def _seconds(value: float) -> str:
+    """A time span to two figures or more: two forecasts that differ are to look different."""
+    if value >= 120:
+        return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
+    return f"{value:.0f} s" if value >= 9.95 else f"{value:.1f} s" if value >= 0.95 else f"{value:.2g} s"
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
+from frostline.search.arms import closed
 from frostline.values import Epoch, Evidence, Layer, Plan, Profile
 
 
@@ -92,36 +93,55 @@ def seconds_of(report: Report, baseline: str) -> float | None:
     return report.training_seconds.get(arm["id"], report.training_seconds.get(baseline, arm["seconds"]))
 
 
+def relative(report: Report) -> str:
+    """What has to be known to read the comparison with the known strategies."""
+    times = "Relative: how many times the chosen plan's training time."
+    if report.summary["score"]["kind"] != "cross_validated":
+        return times
+    return f"{times} Only the chosen plan's score is corrected for having been chosen."
+
+
 def savings(report: Report) -> tuple[str, ...]:
     """What the search cost and what it saves, sentence by sentence, against full fine-tuning and against scratch."""
-    cost = report.summary["cost"]
     chosen = next(row.seconds for row in strategies(report) if row.chosen)
-    said = [f"The whole search took {words.seconds(cost['total_seconds'])}"]
-    if cost.get("exhaustive_seconds"):
-        said[0] += (
-            f"; training every cut at every learning rate to the end would take "
-            f"{words.seconds(cost['exhaustive_seconds'])}, "
-            f"{words.ratio(cost['exhaustive_seconds'], cost['total_seconds'])} as long"
+    said = [_searched(report.summary["cost"])]
+    if chosen and closed(report.plan):
+        said.append(
+            f"The chosen plan is fitted in closed form, not trained: {words.seconds(chosen)} once the features of "
+            "every example are there."
         )
-    said[0] += "."
     for baseline in ("full_finetune", "scratch"):
-        other = seconds_of(report, baseline)
-        if (
-            other is None
-            or not chosen
-            or report.summary["baselines"][baseline]["id"] == report.summary["decision"]["arm"]
-        ):
-            continue
-        trainings = words.saving(cost, chosen, other)
-        if trainings is None:
-            said.append(f"Training the chosen plan is not faster than {words.named(baseline)}.")
-        else:
-            said.append(
-                f"One training of the chosen plan takes {words.seconds(chosen)}, {words.named(baseline)} "
-                f"{words.seconds(other)} ({words.ratio(other, chosen)}): the search has paid for itself in time after "
-                f"{int(trainings) + 1:,} trainings."
-            )
+        arm, other = report.summary["baselines"].get(baseline), seconds_of(report, baseline)
+        if chosen and other and arm["id"] != report.summary["decision"]["arm"]:
+            name = "training from scratch" if baseline == "scratch" else words.named(baseline)
+            said.append(_beside(name, other, chosen, report))
     return tuple(said)
+
+
+def _searched(cost: Mapping[str, Any]) -> str:
+    """The whole search beside a plain sweep, whichever took longer."""
+    total, sweep = float(cost["total_seconds"]), cost.get("exhaustive_seconds")
+    taken = f"The whole search took {words.seconds(total)}"
+    if not sweep:
+        return f"{taken}."
+    plain = "training every cut at every learning rate to the end"
+    if total > sweep:
+        return f"{taken}, longer than {plain} would have: about {words.seconds(sweep)}."
+    return f"{taken}; {plain} would have taken about {words.seconds(sweep)}, {words.ratio(sweep, total)} as long."
+
+
+def _beside(name: str, other: float, chosen: float, report: Report) -> str:
+    """One training of a known strategy beside one of the chosen plan, and when that repays the search."""
+    if other <= chosen:
+        return (
+            f"Training the chosen plan is not faster than {name}: {words.seconds(chosen)} and {words.seconds(other)}."
+        )
+    times = words.ratio(other, chosen)
+    if closed(report.plan):
+        return words.sentence(f"{name} takes {words.seconds(other)}, {times} as long.")
+    paid = words.saving(report.summary["cost"], chosen, other)
+    said = f"One training of the chosen plan takes {words.seconds(chosen)}, {name} {words.seconds(other)} ({times})"
+    return f"{said}: the search has paid for itself in time after {int(paid or 0) + 1:,} trainings."
 
 
 def layer_rows(plan: Plan) -> tuple[LayerRow, ...]:

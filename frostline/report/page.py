@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline.report import facts, figures, words
 from frostline.report.facts import Report
+from frostline.search.decide import further
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -50,9 +51,13 @@ def _content(report: Report) -> Mapping[str, Any]:
         "plan": plan,
         "metric": metric,
         "metric_words": metric.replace("_", " "),
+        "backbone": words.place(summary["backbone"]),
         "advice": words.advice(plan),
         "answer": words.answer(summary, plan),
+        "procedure": words.procedure(summary["score"]),
         "certainty": words.certainty(summary),
+        "needed": _needed(summary),
+        "sentence": words.sentence,
         "seconds": words.seconds,
         "size": words.size,
         "stage": words.stage,
@@ -61,17 +66,24 @@ def _content(report: Report) -> Mapping[str, Any]:
         "score": lambda value: words.score(value, metric),
         "interval": lambda low, high: words.interval(low, high, metric),
         "arms": facts.ranked(report),
-        "rates": {arm["id"]: arm.get("learning_rate") for arm in summary["arms"]},
+        "rates": {arm["id"]: arm["learning_rate"] for arm in summary["arms"] if arm.get("learning_rate") is not None},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),
         "full_seconds": facts.seconds_of(report, "full_finetune"),
         "savings": facts.savings(report),
+        "relative": facts.relative(report),
         "layers": facts.layer_rows(plan),
         "trainable": facts.trainable(plan),
         "snippet": facts.snippet(plan),
         "figures": _figures(report, rows),
         "costs": _costs(summary["cost"]),
     }
+
+
+def _needed(summary: Mapping[str, Any]) -> str:
+    """How many more examples the choice lacks to be certified; "" where that is not known or not the matter."""
+    needed = summary["decision"].get("needed")
+    return words.sentence(further(needed, summary["score"]["n"])) if needed else ""
 
 
 def _costs(cost: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,15 +18,37 @@ from frostline.values import Arm, Evidence, Layer, Plan
 
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
+CELLS = 16  # of the longest bar
+ROOMY = 100  # columns of a terminal that need not be saved
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What is drawn for as many columns as the terminal has."""
+
+    draw: Callable[[int], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Called by the terminal library, with the room there is."""
+        yield self.draw(options.max_width)
 
 
 def render(report: Report, page: Path | None = None) -> RenderableType:
     """The answer, the depth curve, the arms, the baselines, what it cost, and where the page lies."""
+    said = (
+        words.procedure(report.summary["score"]),
+        words.certainty(report.summary),
+        report.summary["decision"]["reason"],
+    )
     parts: list[RenderableType] = [
         Text(words.answer(report.summary, report.plan), style="bold"),
-        Text(f"{words.certainty(report.summary)} {report.summary['decision']['reason']}"),
+        Text(" ".join(filter(None, said))),
     ]
-    held = [f"{v['evidence']} {v['advice']}".rstrip() for v in report.summary["verdicts"] if v["holds"]]
+    held = [
+        f"{words.sentence(v['evidence'])} {words.sentence(v['advice'])}".rstrip()
+        for v in report.summary["verdicts"]
+        if v["holds"]
+    ]
     parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
     metric = report.summary["score"]["metric"]
     if report.curve:
@@ -38,20 +61,26 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def depth_table(curve: Sequence[Evidence], plan: Plan, metric: str) -> Table:
+def depth_table(curve: Sequence[Evidence], plan: Plan, metric: str) -> RenderableType:
     """A bar for the linear probe at every cut; the frost line stands where the chosen plan stops freezing."""
-    table = _table(("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"))
+    return Fitted(lambda width: _depth_table(curve, plan, metric, width))
+
+
+def _depth_table(curve: Sequence[Evidence], plan: Plan, metric: str, width: int) -> Table:
     untrained = any(e.random is not None for e in curve)
-    if untrained:
-        table.add_column("untrained", justify="right")
+    table = _table(
+        ("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"),
+        *([("untrained", "right")] if untrained else []), width=width,
+    )  # fmt: skip
+    limit = 40 if width >= ROOMY else max(8, width - 61)  # 61 is what the other columns take
     top = max(e.score.mean for e in curve)
     floor = min([0.0, *(e.score.mean for e in curve)])
     for e in curve:
         frozen = 0 < e.cut.depth <= plan.freeze
         cells: list[RenderableType] = [
             str(e.cut.depth),
-            Text(e.cut.name),
-            Text(bar((e.score.mean - floor) / (top - floor or 1.0), 24), style=FROST if frozen else "yellow"),
+            Text(words.middle(e.cut.name, limit)),
+            Text(bar((e.score.mean - floor) / (top - floor or 1.0), CELLS), style=FROST if frozen else "yellow"),
             Text(words.score(e.score.mean, metric), style="bold" if e.score.mean == top else ""),
             Text(words.interval(e.score.low, e.score.high, metric), style=MUTED),
         ]
@@ -59,18 +88,21 @@ def depth_table(curve: Sequence[Evidence], plan: Plan, metric: str) -> Table:
             cells.append(Text(words.score(e.random, metric), style=MUTED))
         table.add_row(*cells)
         if 0 < e.cut.depth == plan.freeze and e is not curve[-1]:
-            table.add_row("", Text("┄┄┄┄┄┄┄", style=FROST), Text("┄" * 8 + " frost line " + "┄" * 4, style=FROST))
-    table.caption = Text("blue: frozen in the chosen plan; yellow: not" if plan.freeze else "the plan freezes nothing")
-    table.caption_justify = "left"
-    return table
+            table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
+    note = "Blue: frozen in the chosen plan; yellow: not." if plan.freeze else "The plan freezes nothing."
+    return _noted(table, note)
 
 
-def arms_table(report: Report) -> Table:
+def arms_table(report: Report) -> RenderableType:
     """Each arm with what became of it: finalists first, then by validation score."""
+    return Fitted(lambda width: _arms_table(report, width))
+
+
+def _arms_table(report: Report, width: int) -> Table:
     metric, chosen = report.summary["score"]["metric"], report.summary["decision"]["arm"]
     table = _table(
         ("strategy", "left"), ("stage", "left"), (metric, "right"), ("interval", "right"), ("spent", "right"),
-        ("peak memory", "right"),
+        ("memory", "right"), width=width,
     )  # fmt: skip
     for arm in facts.ranked(report):
         score, side = arm["score"], words.side(arm, chosen)
@@ -83,16 +115,22 @@ def arms_table(report: Report) -> Table:
             words.size(arm["peak_bytes"]),
             style={"chosen": EMBER, "finalist": "", "out": MUTED}[side],
         )
-    return table
+    early = any(arm["stage"].startswith("dropped@") for arm in report.summary["arms"])
+    return _noted(table, "Out (1): out after round 1, on a shorter schedule." if early else "")
 
 
-def baselines_table(report: Report) -> Table:
+def baselines_table(report: Report) -> RenderableType:
     """The known strategies beside the choice: score and training time."""
+    return Fitted(lambda width: _baselines_table(report, width))
+
+
+def _baselines_table(report: Report, width: int) -> Table:
     metric, rows = report.summary["score"]["metric"], facts.strategies(report)
     chosen = next(row for row in rows if row.chosen)
     table = _table(
-        ("strategy", "left"), (metric, "right"), ("interval", "right"), ("training", "right"), ("relative", "right")
-    )
+        ("strategy", "left"), (metric, "right"), ("interval", "right"), ("training", "right"), ("relative", "right"),
+        width=width,
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             Text(f"{row.name} (chosen)" if row.chosen else row.name),
@@ -102,11 +140,11 @@ def baselines_table(report: Report) -> Table:
             "–" if row.chosen else words.ratio(row.seconds, chosen.seconds),
             style=EMBER if row.chosen else "",
         )
-    return table
+    return _noted(table, facts.relative(report))
 
 
-def plan_table(plan: Plan) -> RenderableType:
-    """A plan, layer by layer, and how much of the network learns in it."""
+def plan_table(plan: Plan, title: str = "") -> RenderableType:
+    """A plan, layer by layer, and how much of the network learns in it; `title` stands above it."""
     table = _table(
         ("index", "right"), ("layer", "left"), ("parameters", "right"), ("kept", "left"), ("frozen", "left"),
         ("learning rate", "right"),
@@ -122,7 +160,7 @@ def plan_table(plan: Plan) -> RenderableType:
             rate if row.kept or row.rate is not None else "dropped",
             style="blue" if row.frozen else "",
         )
-    return Group(table, Text(facts.trainable(plan)))
+    return Group(*([_title(title)] if title else []), table, Text(facts.trainable(plan)))
 
 
 def layer_table(backbone: str, layers: Sequence[Layer]) -> RenderableType:
@@ -149,14 +187,14 @@ def layer_row(layer: Layer) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names} | {"shape": list(layer.shape)}
 
 
-def probed(curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, storing: str) -> RenderableType:
-    """What is known before any training, and what a search would take."""
+def probed(curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, stored: int) -> RenderableType:
+    """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations."""
     whole = next(arm.plan for arm in arms if arm.id == "lp_ft")
     names = ", ".join(arm.id for arm in arms)
+    forecast = f"Forecast: about {words.seconds(seconds)} for the race, baselines apart"
     lines = [
-        storing,
         f"A search would race {len(arms)} strategies: {names}.",
-        f"Forecast: about {words.seconds(seconds)} for the race, baselines apart.",
+        f"{forecast}; {words.size(stored)} of activations stored.",
     ]
     return Group(_title("What each depth knows"), depth_table(curve, whole, "accuracy"), Text("\n".join(lines)))
 
@@ -166,8 +204,10 @@ def trained(summary: Mapping[str, Any], plan: Plan, model: Path) -> RenderableTy
     found = summary["score"]
     ends = words.interval(found["low"], found["high"], found["metric"])
     text = f"{words.score(found['value'], found['metric'])} {found['metric'].replace('_', ' ')} ({ends})"
-    line = f"{text} on {found['n']:,} examples that it did not see. The model lies at {model}"
-    return Group(plan_table(plan), Text(line, style="bold", overflow="fold"))
+    line = f"{text} on {found['n']:,} examples that it did not see."
+    if found.get("refit"):
+        line = f"{text} on {found['n']:,} examples. {words.procedure(found)}"
+    return Group(plan_table(plan), Text(f"{line} The model lies at {model}", style="bold", overflow="fold"))
 
 
 def bar(share: float, cells: int) -> str:
@@ -187,10 +227,25 @@ def _title(text: str) -> RenderableType:
     return Padding(Text(text, style="bold"), (1, 0, 0, 0))
 
 
-def _table(*columns: tuple[str, str]) -> Table:
+def _noted(table: Table, note: str) -> Table:
+    """The table with a line below it that explains a word of it."""
+    table.caption = Text(note, style=MUTED) if note else None
+    table.caption_justify = "left"
+    return table
+
+
+def _table(*columns: tuple[str, str], width: int = 0) -> Table:
+    """Columns by name and side; with a `width`, nothing in them is wrapped, and on a narrow terminal they stand close.
+
+    Without one, long names are folded and so stay whole.
+    """
     from rich import box
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    gap = (0, 1, 0, 0) if 0 < width < ROOMY else (0, 1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=gap)
     for name, side in columns:
-        table.add_column(name.replace("_", " "), justify="right" if side == "right" else "left", overflow="fold")
+        # only in a heading may a name be broken, where a long metric would widen a column of numbers
+        shown = name.replace("_", "\n" if width else " ")
+        justify, overflow = ("right" if side == "right" else "left"), ("ellipsis" if width else "fold")
+        table.add_column(shown, justify=justify, overflow=overflow, no_wrap=width > 0)
     return table

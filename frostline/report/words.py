@@ -8,7 +8,9 @@ from typing import Any, Literal
 from frostline.values import Plan
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
-SHARES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "auroc", "average_precision", "map", "iou")
+SHARES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "weighted_f1", "auroc", "average_precision", "map", "iou")
+
+MANY = 100  # times; beyond, a number says less about the plans than about how short the shorter one is
 
 NAMES: Mapping[str, str] = {
     "scratch": "from scratch",
@@ -17,6 +19,8 @@ NAMES: Mapping[str, str] = {
     "full_finetune": "full fine-tuning",
     "lp_ft": "probe, then fine-tuning",
     "gradual_unfreezing": "gradual unfreezing",
+    "stem_frozen": "stem frozen",
+    "layer_decay": "layer-wise decay",
     "lora": "LoRA",
 }
 
@@ -89,11 +93,59 @@ def answer(summary: Mapping[str, Any], plan: Plan) -> str:
     found, metric = summary["score"], summary["score"]["metric"]
     held_out = found["kind"] == "held_out"
     where = f"on {found['n']:,} held-out examples" if held_out else f"cross-validated over {found['n']:,} examples"
+    if not held_out and summary["data"].get("folds") == 1:
+        where = f"on {found['n']:,} validation examples, corrected for having been chosen on them"
     percent = f"{100 * summary['decision']['confidence']:.0f}%"
     return (
         f"{advice(plan)}: {score(found['value'], metric)} {metric.replace('_', ' ')} {where} "
         f"({percent} interval {interval(found['low'], found['high'], metric)})."
     )
+
+
+def procedure(found: Mapping[str, Any]) -> str:
+    """What a score means where the model handed back was trained anew after it was taken; "" where it was not."""
+    if not found.get("refit"):
+        return ""
+    return "The score is an estimate of the procedure: the model was trained once more on all data."
+
+
+def sentence(said: str) -> str:
+    """A sentence that stands alone: a capital in front, a full stop behind.
+
+    >>> sentence("the loss falls")
+    'The loss falls.'
+    """
+    said = said.strip()
+    ended = said if said.endswith((".", "!", "?")) or not said else f"{said}."
+    return ended[:1].upper() + ended[1:]
+
+
+def place(name: str) -> str:
+    """A backbone's name without the folders of this machine; what a model hub calls a network stays whole.
+
+    >>> place("/home/me/nets/tiny.py:small"), place("hf//data/mobilenet/hf"), place("timm/vit_tiny_patch16_224")
+    ('tiny.py:small', 'mobilenet/hf', 'timm/vit_tiny_patch16_224')
+    """
+    scheme, _, rest = name.partition("/")
+    path = rest if scheme in ("hf", "timm", "torchvision") else name
+    if not path.startswith(("/", "~", "./", "../")):
+        return name
+    parts = [part for part in path.split("/") if part]
+    # a folder's own name is often "model" or "hf": the one above it says more
+    return "/".join(parts[-1:] if ":" in parts[-1] or "." in parts[-1] else parts[-2:]) if parts else name
+
+
+def middle(name: str, limit: int) -> str:
+    """A dotted name of at most `limit` characters: its start and its last parts, for layers differ at the end.
+
+    >>> middle("mobilenet_v1.layer.24", 19), middle("stem", 19)
+    ('mobilenet_…layer.24', 'stem')
+    """
+    if len(name) <= limit:
+        return name
+    tails = [name[i + 1 :] for i, letter in enumerate(name) if letter == "." and len(name) - i - 1 <= 0.7 * limit]
+    tail = tails[0] if tails else name[-(limit // 2) :]
+    return f"{name[: limit - 1 - len(tail)]}…{tail}"
 
 
 def certainty(summary: Mapping[str, Any]) -> str:
@@ -118,10 +170,16 @@ def saving(cost: Mapping[str, Any], chosen: float | None, other: float | None) -
 
 
 def ratio(slow: float | None, fast: float | None) -> str:
-    """How many times faster; "–" where one of them is unknown."""
+    """How many times faster; "–" where one of them is unknown.
+
+    >>> ratio(6.0, 2.0), ratio(85.0, 0.02)
+    ('3.0x', 'more than 100x')
+    """
     if not slow or not fast:
         return "–"
     times = slow / fast
+    if times > MANY:
+        return f"more than {MANY}x"
     return f"{times:.2g}x" if times < 0.95 else f"{times:.1f}x" if times < 10 else f"{times:.0f}x"
 
 
@@ -131,9 +189,9 @@ def gap(value: float, metric: str) -> str:
 
 
 def stage(value: str) -> str:
-    """What became of an arm, in words."""
+    """What became of an arm, in a word; the number is the round after which it was out."""
     if value.startswith("dropped@"):
-        return f"out after round {value.removeprefix('dropped@')}"
+        return f"out ({value.removeprefix('dropped@')})"
     return {"finalist": "finalist", "probe": "closed form"}.get(value, value)
 
 

@@ -29,7 +29,9 @@ def difference(
 
 def negative_transfer(gap: Estimate, metric: str) -> Verdict:
     """Whether training from scratch at a fair budget is not worse than the chosen model; `gap` is ours less scratch."""
-    evidence = f"the chosen model scores {_points(gap)} above training from scratch in {metric}, on the same examples"
+    evidence = (
+        f"the chosen model scores {_against(gap, metric)} training from scratch in {metric}, on the same examples."
+    )
     if gap.low > 0:
         return Verdict("negative_transfer", False, evidence, "Transfer helps here.")
     if gap.high < 0:
@@ -47,7 +49,7 @@ def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: floa
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     train = chosen.epochs[-1].loss
     evidence = (
-        f"log-loss {losses.mean():.3f} ({low:.3f} to {high:.3f}) on validation, {train:.3f} on the training examples"
+        f"log-loss {losses.mean():.3f} ({low:.3f} to {high:.3f}) on validation, {train:.3f} on the training examples."
     )
     holds = bool(low > train + 0.1 and low > 1.5 * train)
     advice = (
@@ -65,7 +67,7 @@ def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
     holds = best.score.low <= random
     text = (
         f"the best linear probe scores {100 * best.score.mean:.1f}% ({100 * best.score.low:.1f} to "
-        f"{100 * best.score.high:.1f}%), the best one on a random network {100 * random:.1f}%"
+        f"{100 * best.score.high:.1f}%), the best one on a random network {100 * random:.1f}%."
     )
     advice = (
         "Try another backbone: these features carry little for your task." if holds else "The source fits the task."
@@ -75,7 +77,7 @@ def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
 
 def saturated_grid(arm: Arm, rate: float) -> Verdict:
     """Whether the best learning rate lies at the edge of the arm's (once widened) grid."""
-    evidence = f"the best learning rate is {rate:.3g} of {', '.join(f'{each:.3g}' for each in arm.rates)}"
+    evidence = f"the best learning rate is {rate:.3g} of {', '.join(f'{each:.3g}' for each in arm.rates)}."
     if rate in (arm.rates[0], arm.rates[-1]):
         return Verdict(
             "saturated_grid", True, evidence, "A better rate may lie beyond: try more epochs or another batch size."
@@ -83,5 +85,14 @@ def saturated_grid(arm: Arm, rate: float) -> Verdict:
     return Verdict("saturated_grid", False, evidence, "Nothing to do.")
 
 
-def _points(gap: Estimate) -> str:
-    return f"{100 * gap.mean:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+def _against(gap: Estimate, metric: str) -> str:
+    """A difference as people say it, without signs: "3.5 points (2.4 to 4.7) below"."""
+    loss = metric == "log_loss"
+    scale, places, unit = (1, 3, "nats") if loss else (100, 1, "points")
+    more, less = ("better than", "worse than") if loss else ("above", "below")
+    mean, low, high = (f"{abs(scale * value):.{places}f}" for value in (gap.mean, gap.low, gap.high))
+    side = more if gap.mean > 0 or (gap.mean == 0 and gap.low >= 0) else less
+    if gap.low < 0 < gap.high:
+        return f"{mean} {unit} (from {low} {less.split()[0]} to {high} {more.split()[0]}) {side}"
+    ends = f"{low} to {high}" if side == more else f"{high} to {low}"
+    return f"{mean} {unit} ({ends}) {side}"

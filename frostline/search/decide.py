@@ -29,6 +29,7 @@ from frostline.search.scores import METRICS, Floats
 from frostline.values import Arm, Cost, Decision, Outcome
 
 SHARE = 0.5  # of the error budget is the decision's: the rungs before it spent 0.2 and 0.3
+REALISTIC = 10  # times the examples at hand; nobody collects more than that to settle a point
 Prefer = Literal["training", "inference", "memory"]
 
 
@@ -72,6 +73,7 @@ class Comparison:
     plausible: tuple[bool, ...]
     regret: Floats  # expected distance from the best over the bootstrap
     needed: tuple[int | None, ...]  # further examples that would bring `behind` to epsilon if all were equal
+    examples: int  # that the comparison rests on
 
 
 def decide(
@@ -128,7 +130,7 @@ def compare(drawn: Sample, aim: Aim, alpha: float) -> Comparison:
     # m = z^2 var / epsilon^2, with the variance of a paired difference seen on n examples as n se^2
     enough = drawn.examples * (control[None, :] * by_examples).max(axis=1) ** 2 / max(aim.epsilon, 1e-9) ** 2
     needed = tuple(int(np.ceil(m)) - drawn.examples if m > drawn.examples else None for m in enough)
-    return Comparison(scores, behind, tuple(bool(p) for p in plausible), regret, needed)
+    return Comparison(scores, behind, tuple(bool(p) for p in plausible), regret, needed, drawn.examples)
 
 
 def preference(finalist: Finalist, prefer: Prefer) -> tuple[float, int, int, str]:
@@ -169,29 +171,48 @@ def _decision(running: Sequence[Finalist], certain: Comparison, at: int, rule: s
         plausible=tuple(n for n, holds in zip(names, certain.plausible, strict=True) if holds),
         proven=proven,
         expected_regret=float(certain.regret[at]),
-        reason=_reason(names[at], rule, certified, needed, len(names), aim),
+        reason=_because(names[at], rule, len(names), aim) + _standing(certified, needed, certain, aim),
         needed=needed,
     )
 
 
-def _reason(name: str, rule: str, certified: bool, needed: int | None, count: int, aim: Aim) -> str:
+def further(needed: int, present: int) -> str:
+    """How many more examples would certify a choice, to two figures; past ten times the `present` ones, that none do.
+
+    >>> further(19_730, 5_000)
+    'about 20,000 more examples would show it if the finalists are equally good'
+    >>> further(19_730, 153)
+    'no realistic number of further examples would show it, even if the finalists are equally good'
+    """
+    if needed > REALISTIC * present:
+        return "no realistic number of further examples would show it, even if the finalists are equally good"
+    return f"about {int(float(f'{needed:.2g}')):,} more examples would show it if the finalists are equally good"
+
+
+def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     cost = {"training": "cheapest to train", "inference": "cheapest to run", "memory": "least in memory"}[aim.prefer]
     if count == 1:
         return f"{name} is the only finalist, so there was nothing to compare it with."
-    unit = "nats" if aim.metric == "log_loss" else "points"
-    size = f"{aim.epsilon if unit == 'nats' else 100 * aim.epsilon:g} {unit}"
-    because = {
-        "proven": f"{name} is the {cost} of the finalists that validation shows to be within {size} of the best",
-        "regret": f"{name} is the {cost} of the finalists whose expected regret is at most {size}",
+    return {
+        "proven": f"{name} is the {cost} of the finalists that validation shows to be within {_size(aim)} of the best",
+        "regret": f"{name} is the {cost} of the finalists whose expected regret is at most {_size(aim)}",
         "least": f"{name} has the least expected regret of the {count} finalists",
     }[rule]
+
+
+def _standing(certified: bool, needed: int | None, certain: Comparison, aim: Aim) -> str:
+    """What may be claimed of the choice, as the second half of a sentence."""
+    count = len(certain.scores)
+    if count == 1:
+        return ""
     if certified:
-        return (
-            f"{because}; at {100 * aim.confidence:g}% confidence it is within {size} of the best of {count} finalists."
-        )
-    more = (
-        f"about {needed} more examples would certify it if the finalists are equally good"
-        if needed is not None
-        else "more examples alone would not certify it, since seeds or true differences stand in the way"
-    )
-    return f"{because}; not certified: {more}."
+        percent = f"{100 * aim.confidence:g}%"
+        return f"; at {percent} confidence it is within {_size(aim)} of the best of {count} finalists."
+    if needed is None:
+        return "; not certified: more examples alone would not do, since seeds or true differences stand in the way."
+    return f"; not certified: {further(needed, certain.examples)}."
+
+
+def _size(aim: Aim) -> str:
+    value, unit = (aim.epsilon, "nat") if aim.metric == "log_loss" else (100 * aim.epsilon, "point")
+    return f"{value:g} {unit}" + ("" if f"{value:g}" == "1" else "s")
