@@ -28,7 +28,7 @@ from frostline.settings import Settings, settings
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
-DEMO_EPOCHS = 12
+DEMO_EPOCHS = 10
 DEMO_LABELLED = 300
 
 

@@ -323,7 +323,7 @@ def test_measuring_touches_nothing_and_gives_every_layer_its_seconds(bench: Benc
     anatomy = dissect(backbone)
     before, threads = fingerprint(backbone.module), torch.get_num_threads()
     try:
-        found = measure(backbone, anatomy, bench.examples, bench.device, batch=4, threads=1, folder=None)
+        found = measure(backbone, anatomy, bench.examples, bench.device, batch=4, threads=1, alone=True, folder=None)
     finally:
         torch.set_num_threads(threads)
     assert len(found.forward) == len(found.backward) == len(anatomy.layers)

@@ -68,7 +68,7 @@ def lay(
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
-    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, folder))
+    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder))
     torch.set_num_threads(measured.threads)
     workers = _workers(network, measured, source, folder)
     room = _room(settings, folder, workers)
@@ -87,7 +87,7 @@ def lay(
     )  # fmt: skip
 
 
-def _measured(network: Network, folder: Path | None) -> Calibration:
+def _measured(network: Network, source: Source, folder: Path | None) -> Calibration:
     return measure(
         network.backbone,
         network.anatomy,
@@ -95,6 +95,7 @@ def _measured(network: Network, folder: Path | None) -> Calibration:
         network.device,
         batch=recipe(network.settings, len(network.examples)).batch,
         threads=max(1, network.settings.threads),
+        alone=network.settings.workers is not None or _alone(network, source, folder),
         folder=folder,
     )
 
@@ -195,8 +196,12 @@ def _workers(network: Network, measured: Calibration, source: Source, folder: Pa
     """
     if network.settings.workers is not None:
         return network.settings.workers
-    alone = folder is None or source.data is not None or source.module is not None or measured.device != "cpu"
-    return 1 if alone or measured.threads > 1 else max(1, network.settings.threads)
+    single = _alone(network, source, folder) or measured.threads > 1
+    return 1 if single else max(1, network.settings.threads)
+
+
+def _alone(network: Network, source: Source, folder: Path | None) -> bool:
+    return folder is None or source != Source() or network.device.device.type != "cpu"
 
 
 def _room(settings: Settings, folder: Path | None, workers: int) -> Room:

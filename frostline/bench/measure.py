@@ -29,6 +29,7 @@ def measure(
     *,
     batch: int,
     threads: int,
+    alone: bool,
     folder: Path | None,
 ) -> Calibration:
     """Seconds of every layer on this machine, measured on a copy of the network; leaves torch at the best threads."""
@@ -64,14 +65,17 @@ def measure(
     def decode() -> None:
         batches.decode(examples, rows, how)
 
-    chosen = _threads(train_from(0), threads) if where.type == "cpu" else threads
+    chosen = _threads(train_from(0), threads, alone=alone) if where.type == "cpu" else threads
     torch.set_num_threads(chosen)
     calls = cost.Bench(forward_to, train_from, batch, str(where), decode)
     return replace(cost.calibrate(anatomy.layers, calls, folder), threads=chosen)
 
 
-def _threads(step: Callable[[], None], most: int) -> int:
-    """One thread, unless all of them make a training step faster by a tenth: waiting threads take others' time."""
+def _threads(step: Callable[[], None], most: int, *, alone: bool) -> int:
+    """One thread, unless all of them make a training step faster by a tenth: waiting threads take others' time.
+
+    Where other trainings can run beside it, on the threads that are left, all of them must do 1.4 / `most` of its time.
+    """
     took: dict[int, float] = {}
     for count in sorted({1, most}):
         torch.set_num_threads(count)
@@ -82,7 +86,7 @@ def _threads(step: Callable[[], None], most: int) -> int:
             step()
             times.append(time.perf_counter() - started)
         took[count] = median(times)
-    return most if took[most] < 0.9 * took[1] else 1
+    return most if took[most] < (0.9 if alone else min(0.9, 1.4 / most)) * took[1] else 1
 
 
 def _only_above(module: nn.Module, anatomy: Anatomy, depth: int) -> list[nn.Parameter]:
