@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--effort", default="default")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    lines = ["| split | chosen | test | linear probe | full fine-tuning | minus the better | seconds |", "|---|---|---|---|---|---|---|"]
+    heads = ("split", "chosen", "test", "linear probe", "full fine-tuning", "minus the better", "seconds")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     gaps: list[float] = []
     folder = Path(tempfile.mkdtemp())
     try:
@@ -73,7 +74,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     spread = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
-    lines.append(f"\nMean difference to the better of the two: {statistics.mean(gaps):+.4f} (standard error {spread:.4f})\n")
+    lines.append(f"\nMean difference to the better one: {statistics.mean(gaps):+.4f} (standard error {spread:.4f})\n")
     print("\n".join(lines))
     if given.out:
         given.out.write_text("\n".join(lines))

@@ -4,7 +4,7 @@
 
 The plain loop is what a careful user writes: pictures decoded once and kept in memory, for every cut and each of three
 learning rates one training on the full schedule, frozen layers in eval mode and without gradient, the optimiser over
-what learns. Data: 300 handwritten digits to learn from; network: the one that comes with the package. Needs no download.
+what learns. Data: 300 handwritten digits to learn from; network: the one that comes with the package.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def plain(data: Path, epochs: int) -> tuple[float, float]:
     return time.perf_counter() - started, best
 
 
-def fit(
-    model: nn.Module, quiet: list[str], optimiser: torch.optim.Optimizer, data: tuple[torch.Tensor, torch.Tensor], epochs: int
-) -> None:
+Data = tuple[torch.Tensor, torch.Tensor]
+
+
+def fit(model: nn.Module, quiet: list[str], optimiser: torch.optim.Optimizer, data: Data, epochs: int) -> None:
     """Cosine schedule, batches of 16, what is frozen in eval mode."""
     inputs, targets = data
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * -(-len(targets) // BATCH))

@@ -113,12 +113,17 @@ class Probed:
     arms: tuple[Arm, ...]
     seconds: float  # that a search is forecast to take
 
+    @property
+    def stored(self) -> int:
+        """Bytes of activations that a search would store."""
+        return sum(stored.bytes for stored in self.bench.whole.values())
+
     def document(self) -> dict[str, Any]:
         """The matching parts of summary.json, and the forecast."""
         return summary.document(ending.findings(self.bench, evidence=self.curve)) | {
             "forecast": {
                 "seconds": self.seconds,
-                "bytes": sum(stored.bytes for stored in self.bench.whole.values()),
+                "bytes": self.stored,
                 "arms": [arm.id for arm in self.arms],
                 "storing": self.bench.forecast.sentence,
             }
