@@ -153,7 +153,7 @@ def certainty(summary: Mapping[str, Any]) -> str:
     decision = summary["decision"]
     points = f"{100 * decision['epsilon']:.3g} points" if decision["epsilon"] != 0.01 else "one point"
     if decision["certified"]:
-        return f"Certified at {100 * decision['confidence']:.0f}%: within {points} of the best strategy in the race."
+        return f"Certified at {100 * decision['confidence']:.0f}%: within {points} of the best finalist."
     plausible = len(decision["plausible"])
     rest = f"; this data cannot tell {plausible} of the strategies apart" if plausible > 1 else ""
     return f"Not certified to be within {points} of the best{rest}."
