@@ -22,7 +22,7 @@ from frostline.errors import OptionError, RunError
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, ending, summary
+from frostline.run import comparisons, course, directory, ending, summary, terms
 from frostline.search.decide import decide
 from frostline.settings import Settings, settings
 from frostline.training.prepare import refuse_untrained
@@ -73,12 +73,12 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
         evidence = probe_cuts(bench, show=show)
-        race = course.race(bench, course.entered(bench, evidence, show=show), run, show=show)
+        race = course.race(bench, terms.entered(bench, evidence, show=show), run, show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,
             bench.examples.targets,
-            course.aim(bench),
+            terms.aim(bench),
             replicates=course.replicates(race, run),
             seed=given.seed,
         )
@@ -142,8 +142,8 @@ def probe_with(given: Settings, *, source: Source | None = None, show: Show = si
     with course.single_blas():
         bench = lay(given, source or Source(), show=show)
         curve = probe_cuts(bench, show=show)
-    arms = course.proposed(bench, curve)
-    return Probed(bench, curve, arms, course.forecast_seconds(bench, arms, course.planned(bench)))
+    arms = terms.proposed(bench, curve)
+    return Probed(bench, curve, arms, terms.forecast_seconds(bench, arms, terms.planned(bench)))
 
 
 def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **options: Any) -> Result:
@@ -159,7 +159,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         if run.finished:
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
-        plan = course.fitted_to(bench, plan)
+        plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
         unit = Unit(arm.id, plan.recipe.lr, 1, ALL if given.refit_all else 0, 0, plan.recipe.epochs)
         show(Event("train", 0, 1))

@@ -214,7 +214,7 @@ def configurations(world: World, count: int) -> list[Outcome]:
 
 
 def test_the_corrected_score_is_unbiased_where_the_naive_winner_is_optimistic() -> None:
-    """Twelve equal arms, as in METHODS T15: the truth is 80%."""
+    """Twelve equal arms: the truth is 80%."""
     naive, corrected, covered, races = [], [], 0, 40
     for seed in range(races):
         here = World({f"arm{i:02d}": 0.8 for i in range(12)}, 500, seed, disagreement=0.1)

@@ -22,7 +22,7 @@ from frostline.bench.lay import lay, probe_cuts
 from frostline.data.read import read
 from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs
-from frostline.run import course
+from frostline.run import course, terms
 from frostline.settings import settings
 
 Run = tuple[Path, Said]
@@ -33,7 +33,7 @@ PLAN = {
 }  # fmt: skip
 INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 ARM = {"id": str, "plan": PLAN, "stage": str, "score": INTERVAL, "seconds": NUMBER, "peak_bytes": int}
-# DESIGN's summary.json, field by field
+# summary.json, field by field
 CONTRACT = {
     "format": str,
     "task": str,
@@ -221,8 +221,8 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
     with course.begun(resolved) as run:
         kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
         bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))
-        recipe = course.base_recipe(bench)
-        jobs = [(str(run.folder), arm, unit, False) for arm in course.proposed(bench, probe_cuts(bench))
+        recipe = terms.base_recipe(bench)
+        jobs = [(str(run.folder), arm, unit, False) for arm in terms.proposed(bench, probe_cuts(bench))
                 for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
         jobs = [(folder, replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), u, k) for folder, arm, u, k in jobs]
         assert len(jobs) >= 3

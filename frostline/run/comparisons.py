@@ -10,7 +10,7 @@ from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.plan import legal_depths, plan, with_rate
-from frostline.run import course
+from frostline.run import course, terms
 from frostline.run.course import Run
 from frostline.search import arms as proposals
 from frostline.search import race as races
@@ -78,8 +78,8 @@ def _best_rate(race: Race, arm: Arm) -> float:
 
 def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, Unit]:
     """Fresh weights, three times the epochs, and its own learning rate of three."""
-    base = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
-    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=course.batch_norms(bench))
+    base = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
+    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=terms.batch_norms(bench))
     epochs = arm.plan.recipe.epochs
     short = [(arm, Unit(arm.id, rate, 0, 0, 0, max(1, epochs // SCREEN))) for rate in arm.rates]
     losses = {
@@ -112,7 +112,7 @@ def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
     """A baseline as an arm of the summary: its score is that on validation."""
     seen = standing.estimate([baseline.validation], bench.examples.targets, aim)
     outcome, plan = baseline.validation, baseline.arm.plan
-    cost = course.cost_of(bench, plan)
+    cost = terms.cost_of(bench, plan)
     stage = "baseline" if baseline.apart else "finalist"
     return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
 
@@ -120,6 +120,6 @@ def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
 def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int = 3) -> float:
     """Forecast of a plain sweep: every cut frozen, 3 rates and 3 seeds each, on the full schedule, nothing stored."""
     layers = bench.anatomy.layers
-    full = replace(course.base_recipe(bench), epochs=race.schedule.epochs)
+    full = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
     plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
-    return rates * seeds * sum(course.cost_of(bench, each, stored=frozenset()).training for each in plans)
+    return rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)

@@ -20,30 +20,22 @@ from frostline import workers
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
-from frostline.bench.recipe import recipe
 from frostline.bench.unit import perform
-from frostline.errors import OptionError, PlanError, RunError, StoreError
-from frostline.evidence.cost import model_cost
+from frostline.errors import RunError, StoreError
 from frostline.plan import with_epochs, with_rate
-from frostline.run import directory
+from frostline.run import directory, terms
 from frostline.search import race as races
-from frostline.search.arms import closed, exact, propose
-from frostline.search.decide import Aim, Finalist
+from frostline.search.arms import exact
+from frostline.search.decide import Finalist
 from frostline.search.race import Race
-from frostline.search.schedule import Schedule, forecast, scale, schedule
 from frostline.settings import Settings, settings
 from frostline.study import Study
-from frostline.training.prepare import top
 from frostline.values import (
     Arm,
     Calibration,
-    Cost,
     Decision,
     Event,
-    Evidence,
     Outcome,
-    Plan,
-    Recipe,
     Show,
     Unit,
     silent,
@@ -169,7 +161,7 @@ def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> 
 
 
 def _seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
-    return cost_of(bench, with_epochs(arm.plan, unit.epochs)).training
+    return terms.cost_of(bench, with_epochs(arm.plan, unit.epochs)).training
 
 
 def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
@@ -220,43 +212,6 @@ def shared(settings: Settings, cores: int) -> Settings:
     return settings if settings.threads else replace(settings, threads=max(1, cores // (settings.workers or 1)))
 
 
-def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) -> Race:
-    """The arms at the start, on a schedule that the effort or the budget affords. Raises OptionError."""
-    arms, plain = proposed(bench, evidence), planned(bench)
-    budget, whole = bench.settings.budget, forecast_seconds(bench, arms, plain)
-    fitted = plain if budget is None else _fitted(bench, arms, plain, budget)
-    spent = forecast_seconds(bench, arms, fitted)
-    told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
-    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs; the race takes about {spent:.0f} s{told}"
-    show(Event("race", text=text))
-    return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
-
-
-def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
-    """What a race is expected to take, from the calibration."""
-    return forecast(arms, of, {a.id: cost_of(bench, a.plan).training / a.plan.recipe.epochs for a in arms})
-
-
-def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
-    """The arms that this evidence suggests."""
-    fold = bench.split.folds[0]
-    return propose(
-        bench.anatomy.layers,
-        evidence,
-        recipe=base_recipe(bench),
-        classes=len(bench.examples.classes),
-        examples=len(fold.train),
-        batch_norms=batch_norms(bench),
-    )
-
-
-def planned(bench: Bench) -> Schedule:
-    """The schedule that the effort asks for, before any budget."""
-    given, folds = bench.settings, bench.split.folds
-    rows = len(folds[0].validation)
-    return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
-
-
 def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tuple[Finalist, ...]:
     """The finalists with what decides and, apart from it, what certifies: read here for the first time."""
     told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
@@ -267,7 +222,7 @@ def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tup
         arm = replace(arm, plan=with_rate(arm.plan, rate))
         validation = tuple(told[unit] for unit in units)
         proof = (certify(bench, arm, units[0]),) if full and len(bench.split.certification) else ()
-        found.append(Finalist(arm, cost_of(bench, arm.plan), validation, proof))
+        found.append(Finalist(arm, terms.cost_of(bench, arm.plan), validation, proof))
         show(Event("certify", number, len(ended)))
     return tuple(found)
 
@@ -288,67 +243,3 @@ def chosen_unit(race: Race, decision: Decision) -> Unit:
     if later:
         return later[0]
     return next(units[0] for arm, _, units in races.finalists(race) if arm.id == decision.arm)
-
-
-def batch_norms(bench: Bench) -> bool:
-    """Whether any layer holds statistics that a training could move."""
-    return any(name.endswith("running_mean") for layer in bench.anatomy.layers for name in layer.members)
-
-
-def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -> Cost:
-    """What a plan costs on this bench, with what is stored or with other stored depths.
-
-    A closed-form probe passes through its layers once, whatever the epochs.
-    """
-    once = closed(plan)
-    counted = replace(plan, recipe=replace(plan.recipe, epochs=1), thaw=()) if once else plan
-    return model_cost(
-        counted,
-        bench.calibration,
-        examples=len(bench.split.folds[0].train),
-        classes=len(bench.examples.classes),
-        features=bench.pooled[top(plan)].shape[1],
-        stored=frozenset(bench.whole) if stored is None else stored,
-    )
-
-
-def aim(bench: Bench) -> Aim:
-    """What the user wants of the answer."""
-    given = bench.settings
-    return Aim(metric=given.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
-
-
-def base_recipe(bench: Bench) -> Recipe:
-    """The recipe that all arms vary."""
-    return recipe(bench.settings, len(bench.split.folds[0].train))
-
-
-def fitted_to(bench: Bench, plan: Plan) -> Plan:
-    """A plan that came from a file, on this bench's own layers. Raises PlanError where they are others."""
-    ours, theirs = bench.anatomy.layers, plan.layers
-    if [layer.members for layer in ours] != [layer.members for layer in theirs]:
-        raise PlanError(
-            f"the plan is for a network of {len(theirs)} layers ({theirs[0].name} ... {theirs[-1].name}), and "
-            f"{bench.backbone.name!r} has {len(ours)} ({ours[0].name} ... {ours[-1].name}); give the plan's backbone"
-        )
-    given = bench.settings
-    plan = replace(plan, layers=ours)
-    if given.epochs is not None:
-        plan = with_epochs(plan, given.epochs)
-    batch = given.batch_size or plan.recipe.batch
-    return replace(plan, recipe=replace(plan.recipe, batch=min(batch, len(bench.split.folds[0].train))))
-
-
-def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -> Schedule:
-    """The schedule scaled once to a budget of seconds. Raises OptionError where even the least does not fit."""
-    factor, least = budget / max(forecast_seconds(bench, arms, plain), 1e-9), 0.0
-    for _ in range(12):
-        fitted = scale(plain, factor, arms=len(arms))
-        least = forecast_seconds(bench, arms, fitted)
-        if least <= budget:
-            return fitted
-        factor *= 0.7
-    raise OptionError(
-        f"budget is {budget:.0f} s, and the smallest race takes about {least:.0f} s here; allow {2 * least:.0f}s "
-        "or more, a smaller --image-size or a smaller backbone"
-    )

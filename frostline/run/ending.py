@@ -22,7 +22,7 @@ from frostline.bench.unit import ALL, kept_weights
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, verdicts
+from frostline.run import comparisons, directory, terms, verdicts
 from frostline.run.comparisons import Baseline
 from frostline.run.course import Run
 from frostline.run.summary import Findings, document
@@ -57,8 +57,8 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     """Write the summary and the report of a search, and return the summary."""
     bench, given = ended.bench, ended.bench.settings
     told = studies.outcomes(run.study)
-    targets, aim = bench.examples.targets, course.aim(bench)
-    costs = {arm.id: course.cost_of(bench, arm.plan) for arm in ended.race.arms}
+    targets, aim = bench.examples.targets, terms.aim(bench)
+    costs = {arm.id: terms.cost_of(bench, arm.plan) for arm in ended.race.arms}
     found = replace(
         findings(bench, evidence=ended.evidence),
         decision=ended.decision,
@@ -86,11 +86,11 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
 
 def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome) -> dict[str, Any]:
     """Write the summary of one training: its score is on rows that it did not see."""
-    aim, targets = course.aim(bench), bench.examples.targets
+    aim, targets = terms.aim(bench), bench.examples.targets
     unseen = bool(len(bench.split.certification))
     judge = finals.certify(bench, arm, outcome.unit) if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
-    cost = course.cost_of(bench, arm.plan)
+    cost = terms.cost_of(bench, arm.plan)
     found = replace(
         findings(bench),
         score=standing.held_out_score(judge, targets, aim, seed=bench.settings.seed),
@@ -121,7 +121,7 @@ def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
 def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:
     """Of the very model that is handed back: on held-out rows, or corrected for having been selected."""
     bench, chosen = ended.bench, ended.chosen
-    targets, aim, seed = bench.examples.targets, course.aim(bench), bench.settings.seed
+    targets, aim, seed = bench.examples.targets, terms.aim(bench), bench.settings.seed
     if chosen.certification:
         return standing.held_out_score(chosen.certification[0], targets, aim, seed=seed)
     rungs = range(1, len(ended.race.schedule.rungs) + 1)

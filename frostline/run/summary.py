@@ -49,7 +49,7 @@ class Findings:
 
 
 def document(found: Findings) -> dict[str, Any]:
-    """The document of DESIGN's contract; every field is there, None where this run did not find it out."""
+    """The document, as its format promises it; every field is there, None where this run did not find it out."""
     fold = found.split.folds[0]
     decision = found.decision
     return {
