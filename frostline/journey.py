@@ -201,7 +201,8 @@ def demo_digits(folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pictures, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
+    # not draw 0: its 300 digits make a shallow cut look three points better than it is on the other 1,497
+    order = np.random.default_rng(1).permutation(len(labels))
     for rank, number in enumerate(order):
         picture, label = pictures[number], labels[number]
         place = partial / ("train" if rank < DEMO_LABELLED else "test") / str(label)
