@@ -458,16 +458,6 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be spent; it scales the schedule once, at the start, and decides nothing later."""
-
-    effort: Literal["quick", "default", "thorough"] = "default"
-    epochs: int | None = None  # the full schedule R; None takes a default from the data's size
-    seconds: float | None = None
-    storage: int = 8 * 2**30  # bytes of activations on disk and in memory together
-
-
-@dataclass(frozen=True, slots=True)
 class Backbone:
     """A network ready to be cut. `module` is a torch.nn.Module; this file does not load torch to say so."""
 
