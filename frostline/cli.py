@@ -352,7 +352,7 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
     if as_json:
         _print_json(probed.document())
         return
-    Console().print(text.probed(probed.curve, probed.arms, probed.seconds, probed.stored))
+    Console().print(text.probed(probed.bench.profile, probed.curve, probed.arms, probed.seconds, probed.stored))
     if plan:
         example = next(arm.plan for arm in probed.arms if arm.id == "lp_ft")
         Console().print(text.plan_table(example, "One of the plans, lp_ft, layer by layer"))

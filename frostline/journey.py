@@ -16,7 +16,8 @@ from frostline import export
 from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load as load_backbone
 from frostline.bench.bench import Bench, Source
-from frostline.bench.lay import lay, probe_cuts
+from frostline.bench.curve import probe_cuts
+from frostline.bench.lay import lay
 from frostline.bench.unit import ALL
 from frostline.errors import OptionError, RunError
 from frostline.plan import read as read_plan

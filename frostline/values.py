@@ -350,7 +350,7 @@ class Evidence:
     features: int  # dimension of the pooled vector
     random: float | None = None  # the same score with a randomly initialised network
     permuted: float | None = None  # the same score with permuted labels: chance, if nothing leaks
-    similarity: float | None = None  # of source and target features at this cut, 0..1
+    shift: float | None = None  # nats a channel from what the batch norms just below remember of the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +366,7 @@ class Calibration:
     device: str
     macs_per_second: float  # of the whole forward pass
     threads: int = 1  # of this process with which a training step was fastest: small networks want one
+    layout: Literal["contiguous", "channels_last"] = "contiguous"  # of the weights, in which a step was fastest
 
 
 @dataclass(frozen=True, slots=True)

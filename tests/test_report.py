@@ -303,9 +303,14 @@ def test_a_verdict_reads_as_two_sentences() -> None:
 
 def test_probing_says_what_a_search_would_take() -> None:
     plan = make_plan(0)
-    seen = printed(
-        text.probed(build().curve, [Arm(name, plan, (3e-3,)) for name in ("lp_ft", "gradual")], 75.0, 3 * 2**20)
-    )
+    report = build()
+    assert report.profile is not None
+    arms = [Arm(name, plan, (3e-3,)) for name in ("lp_ft", "gradual")]
+    curve = [replace(evidence, shift=0.25) for evidence in report.curve]
+    seen = printed(text.probed(report.profile, curve, arms, 75.0, 3 * 2**20))
+    assert "520 pictures of 4 classes" in seen and "identical pictures: 0" in seen
+    assert "0.25" in seen and "nats a channel" in seen
+    assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet
     assert "A search would race 2 strategies: lp_ft, gradual." in seen
     assert "Forecast: about 75 s for the race, baselines apart; 3.0 MiB of activations stored." in seen
     assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\nindex")

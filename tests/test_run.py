@@ -18,7 +18,8 @@ import frostline
 from frostline import journey, workers
 from frostline import study as studies
 from frostline.bench.bench import Source
-from frostline.bench.lay import lay, probe_cuts
+from frostline.bench.curve import probe_cuts
+from frostline.bench.lay import lay
 from frostline.data.read import read
 from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs

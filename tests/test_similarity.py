@@ -1,43 +1,21 @@
-"""Similarity against the textbook formulas."""
+"""The distance from the source against the textbook formula, and against batch norms that saw the data."""
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import stage
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from stage import Small
+from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from frostline.errors import DataError
-from frostline.evidence.similarity import batchnorm_shift, cka
+from frostline.bench.shift import shifts
+from frostline.evidence.similarity import batchnorm_shift
 
-
-@settings(max_examples=25, deadline=None)
-@given(rows=st.integers(3, 30), left=st.integers(1, 20), right=st.integers(1, 20), seed=st.integers(0, 99))
-def test_cka_is_the_normalised_hsic_of_linear_kernels(rows: int, left: int, right: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    a, b = rng.standard_normal((rows, left)) + 3, rng.standard_normal((rows, right))
-    centring = np.eye(rows) - 1 / rows
-
-    def hsic(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.trace(x @ x.T @ centring @ y @ y.T @ centring)) / (rows - 1) ** 2
-
-    assert cka(a, b) == pytest.approx(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)), abs=1e-9)
-
-
-@pytest.mark.parametrize("width", [5, 60])
-def test_rotation_scale_and_shift_are_no_difference(width: int) -> None:
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((30, width))
-    rotation, _ = np.linalg.qr(rng.standard_normal((width, width)))
-    assert cka(a, 4 * a @ rotation + 7) == pytest.approx(1)
-    assert cka(a, np.ones((30, 2))) == 0
-
-
-def test_other_rows_are_an_error() -> None:
-    with pytest.raises(DataError, match="3 and 4 rows"):
-        cka(np.zeros((3, 2)), np.zeros((4, 2)))
+ANATOMY = stage.anatomy(stage.network())
 
 
 def test_batch_norm_shift_is_the_divergence_of_two_normal_distributions() -> None:
@@ -52,3 +30,46 @@ def test_batch_norm_shift_is_the_divergence_of_two_normal_distributions() -> Non
     assert batchnorm_shift(mean, variance, target_mean, target_variance) == pytest.approx(expected)
     assert batchnorm_shift(mean, variance, mean, variance) == 0
     assert batchnorm_shift(mean, np.zeros(6), mean, np.zeros(6)) == 0
+
+
+def _seen(network: nn.Module, pictures: torch.Tensor) -> nn.Module:
+    """The network with the statistics that it measures on these pictures itself, as training mode does."""
+    seen = copy.deepcopy(network)
+    for norm in (m for m in seen.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None
+    for _ in range(8):  # a norm's input depends on those below it: each pass settles one more of the seven
+        for norm in (m for m in seen.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.reset_running_stats()
+        with torch.no_grad():
+            seen.train()
+            for drop in (m for m in seen.modules() if isinstance(m, nn.Dropout)):
+                drop.eval()
+            seen(pictures)
+    return seen.eval()
+
+
+def test_data_that_the_batch_norms_measured_lies_at_no_distance_and_other_data_far() -> None:
+    pictures = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    network = _seen(Small(), pictures)
+    near = shifts(network, ANATOMY, [pictures[:40], pictures[40:]], (1, 2, 3, 4))
+    far = shifts(network, ANATOMY, [3 * pictures + 1], (1, 2, 3, 4))
+    assert set(near) == {1, 2, 3, 4}
+    assert max(near.values()) < 1e-3  # the norms divide by n - 1, the shift by n
+    assert far[1] > 1
+
+
+def test_the_shift_of_a_depth_is_that_of_the_norms_since_the_depth_before() -> None:
+    pictures = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    network = Small().eval()
+    each = shifts(network, ANATOMY, [pictures], (1, 2, 3, 4))
+    both = shifts(network, ANATOMY, [pictures], (1, 3))
+    assert both[1] == pytest.approx(each[1])
+    assert both[3] == pytest.approx((each[2] + each[3]) / 2)  # two norms in each block
+    assert [len(m._forward_pre_hooks) for m in network.modules()] == [0] * len([*network.modules()])
+
+
+def test_a_network_without_batch_norms_tells_nothing_of_its_source() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    network(torch.zeros(1, 3, 8, 8))
+    assert shifts(network, ANATOMY, [], (1,)) == {}

@@ -30,11 +30,10 @@ from frostline.data.profile import duplicates, near_duplicates, profile, with_fe
 from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import BackboneError
-from frostline.evidence import probes
-from frostline.plan import cut_at, legal_depths
+from frostline.plan import legal_depths
 from frostline.search.arms import exact, propose
 from frostline.settings import Settings
-from frostline.training.device import Device, accelerator
+from frostline.training.device import Device, accelerator, arranged
 from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Show, silent
 
 T = TypeVar("T")
@@ -70,7 +69,9 @@ def lay(
     network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
     measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder))
     torch.set_num_threads(measured.threads)
+    network = replace(network, backbone=replace(backbone, module=arranged(backbone.module, measured.layout)))
     workers = _workers(network, measured, source, folder)
+    show(Event("calibrate", text=_fastest(measured, workers)))
     room = _room(settings, folder, workers)
     store = _store(network, folder, room)
     forecast = planned(network, measured, room)
@@ -82,8 +83,8 @@ def lay(
     show(Event("split", text=parted.how))
     known = with_features(profile(examples), last, near)
     return Bench(
-        folder, settings, examples, known, parted, backbone, anatomy, store, filled.pooled, filled.whole, measured,
-        forecast, network.device, workers, seconds,
+        folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled, filled.whole,
+        measured, forecast, network.device, workers, seconds,
     )  # fmt: skip
 
 
@@ -100,21 +101,11 @@ def _measured(network: Network, source: Source, folder: Path | None) -> Calibrat
     )
 
 
-def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
-    """The linear probes at every cut, beside those of a randomly initialised network and of permuted labels."""
-    started = time.perf_counter()
-    random = None
-    if bench.backbone.fresh is not None:
-        fresh = replace(bench.backbone, module=bench.backbone.fresh(bench.settings.seed).eval())
-        network = Network(fresh, bench.anatomy, bench.examples, bench.device, bench.settings)
-        memory = Store(None, memory=_pooled_bytes(bench.pooled))
-        random = _pass(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
-    depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
-    found = probes.probe_curve(
-        depths, bench.pooled, bench.examples.targets, bench.split.folds[0], seed=bench.settings.seed, random=random
-    )
-    bench.seconds["probe"] = time.perf_counter() - started
-    return found
+def _fastest(measured: Calibration, workers: int) -> str:
+    threads = f"{measured.threads} thread{'s' if measured.threads > 1 else ''}"
+    at_once = f", {workers} trainings at a time" if workers > 1 else ""
+    layout = "; convolutions are faster in channels-last memory" if measured.layout == "channels_last" else ""
+    return f"Measured on this machine ({measured.device}): fastest on {threads} a training{at_once}{layout}"
 
 
 def planned(network: Network, calibration: Calibration, room: Room) -> Forecast:
@@ -147,10 +138,13 @@ def _filled(network: Network, store: Store, forecast: Forecast, room: Room, show
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
         whole[0] = tier
-    return _pass(network, store, whole, lambda done, all: show(Event("fill", done, all)))
+    return once_through(network, store, whole, lambda done, all: show(Event("fill", done, all)))
 
 
-def _pass(network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]) -> Filled:
+def once_through(
+    network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]
+) -> Filled:
+    """Pooled features at every cut, and what crosses the cuts of `whole`, of all examples."""
     module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
     pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
     depths = sorted({*pooled, *whole})
@@ -219,11 +213,6 @@ def _store(network: Network, folder: Path | None, room: Room) -> Store:
     if folder is None:
         return Store(None, memory=room.memory + more)
     return Store(folder / "activations", disk=room.disk + more, memory=room.memory)
-
-
-def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:
-    """With room for the padding of chunks."""
-    return 2 * sum(features.nbytes for features in pooled.values()) + 2**20
 
 
 def _read(settings: Settings, source: Source, show: Show) -> Examples:

@@ -128,13 +128,15 @@ def probe_curve(
     *,
     seed: int,
     random: Mapping[int, NDArray[Any]] | None = None,
+    shifts: Mapping[int, float] | None = None,
 ) -> tuple[Evidence, ...]:
     """What is known of each cut before training, in the order of the cuts.
 
     `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
     and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
-    scores where there are none). `random` holds the same from a network with random weights. `seed` draws one
-    permutation of the training labels for all cuts, which should score like chance.
+    scores where there are none). `random` holds the same from a network with random weights, `shifts` what is known of
+    the source's distance by depth. `seed` draws one permutation of the training labels for all cuts, which should score
+    like chance.
     """
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
@@ -158,6 +160,7 @@ def probe_curve(
                 features=features[cut.depth].shape[1],
                 random=control,
                 permuted=_ridge(basis, shuffled, classes, LAMBDAS).accuracy,
+                shift=None if shifts is None else shifts.get(cut.depth),
             )
         )
     return tuple(curve)

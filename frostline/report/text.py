@@ -14,11 +14,12 @@ from rich.text import Text
 
 from frostline.report import facts, words
 from frostline.report.facts import Report
-from frostline.values import Arm, Evidence, Layer, Plan
+from frostline.values import Arm, Evidence, Layer, Plan, Profile
 
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
 CELLS = 16  # of the longest bar
+SHIFT = "Shift: nats a channel from what the batch norms remember of the network's own data."
 ROOMY = 100  # columns of a terminal that need not be saved
 
 
@@ -61,22 +62,24 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def depth_table(curve: Sequence[Evidence], plan: Plan, metric: str) -> RenderableType:
-    """A bar for the linear probe at every cut; the frost line stands where the chosen plan stops freezing."""
+def depth_table(curve: Sequence[Evidence], plan: Plan | None, metric: str) -> RenderableType:
+    """A bar for the linear probe at every cut; the frost line stands where the chosen plan, if any, stops freezing."""
     return Fitted(lambda width: _depth_table(curve, plan, metric, width))
 
 
-def _depth_table(curve: Sequence[Evidence], plan: Plan, metric: str, width: int) -> Table:
+def _depth_table(curve: Sequence[Evidence], plan: Plan | None, metric: str, width: int) -> Table:
+    line = 0 if plan is None else plan.freeze
     untrained = any(e.random is not None for e in curve)
+    shifted = any(e.shift is not None for e in curve) and width >= ROOMY
     table = _table(
         ("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"),
-        *([("untrained", "right")] if untrained else []), width=width,
+        *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []), width=width,
     )  # fmt: skip
     limit = 40 if width >= ROOMY else max(8, width - 61)  # 61 is what the other columns take
     top = max(e.score.mean for e in curve)
     floor = min([0.0, *(e.score.mean for e in curve)])
     for e in curve:
-        frozen = 0 < e.cut.depth <= plan.freeze
+        frozen = 0 < e.cut.depth <= line
         cells: list[RenderableType] = [
             str(e.cut.depth),
             Text(words.middle(e.cut.name, limit)),
@@ -86,11 +89,13 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan, metric: str, width: int)
         ]
         if untrained:
             cells.append(Text(words.score(e.random, metric), style=MUTED))
+        if shifted:
+            cells.append(Text("–" if e.shift is None else f"{e.shift:.2f}", style=MUTED))
         table.add_row(*cells)
-        if 0 < e.cut.depth == plan.freeze and e is not curve[-1]:
+        if 0 < e.cut.depth == line and e is not curve[-1]:
             table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
-    note = "Blue: frozen in the chosen plan; yellow: not." if plan.freeze else "The plan freezes nothing."
-    return _noted(table, note)
+    note = "Blue: frozen in the chosen plan; yellow: not." if line else "The plan freezes nothing." if plan else ""
+    return _noted(table, f"{note} {SHIFT}".strip() if shifted else note)
 
 
 def arms_table(report: Report) -> RenderableType:
@@ -187,16 +192,23 @@ def layer_row(layer: Layer) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names} | {"shape": list(layer.shape)}
 
 
-def probed(curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, stored: int) -> RenderableType:
+def probed(
+    profile: Profile, curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, stored: int
+) -> RenderableType:
     """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations."""
-    whole = next(arm.plan for arm in arms if arm.id == "lp_ft")
     names = ", ".join(arm.id for arm in arms)
     forecast = f"Forecast: about {words.seconds(seconds)} for the race, baselines apart"
     lines = [
         f"A search would race {len(arms)} strategies: {names}.",
         f"{forecast}; {words.size(stored)} of activations stored.",
     ]
-    return Group(_title("What each depth knows"), depth_table(curve, whole, "accuracy"), Text("\n".join(lines)))
+    return Group(
+        _title("The data"),
+        Text(words.profile(profile)),
+        _title("What each depth knows"),
+        depth_table(curve, None, "accuracy"),
+        Padding(Text("\n".join(lines)), (1, 0, 0, 0)),
+    )
 
 
 def trained(summary: Mapping[str, Any], plan: Plan, model: Path) -> RenderableType:

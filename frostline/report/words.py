@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from frostline.values import Plan
+from frostline.values import Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
 SHARES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "weighted_f1", "auroc", "average_precision", "map", "iou")
@@ -203,3 +203,19 @@ def side(arm: Mapping[str, Any], chosen: str) -> Side:
     if arm["id"] == chosen:
         return "chosen"
     return "finalist" if arm["stage"] == "finalist" else "out"
+
+
+def profile(known: Profile) -> str:
+    """What the data is like, in two or three sentences."""
+    shown = [f"{name} {count:,}" for name, count in list(known.classes.items())[:12]]
+    more = f" and {len(known.classes) - 12} more" if len(known.classes) > 12 else ""
+    (_, _), (height, width), (_, _) = known.sizes
+    said = [
+        f"{known.examples:,} pictures of {len(known.classes)} classes ({', '.join(shown)}{more}); the largest class is "
+        f"{known.imbalance:.3g} times the smallest. The median picture has {width} × {height} pixels."
+    ]
+    near = "" if known.near_duplicates is None else f", near-duplicate pairs: {known.near_duplicates}"
+    said.append(f"Groups of identical pictures: {len(known.duplicates)}{near}.")
+    if known.effective_dimension is not None:
+        said.append(f"The features at the last cut have an effective dimension of {known.effective_dimension:.1f}.")
+    return " ".join(said)

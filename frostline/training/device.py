@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import ctypes.util
 import resource
@@ -13,10 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from frostline.errors import OptionError
 
 Device = Accelerator
+Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "bf16", "fp16"]
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -41,6 +44,12 @@ def scaled(device: Device, optimiser: torch.optim.Optimizer) -> torch.optim.Opti
     `Accelerator.prepare_optimizer` would keep it, and the network it trains, until the process ends.
     """
     return AcceleratedOptimizer(optimiser, scaler=device.scaler)
+
+
+def arranged(module: nn.Module, layout: Layout) -> nn.Module:
+    """A copy whose convolutions keep their weights in that memory format, and so compute in it; the same numbers."""
+    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    return copy.deepcopy(module).to(memory_format=formats[layout])
 
 
 def _available() -> list[str]:

@@ -1,0 +1,66 @@
+"""What is known of every cut before any training: its linear probe, the controls, the distance from the source."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.activations.store import Store
+from frostline.bench.bench import Bench
+from frostline.bench.lay import CHUNK, Network, once_through
+from frostline.bench.shift import shifts
+from frostline.data import batches
+from frostline.evidence import probes
+from frostline.plan import cut_at
+from frostline.training.device import arranged
+from frostline.values import Event, Evidence, Show, silent
+
+SHIFTED = 256  # pictures that tell how far the data lies from the source
+
+
+def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
+    """The linear probes at every cut, beside those of a randomly initialised network and of permuted labels.
+
+    With them goes how far the data lies from what the network was trained on, as its batch norms remember it.
+    """
+    started = time.perf_counter()
+    random = None
+    if bench.backbone.fresh is not None:
+        module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.layout)
+        fresh = replace(bench.backbone, module=module.eval())
+        network = Network(fresh, bench.anatomy, bench.examples, bench.device, bench.settings)
+        memory = Store(None, memory=_pooled_bytes(bench.pooled))
+        random = once_through(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
+    depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
+    found = probes.probe_curve(
+        depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
+        seed=bench.settings.seed, random=random, shifts=_shifts(bench),
+    )  # fmt: skip
+    bench.seconds["probe"] = time.perf_counter() - started
+    return found
+
+
+def _shifts(bench: Bench) -> Mapping[int, float]:
+    """On a sample of the training pictures: nothing here is seen of what certifies."""
+    how, where = bench.backbone.preprocessing, bench.device.device
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    rows = np.sort(np.random.default_rng(bench.settings.seed).permutation(bench.split.folds[0].train)[:SHIFTED])
+    pictures = (
+        torch.from_numpy(batches.decode(bench.examples, some, how, workers=bench.settings.threads)).to(where)
+        for some in batches.batches(rows, CHUNK)
+    )
+    module = bench.backbone.module.to(where)
+    try:
+        return shifts(module, bench.anatomy, pictures, sorted(bench.pooled))
+    finally:
+        module.cpu()
+
+
+def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:
+    """With room for the padding of chunks."""
+    return 2 * sum(features.nbytes for features in pooled.values()) + 2**20
