@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from frostline.errors import RunFailed
@@ -17,8 +19,16 @@ Result = TypeVar("Result")
 IGNORED = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that leads
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Local processes that share the work."""
+
+    pool: Executor
+    size: int
+
+
 @contextmanager
-def crew(workers: int) -> Generator[Executor | None]:
+def crew(workers: int) -> Generator[Crew | None]:
     """Processes for `run`, started when they are first needed and gone afterwards; None for a single worker."""
     if workers == 1:
         yield None
@@ -26,33 +36,32 @@ def crew(workers: int) -> Generator[Executor | None]:
     spawn = multiprocessing.get_context("spawn")  # fork and threads do not mix
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=signal.signal, initargs=IGNORED)
     try:
-        yield pool
+        yield Crew(pool, workers)
         pool.shutdown(wait=True)
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():  # what it was at work on is begun anew on --resume
             child.terminate()
+        pool.shutdown(wait=True)
         raise
 
 
-def run(
-    work: Callable[[Job], Result], jobs: Sequence[Job], hands: Executor | None = None
-) -> Iterator[tuple[Job, Result]]:
+def run(work: Callable[[Job], Result], jobs: Sequence[Job], hands: Crew | None = None) -> Iterator[tuple[Job, Result]]:
     """Each job with its result, as they are finished, by a `crew` or, without one, here and now.
 
-    For a crew, `work` and the jobs must be picklable: a function at the top of a file, and nouns. An error of a job
-    ends the others; what was yielded before it stands. Raises RunFailed where a process died without a word.
+    For a crew, `work` and the jobs must be picklable: a function at the top of a file, and nouns. No job is begun after
+    one that failed, or for one who stops asking; what was yielded before stands. Raises RunFailed where a process died
+    without a word.
     """
     if hands is None:
         yield from ((job, work(job)) for job in jobs)
         return
-    futures = {hands.submit(work, job): job for job in jobs}
-    try:
-        for future in as_completed(futures):
-            yield futures[future], _result(future)
-    finally:
-        for future in futures:
-            future.cancel()
+    waiting = iter(jobs)
+    # one more than there are processes: none of them waits, and nothing has to be called back
+    futures = {hands.pool.submit(work, job): job for job in islice(waiting, hands.size + 1)}
+    while futures:
+        for future in wait(futures, return_when=FIRST_COMPLETED).done:
+            yield futures.pop(future), _result(future)
+            futures.update((hands.pool.submit(work, job), job) for job in islice(waiting, 1))
 
 
 def _result(future: Future[Result]) -> Result:

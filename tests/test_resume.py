@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -87,3 +88,35 @@ def test_resuming_begins_what_does_not_exist_and_runs_a_damaged_outcome_again(pl
     assert answer(out) == told
     assert first.exists()
     assert second.read_bytes() != contents[1][:-1] + b"x"
+
+
+def test_workers_leave_with_an_interrupted_run_and_come_to_the_answer_of_a_single_process(
+    place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(*words_of(place, out, "--workers", 2), first=os.setsid)
+    patience = time.monotonic() + 240
+    while not [*out.glob("outcomes/*grad*.npz"), *out.glob("outcomes/*tune*.npz")]:  # what workers train
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers get it too
+    said = end(process)
+    assert said.code == 130
+    assert "Traceback" not in said.err
+    assert not living(process.pid)
+    assert tell(*words_of(place, out, "--workers", 2, "--resume")).code == 0
+    whole = begun_again(out, tmp_path / "whole")
+    assert tell(*words_of(place, whole, "--workers", 1, "--resume")).code == 0
+    assert answer(whole) == answer(out)
+
+
+def living(group: int) -> bool:
+    """Whether a process group still has a process, some seconds after its end."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.05)
+    return True

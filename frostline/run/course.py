@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -52,7 +51,7 @@ class Run:
     settings: Settings
     study: Study
     started: float  # on the performance counter
-    hands: Executor | None  # other processes; they start when they are first needed
+    hands: workers.Crew | None  # other processes; they start when they are first needed
 
     @property
     def finished(self) -> bool:
