@@ -55,7 +55,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "advice": words.advice(plan),
         "answer": words.answer(summary, plan),
         "procedure": words.procedure(summary["score"]),
-        "certainty": words.certainty(summary),
+        "apart": words.apart(summary),
         "needed": _needed(summary),
         "sentence": words.sentence,
         "seconds": words.seconds,

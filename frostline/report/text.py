@@ -38,8 +38,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     """The answer, the depth curve, the arms, the baselines, what it cost, and where the page lies."""
     said = (
         words.procedure(report.summary["score"]),
-        words.certainty(report.summary),
         report.summary["decision"]["reason"],
+        words.apart(report.summary),
     )
     parts: list[RenderableType] = [
         Text(words.answer(report.summary, report.plan), style="bold"),

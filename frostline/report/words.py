@@ -148,15 +148,10 @@ def middle(name: str, limit: int) -> str:
     return f"{name[: limit - 1 - len(tail)]}…{tail}"
 
 
-def certainty(summary: Mapping[str, Any]) -> str:
-    """How sure the choice is, in one sentence that never says more than was shown."""
-    decision = summary["decision"]
-    points = f"{100 * decision['epsilon']:.3g} points" if decision["epsilon"] != 0.01 else "one point"
-    if decision["certified"]:
-        return f"Certified at {100 * decision['confidence']:.0f}%: within {points} of the best finalist."
-    plausible = len(decision["plausible"])
-    rest = f"; this data cannot tell {plausible} of the strategies apart" if plausible > 1 else ""
-    return f"Not certified to be within {points} of the best{rest}."
+def apart(summary: Mapping[str, Any]) -> str:
+    """How many finalists this data cannot tell apart; nothing where the choice stands alone."""
+    plausible = len(summary["decision"]["plausible"])
+    return f"This data cannot tell {plausible} of the finalists apart." if plausible > 1 else ""
 
 
 def saving(cost: Mapping[str, Any], chosen: float | None, other: float | None) -> float | None:

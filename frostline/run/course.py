@@ -121,10 +121,11 @@ def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
         stage = "final" if rung == rungs and rungs > 2 else f"rung {rung}"
         arms = {arm.id: arm for arm in given.arms}
         keep = given.schedule.rungs[rung - 1].epochs >= given.schedule.epochs
-        total = len(units)
-        for done, outcome in enumerate(trained(bench, [(arms[u.arm], u) for u in units], run, keep=keep), 1):
+        every = len(races.rounds(given)[-1].units)
+        left = [(arms[unit.arm], unit) for unit in units]
+        for done, outcome in enumerate(trained(bench, left, run, keep=keep), every - len(units) + 1):
             given = races.tell(given, outcome, targets)
-            show(Event(stage, done, total))
+            show(Event(stage, done, every))
     return given
 
 

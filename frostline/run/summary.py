@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from frostline.plan import to_json
+from frostline.search.arms import exact
 from frostline.values import (
     Decision,
     Estimate,
@@ -90,7 +91,7 @@ def _arm(standing: Standing, reason: str | None) -> dict[str, Any]:
         "score": asdict(standing.score),
         "seconds": standing.seconds,
         "peak_bytes": standing.peak_bytes,
-        "learning_rate": standing.rate,
+        "learning_rate": None if exact(standing.arm) else standing.rate,  # a closed form has none
         "cost": asdict(standing.cost),
         "reason": reason,
     }
