@@ -87,12 +87,13 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         unit = course.chosen_unit(race, decision)
         course.once(bench, chosen.arm, unit, run)
         known = comparisons.baselines(bench, race, finalists, run, show=show)
-        checks = comparisons.checks(bench, race, chosen.arm, unit, run)
         handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
         course.once(bench, chosen.arm, handed, run)
+        checks = comparisons.checks(bench, race, chosen.arm, (unit, handed), run)
         ended = ending.Ended(bench, evidence, race, finalists, chosen, decision, known, checks)
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
+        course.cleared(run)
         show(Event("done", text=f"The report lies at {run.folder / 'report.html'}"))
         return Result(run.folder, written)
 
@@ -167,7 +168,9 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         outcome = course.once(bench, arm, unit, run)
         show(Event("train", 1, 1))
         ending.hand_back(bench, plan, unit, run.folder)
-        return Result(run.folder, ending.conclude_training(run, bench, arm, outcome))
+        written = ending.conclude_training(run, bench, arm, outcome)
+        course.cleared(run)
+        return Result(run.folder, written)
 
 
 def load(run: Path | str) -> Result:

@@ -162,6 +162,11 @@ def test_the_model_is_safetensors_with_its_plan_and_preprocessing(run: Path) -> 
     assert body == {member for layer in kept for member in layer["members"]}
 
 
+def test_nothing_is_left_of_the_models_that_were_not_chosen(run: Path) -> None:
+    assert not (run / "finalists").exists()
+    assert len(list(run.rglob("*.safetensors"))) == 1
+
+
 def predictions(run: Path, files: list[Path]) -> np.ndarray:
     """Probabilities, files x classes."""
     rows = list(journey.load(run).predict(files))

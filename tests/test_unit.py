@@ -22,7 +22,7 @@ from frostline.activations.store import Store
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
-from frostline.bench.finals import cached_versus_live, certify
+from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
 from frostline.bench.measure import measure
 from frostline.bench.unit import ALL, kept_weights, perform, plan_training, starting_head
 from frostline.data import batches
@@ -201,6 +201,20 @@ def test_the_certification_rows_are_predicted_by_the_kept_model(bench: Bench) ->
     proof = certify(aside, arm, unit)
     assert proof.rows.tolist() == outcome.rows[::-1].tolist()
     np.testing.assert_allclose(proof.log_probabilities[::-1], outcome.log_probabilities, atol=1e-4)
+
+
+def test_a_kept_model_whose_frozen_layers_are_not_the_source_s_is_not_handed_back(bench: Bench) -> None:
+    arm = stage.arm(bench, "kept", recipe=RECIPE, freeze=2)
+    unit = stage.unit(arm)
+    perform(bench, arm, unit, keep=True)
+    assert frozen_unchanged(bench, arm.plan, unit)
+    network = copy.deepcopy(bench.backbone.module)
+    head = checkpoint.read(kept_weights(bench, unit), network)
+    with torch.no_grad():
+        dict(network.named_buffers())["blocks.0.norm1.running_mean"][0] += 1e-6
+    checkpoint.write(kept_weights(bench, unit), network, head, arm.plan)
+    with pytest.raises(FrozenMoved, match="'kept' was written with frozen layers that are not the source's"):
+        frozen_unchanged(bench, arm.plan, unit)
 
 
 def test_a_model_of_everything_learns_from_every_row(bench: Bench) -> None:

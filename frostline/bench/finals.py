@@ -9,13 +9,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from frostline.activations.fingerprint import fingerprint
 from frostline.bench.bench import Bench
 from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
 from frostline.data import batches
+from frostline.errors import FrozenMoved
 from frostline.training import checkpoint, loop
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import predictor, prepared
-from frostline.values import Arm, Outcome, Unit
+from frostline.values import Arm, Outcome, Plan, Unit
 
 CHECKED_ROWS = 128  # that the comparison of stored and live activations trains on
 
@@ -33,6 +35,19 @@ def certify(bench: Bench, arm: Arm, unit: Unit) -> Outcome:
         for part in np.array_split(rows, steps(len(rows), arm.plan.recipe.batch))
     ]
     return Outcome(unit, rows, torch.cat(found).cpu().numpy(), 0.0, 0)
+
+
+def frozen_unchanged(bench: Bench, plan: Plan, unit: Unit) -> bool:
+    """Whether the kept model of a unit still has the source's frozen layers, bit for bit: read back from its file.
+
+    Raises FrozenMoved where it has not.
+    """
+    names = [name for layer in plan.layers[: plan.freeze] for name in layer.members]
+    network = copy.deepcopy(bench.backbone.module)
+    checkpoint.read(kept_weights(bench, unit), network)
+    if fingerprint(network, names) != fingerprint(bench.backbone.module, names):
+        raise FrozenMoved(f"the model of {unit.arm!r} was written with frozen layers that are not the source's")
+    return True
 
 
 def cached_versus_live(bench: Bench, arm: Arm, unit: Unit) -> float:

@@ -24,6 +24,7 @@ from frostline.training.prepare import prepared, reestimate, refuse_untrained, t
 from frostline.values import Arm, Fold, Outcome, Plan, Unit
 
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
+FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 SMALLEST_BATCH = 2  # halving after running out of memory ends here
 
 
@@ -84,7 +85,7 @@ def fold_of(bench: Bench, number: int) -> Fold:
 def kept_weights(bench: Bench, unit: Unit) -> Path:
     """Where `perform` leaves the weights of a unit that is to be kept."""
     assert bench.folder is not None, "weights are kept in a run directory alone"
-    return bench.folder / "finalists" / f"{unit.key}.safetensors"
+    return bench.folder / FINALISTS / f"{unit.key}.safetensors"
 
 
 def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:

@@ -90,8 +90,12 @@ def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, Unit]:
     return arm, Unit(arm.id, min(losses, key=lambda rate: losses[rate]), 0, 0, 1, epochs)
 
 
-def checks(bench: Bench, race: Race, chosen: Arm, unit: Unit, run: Run) -> dict[str, Any]:
-    """The engine on itself: stored against live activations, and what augmentation brought."""
+def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run: Run) -> dict[str, Any]:
+    """The engine on itself: stored against live activations, what augmentation brought, and the file handed back.
+
+    `units` are the training that was judged and the one whose model is handed back; mostly they are the same.
+    """
+    unit, handed = units
     deepest = max((arm for arm in race.arms if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
     tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
     gap = None
@@ -103,7 +107,7 @@ def checks(bench: Bench, race: Race, chosen: Arm, unit: Unit, run: Run) -> dict[
         gap = ours - theirs
     return {
         "cached_vs_live": finals.cached_versus_live(bench, deepest, tested),
-        "frozen_unchanged": True,  # every training compares fingerprints and fails the run where they differ
+        "frozen_unchanged": finals.frozen_unchanged(bench, chosen.plan, handed),
         "augmentation_gap": gap,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,7 +20,7 @@ from frostline import workers
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
-from frostline.bench.unit import perform
+from frostline.bench.unit import FINALISTS, kept_weights, perform
 from frostline.errors import RunError, StoreError
 from frostline.plan import with_epochs, with_rate
 from frostline.run import directory, terms
@@ -115,7 +116,9 @@ def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
     known = {arm.id for arm in given.arms}
     for outcome in studies.outcomes(run.study):
         if outcome.unit.arm in known and 0 < outcome.unit.rung <= rungs:
-            given = races.tell(given, outcome, targets)
+            whole = given.schedule.rungs[outcome.unit.rung - 1].epochs >= given.schedule.epochs
+            if _usable(bench, outcome.unit, keep=whole):
+                given = races.tell(given, outcome, targets)
     while units := races.ask(given):
         rung = units[0].rung
         stage = "final" if rung == rungs and rungs > 2 else f"rung {rung}"
@@ -150,9 +153,19 @@ def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: 
 def all_of(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool = True) -> dict[Unit, Outcome]:
     """Units outside the race, each trained unless the study holds it."""
     told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
-    missing = [(arm, unit) for arm, unit in units if unit not in told]
+    missing = [(arm, unit) for arm, unit in units if unit not in told or not _usable(bench, unit, keep=keep)]
     told |= {outcome.unit: outcome for outcome in trained(bench, missing, run, keep=keep)}
     return {unit: told[unit] for _, unit in units}
+
+
+def _usable(bench: Bench, unit: Unit, *, keep: bool) -> bool:
+    """An outcome whose weights are wanted and gone is trained again."""
+    return not keep or kept_weights(bench, unit).exists()
+
+
+def cleared(run: Run) -> None:
+    """Remove the weights of all finalists: the model that is handed back has been copied."""
+    shutil.rmtree(run.folder / FINALISTS, ignore_errors=True)
 
 
 def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:

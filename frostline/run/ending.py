@@ -96,7 +96,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome) -> dic
         score=standing.held_out_score(judge, targets, aim, seed=bench.settings.seed),
         standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
         cost={"total_seconds": run.spent(), "final_seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes},
-        checks={"frozen_unchanged": True},
+        checks={"frozen_unchanged": finals.frozen_unchanged(bench, arm.plan, outcome.unit)},
     )
     summary = document(found)
     directory.write_json(run.folder / "summary.json", summary)
