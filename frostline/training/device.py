@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import ctypes.util
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from frostline.errors import OptionError
 Device = Accelerator
 Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "bf16", "fp16"]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h: mallopt(3)
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -34,8 +36,22 @@ def accelerator(device: str = "auto", precision: str = "fp32") -> Device:
     chosen = found[0] if device == "auto" else device
     if chosen == "cpu" and precision == "fp16":
         raise OptionError("precision is 'fp16' on a CPU, which has no fast fp16; use bf16 or fp32")
+    if chosen == "cpu":
+        _keep_pages()
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  a second run may want other values
     return Accelerator(cpu=chosen == "cpu", mixed_precision=_MIXED[precision])
+
+
+def _keep_pages() -> None:
+    """Let this process keep the memory that a training step frees: the next step asks for the same again.
+
+    The C library of most Linux systems gives blocks of more than 32 MB back to the system at once, which then has to
+    clear and map them anew in every step. `reset_peak` gives back what is left over between trainings.
+    """
+    library = ctypes.CDLL(ctypes.util.find_library("c")) if sys.platform == "linux" else None
+    if library is not None and platform.libc_ver()[0] == "glibc":
+        library.mallopt(M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def scaled(device: Device, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
