@@ -83,10 +83,11 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             replicates=course.replicates(race, run),
             seed=given.seed,
         )
-        chosen = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
         unit = course.chosen_unit(race, decision)
-        course.once(bench, chosen.arm, unit, run)
-        known = comparisons.baselines(bench, race, finalists, run, show=show)
+        picked = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
+        chosen = course.trained_in_full(bench, race, picked, unit, run)
+        finalists = tuple(chosen if finalist is picked else finalist for finalist in finalists)
+        known = comparisons.baselines(bench, race, finalists, chosen, run, show=show)
         handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
         course.once(bench, chosen.arm, handed, run)
         checks = comparisons.checks(bench, race, chosen.arm, (unit, handed), run)
@@ -158,17 +159,21 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
     """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
     refuse_untrained(plan)
     with course.begun(given) as run:
+        course.bound(run, plan)
         if run.finished:
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
-        unit = Unit(arm.id, plan.recipe.lr, 1, ALL if given.refit_all else 0, 0, plan.recipe.epochs)
-        show(Event("train", 0, 1))
+        unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)
+        handed = replace(unit, fold=ALL) if given.refit_all else unit
+        show(Event("train", 0, 1 + given.refit_all))
         outcome = course.once(bench, arm, unit, run)
-        show(Event("train", 1, 1))
-        ending.hand_back(bench, plan, unit, run.folder)
-        written = ending.conclude_training(run, bench, arm, outcome)
+        show(Event("train", 1, 1 + given.refit_all))
+        course.once(bench, arm, handed, run)
+        show(Event("train", 1 + given.refit_all, 1 + given.refit_all))
+        ending.hand_back(bench, plan, handed, run.folder)
+        written = ending.conclude_training(run, bench, arm, outcome, handed)
         course.cleared(run)
         return Result(run.folder, written)
 

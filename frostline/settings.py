@@ -58,7 +58,7 @@ class Settings:
     epochs: int | None = None  # of the full schedule
     budget: float | None = None  # seconds; scales the schedule once, at the start
     prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen
-    augment: Literal["none", "flip", "crop", "flip_crop"] = "none"  # live, for finalists
+    augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # live, for finalists; a plan brings its own
     batch_size: int | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

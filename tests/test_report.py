@@ -312,7 +312,7 @@ def test_probing_says_what_a_search_would_take() -> None:
     assert "0.25" in seen and "nats a channel" in seen
     assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet
     assert "A search would race 2 strategies: lp_ft, gradual." in seen
-    assert "Forecast: about 75 s for the race, baselines apart; 3.0 MiB of activations stored." in seen
+    assert "Forecast: about 75 s for the race and its baselines; 3.0 MiB of activations stored." in seen
     assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\nindex")
 
 

@@ -228,11 +228,13 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
         kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
         bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))
         recipe = terms.base_recipe(bench)
-        jobs = [(str(run.folder), arm, unit, False) for arm in terms.proposed(bench, probe_cuts(bench))
-                for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
-        jobs = [(folder, replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), u, k) for folder, arm, u, k in jobs]
+        chosen = [(arm, unit) for arm in terms.proposed(bench, probe_cuts(bench))
+                  for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
+        full = [(replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), unit) for arm, unit in chosen]
+        jobs = [course.job(bench, arm, unit, keep=False) for arm, unit in full]
         assert len(jobs) >= 3
-        for (_, _, unit, _), outcome in workers.run(course._perform_at, jobs, run.hands):
+        for job, outcome in workers.run(course._perform_at, jobs, run.hands):
+            unit = job.unit
             assert (outcome.rows == kept[unit].rows).all()
             assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)
 

@@ -233,11 +233,18 @@ def test_training_starts_at_the_deepest_stored_cut_that_is_frozen(bench: Bench) 
 
 
 def test_finalists_are_trained_on_pictures_that_are_augmented_anew(tmp_path: Path) -> None:
-    varied = stage.bench(tmp_path, augment="flip")
-    arm = stage.arm(varied, freeze=2)
-    plain, kept = (perform(varied, arm, stage.unit(arm), keep=keep) for keep in (False, True))
+    bench = stage.bench(tmp_path)
+    arm = stage.arm(bench, freeze=2, recipe=Recipe(epochs=2, lr=1e-2, batch=8, augment="flip"))
+    plain, kept = (perform(bench, arm, stage.unit(arm), keep=keep) for keep in (False, True))
     assert not same(plain, kept)
-    assert same(perform(varied, arm, stage.unit(arm), keep=True), kept)
+    assert same(perform(bench, arm, stage.unit(arm), keep=True), kept)
+
+
+def test_the_seed_of_a_run_reaches_every_training(tmp_path: Path) -> None:
+    first, second = stage.bench(tmp_path / "a"), stage.bench(tmp_path / "b", seed=1)
+    arm = stage.arm(first, freeze=2)
+    second = replace(second, split=first.split, heads={})
+    assert not same(*(perform(bench, arm, stage.unit(arm)) for bench in (first, second)))
 
 
 # ---------------------------------------------------------------------------------------------- what goes wrong

@@ -46,7 +46,7 @@ def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcom
 
     Raises FrozenMoved where something frozen is not what it was. A training that diverges is an Outcome that says so.
     """
-    training = plan_training(bench, arm, unit, live=keep and bench.settings.augment != "none")
+    training = plan_training(bench, arm, unit, live=keep and arm.plan.recipe.augment != "none")
     started = time.perf_counter()
     held = device.reset_peak()
     run = _probed if exact(arm) else _trained
@@ -59,10 +59,11 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     refuse_untrained(arm.plan)
     plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
     fold = fold_of(bench, unit.fold)
-    augment = bench.settings.augment if live else "none"
-    plan = replace(plan, recipe=replace(plan.recipe, augment=augment))
+    if not live:
+        plan = replace(plan, recipe=replace(plan.recipe, augment="none"))
     start = 0 if live else max((depth for depth in bench.whole if depth <= plan.freeze), default=0)
-    return Training(plan, fold.train, fold.validation, unit.fold, unit.seed, start, live)
+    seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
+    return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live)
 
 
 def starting_head(bench: Bench, fold: int, depth: int) -> probes.Linear:

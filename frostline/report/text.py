@@ -197,7 +197,7 @@ def probed(
 ) -> RenderableType:
     """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations."""
     names = ", ".join(arm.id for arm in arms)
-    forecast = f"Forecast: about {words.seconds(seconds)} for the race, baselines apart"
+    forecast = f"Forecast: about {words.seconds(seconds)} for the race and its baselines"
     lines = [
         f"A search would race {len(arms)} strategies: {names}.",
         f"{forecast}; {words.size(stored)} of activations stored.",

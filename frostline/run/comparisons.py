@@ -20,7 +20,6 @@ from frostline.search.race import Race
 from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
 
 ALWAYS = ("scratch", "linear_probe", "full_finetune")
-SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,65 +28,71 @@ class Baseline:
 
     name: str
     arm: Arm
-    validation: Outcome
-    certification: Outcome | None  # on the same rows as the score of the choice
+    validation: tuple[Outcome, ...]
+    certification: Outcome | None  # of the first of these models, where rows were set aside
     apart: bool  # trained outside the race, for the comparison alone
 
     @property
-    def judged(self) -> Outcome:
-        """The predictions on which it is compared with the choice."""
-        return self.certification or self.validation
+    def judged(self) -> tuple[Outcome, ...]:
+        """The predictions on which it is compared with the choice: those of the rows of the choice's score."""
+        return (self.certification,) if self.certification else self.validation
 
 
 def baselines(
-    bench: Bench, race: Race, finalists: Sequence[Finalist], run: Run, *, show: Show = silent
+    bench: Bench, race: Race, finalists: Sequence[Finalist], chosen: Finalist, run: Run, *, show: Show = silent
 ) -> tuple[Baseline, ...]:
     """Linear probe, full fine-tuning and scratch always; other known strategies where they came to the final.
 
-    Scratch is left out where the backbone cannot be built anew: it was given as a module.
+    Those that did not are trained apart, once for each fold that the score of the choice rests on: one model where rows
+    were set aside. Scratch is left out where the backbone cannot be built anew: it was given as a module.
     """
     full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
     ended = {finalist.arm.id: finalist for finalist in finalists} if full else {}
     found = [_of_the_final(ended[arm.id]) for arm in race.arms if arm.baseline and arm.id in ended]
-    apart = [
-        (arm, Unit(arm.id, _best_rate(race, arm), 0, 0, 1, race.schedule.epochs))
-        for arm in race.arms
-        if arm.baseline in ALWAYS and arm.id not in ended
-    ]
+    judges = [chosen.validation[0]] if chosen.certification else chosen.validation
+    folds = sorted({outcome.unit.fold for outcome in judges})
+    apart = [(a, _best_rate(race, a)) for a in race.arms if a.baseline in ALWAYS and a.id not in ended]
     if bench.backbone.fresh is not None:
         apart.append(_scratch(bench, race, run))
-    show(Event("baselines", 0, len(apart)))
-    for done, (unit, outcome) in enumerate(course.all_of(bench, apart, run).items(), 1):
-        arm = next(arm for arm, each in apart if each == unit)
-        proof = finals.certify(bench, arm, unit) if len(bench.split.certification) else None
-        found.append(
-            Baseline(str(arm.baseline), replace(arm, plan=with_rate(arm.plan, unit.rate)), outcome, proof, True)
-        )
-        show(Event("baselines", done, len(apart)))
+    units = [(arm, Unit(arm.id, rate, 0, fold, 1, arm.plan.recipe.epochs)) for arm, rate in apart for fold in folds]
+    show(Event("baselines", 0, len(units)))
+    told = course.all_of(bench, units, run, progress=lambda done: show(Event("baselines", done, len(units))))
+    for arm, rate in apart:
+        mine = [unit for each, unit in units if each.id == arm.id]
+        proof = finals.certify(bench, arm, mine[0]) if chosen.certification else None
+        tuned = replace(arm, plan=with_rate(arm.plan, rate))
+        found.append(Baseline(str(arm.baseline), tuned, tuple(told[unit] for unit in mine), proof, apart=True))
     return tuple(found)
 
 
 def _of_the_final(finalist: Finalist) -> Baseline:
     proof = finalist.certification[0] if finalist.certification else None
-    return Baseline(str(finalist.arm.baseline), finalist.arm, finalist.validation[0], proof, apart=False)
+    return Baseline(str(finalist.arm.baseline), finalist.arm, finalist.validation, proof, apart=False)
 
 
 def _best_rate(race: Race, arm: Arm) -> float:
     return next(turn.rates[arm.id] for turn in reversed(races.rounds(race)) if arm.id in turn.rates)
 
 
-def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, Unit]:
-    """Fresh weights, three times the epochs, and its own learning rate of three."""
-    base = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
-    (arm,) = proposals.baselines(bench.anatomy.layers, recipe=base, batch_norms=terms.batch_norms(bench))
-    epochs = arm.plan.recipe.epochs
-    short = [(arm, Unit(arm.id, rate, 0, 0, 0, max(1, epochs // SCREEN))) for rate in arm.rates]
+def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, float]:
+    """Fresh weights, three times the epochs, and its own learning rate: of a grid that is widened as every arm's is."""
+    arm = terms.scratch_of(bench, race.schedule.epochs)
+    best = _screened(bench, arm, run)
+    wider = proposals.widen(arm, best)
+    return (arm, best) if wider is None else (wider, _screened(bench, wider, run))
+
+
+def _screened(bench: Bench, arm: Arm, run: Run) -> float:
+    """The rate of least log-loss at its own temperature, on a short schedule: as the first rung chooses."""
+    epochs = max(1, arm.plan.recipe.epochs // terms.SCREEN)
+    units = [(arm, Unit(arm.id, rate, 0, 0, 0, epochs)) for rate in arm.rates]
     losses = {
-        unit.rate: float("inf") if outcome.diverged else scores.score("log_loss", outcome.log_probabilities, truth)
-        for unit, outcome in course.all_of(bench, short, run, keep=False).items()
+        unit.rate: float("inf") if outcome.diverged else scores.score("log_loss", tempered, truth)
+        for unit, outcome in course.all_of(bench, units, run, keep=False).items()
         for truth in [bench.examples.targets[outcome.rows]]
+        for tempered in [scores.tempered(outcome.log_probabilities, truth)]
     }
-    return arm, Unit(arm.id, min(losses, key=lambda rate: losses[rate]), 0, 0, 1, epochs)
+    return min(losses, key=lambda rate: (losses[rate], rate))
 
 
 def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run: Run) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
     deepest = max((arm for arm in race.arms if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
     tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
     gap = None
-    if bench.settings.augment != "none" and not proposals.exact(chosen):
+    if chosen.plan.recipe.augment != "none":
         aim = Aim(metric=bench.settings.metric, confidence=bench.settings.confidence)
         still = course.once(bench, chosen, replace(unit, rung=0), run, keep=False)
         live = next(outcome for outcome in studies.outcomes(run.study) if outcome.unit == unit)
@@ -114,8 +119,8 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
 
 def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
     """A baseline as an arm of the summary: its score is that on validation."""
-    seen = standing.estimate([baseline.validation], bench.examples.targets, aim)
-    outcome, plan = baseline.validation, baseline.arm.plan
+    seen = standing.estimate(baseline.validation, bench.examples.targets, aim)
+    outcome, plan = baseline.validation[0], baseline.arm.plan
     cost = terms.cost_of(bench, plan)
     stage = "baseline" if baseline.apart else "finalist"
     return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
@@ -126,4 +131,5 @@ def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int =
     layers = bench.anatomy.layers
     full = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
     plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
-    return rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)
+    alone = rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)
+    return alone / bench.workers  # the sweep, too, would run so many trainings side by side

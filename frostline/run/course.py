@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
 from frostline import study as studies
@@ -21,8 +22,8 @@ from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
 from frostline.bench.unit import FINALISTS, kept_weights, perform
-from frostline.errors import RunError, StoreError
-from frostline.plan import with_epochs, with_rate
+from frostline.errors import RunError, RunFailed, StoreError
+from frostline.plan import to_json, with_epochs, with_rate
 from frostline.run import directory, terms
 from frostline.search import race as races
 from frostline.search.arms import exact
@@ -36,6 +37,7 @@ from frostline.values import (
     Decision,
     Event,
     Outcome,
+    Plan,
     Show,
     Unit,
     silent,
@@ -101,13 +103,35 @@ def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
     return bench
 
 
+def bound(run: Run, plan: Plan) -> None:
+    """Note the plan that a run trains. Raises RunError where it was begun with another one."""
+    mark = hashlib.sha256(json.dumps(to_json(plan)).encode()).hexdigest()[:16]
+    begun_with = studies.noted(run.study, "plan")
+    if begun_with not in (None, mark):
+        raise RunError(
+            f"the plan (digest {mark}) is not the one that the run in {str(run.folder)!r} was begun with "
+            f"({begun_with}); give that plan, or another --out"
+        )
+    if begun_with is None:
+        studies.note(run.study, "plan", mark)
+
+
 def ids_of(bench: Bench) -> str:
     """A digest of which examples there are, with which labels: outcomes name rows, so these must not change."""
     text = json.dumps([bench.examples.ids, bench.examples.targets.tolist()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-Job = tuple[str, Arm, Unit, bool]  # the run's folder, what to train, and whether to keep its weights
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What another process needs to train one unit."""
+
+    folder: str  # of the run
+    settings: str  # as JSON: those of this session, which a resumed run may have other workers in
+    calibration: str  # as JSON
+    arm: Arm
+    unit: Unit
+    keep: bool  # whether its weights stay in the run
 
 
 def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
@@ -145,16 +169,26 @@ def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: 
         here, there = [*units], []
     for arm, unit in here:
         yield _kept(bench, run.study, perform(bench, arm, unit, keep=keep))
-    jobs: list[Job] = [(str(bench.folder), arm, unit, keep) for arm, unit in there]
+    jobs = [job(bench, arm, unit, keep=keep) for arm, unit in there]
     for _, outcome in workers.run(_perform_at, jobs, hands):
         yield _kept(bench, run.study, outcome)
 
 
-def all_of(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool = True) -> dict[Unit, Outcome]:
-    """Units outside the race, each trained unless the study holds it."""
+def all_of(
+    bench: Bench,
+    units: Sequence[tuple[Arm, Unit]],
+    run: Run,
+    *,
+    keep: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> dict[Unit, Outcome]:
+    """Units outside the race, each trained unless the study holds it; `progress` is told how many are there."""
     told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
     missing = [(arm, unit) for arm, unit in units if unit not in told or not _usable(bench, unit, keep=keep)]
-    told |= {outcome.unit: outcome for outcome in trained(bench, missing, run, keep=keep)}
+    for done, outcome in enumerate(trained(bench, missing, run, keep=keep), len(units) - len(missing) + 1):
+        told[outcome.unit] = outcome
+        if progress is not None:
+            progress(done)
     return {unit: told[unit] for _, unit in units}
 
 
@@ -169,8 +203,14 @@ def cleared(run: Run) -> None:
 
 
 def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:
-    """One unit outside the race, trained unless the study holds it."""
-    return all_of(bench, [(arm, unit)], run, keep=keep)[unit]
+    """One unit outside the race, trained unless the study holds it. Raises RunFailed where it diverged."""
+    outcome = all_of(bench, [(arm, unit)], run, keep=keep)[unit]
+    if outcome.diverged:
+        raise RunFailed(
+            f"the training of {unit.arm!r} at learning rate {unit.rate:.3g} diverged, so no model of it is handed "
+            "back; lower the learning rate of its plan, or begin anew with another --out and --seed"
+        )
+    return outcome
 
 
 def _seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
@@ -194,30 +234,27 @@ def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
     return outcome
 
 
+def job(bench: Bench, arm: Arm, unit: Unit, *, keep: bool) -> Job:
+    """A unit for another process."""
+    resolved, measured = json.dumps(bench.settings.document()), json.dumps(asdict(bench.calibration))
+    return Job(str(bench.folder), resolved, measured, arm, unit, keep)
+
+
 def _perform_at(job: Job) -> Outcome:
     """What a worker process does: the bench is laid once for each process, from a store that is warm."""
-    folder, arm, unit, keep = job
-    bench = _bench_at(folder)
-    return perform(bench, arm, unit, keep=keep)
+    return perform(_bench_at(job.folder, job.settings, job.calibration), job.arm, job.unit, keep=job.keep)
 
 
 @lru_cache(maxsize=1)
-def _bench_at(folder: str) -> Bench:
-    resolved = settings(directory.read_json(Path(folder) / "config.json"))
-    study = studies.open_study(Path(folder), resume=True)
-    calibration = recalled(study)
-    studies.close_study(study)
-    return lay(resolved, Source(), folder=Path(folder), calibration=calibration)
+def _bench_at(folder: str, resolved: str, measured: str) -> Bench:
+    calibration = TypeAdapter(Calibration).validate_json(measured)
+    return lay(settings(json.loads(resolved)), Source(), folder=Path(folder), calibration=calibration)
 
 
 def recalled(study: Study) -> Calibration | None:
     """The calibration that the run was begun with."""
     found = studies.noted(study, "calibration")
-    if found is None:
-        return None
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Calibration).validate_python(found)
+    return None if found is None else TypeAdapter(Calibration).validate_python(found)
 
 
 def shared(settings: Settings, cores: int) -> Settings:
@@ -248,6 +285,15 @@ def replicates(race: Race, run: Run) -> list[list[list[Outcome]]]:
         units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]
         found.append([[told[unit] for unit in group] for group in units if len(group) > 1])
     return found
+
+
+def trained_in_full(bench: Bench, race: Race, chosen: Finalist, unit: Unit, run: Run) -> Finalist:
+    """The choice as it is handed back: where the last rung was shorter, with what its full training came to."""
+    outcome = once(bench, chosen.arm, unit, run)
+    if not races.training_of_the_choice(race, chosen.arm.id):
+        return chosen
+    proof = (certify(bench, chosen.arm, unit),) if len(bench.split.certification) else ()
+    return replace(chosen, validation=(outcome,), certification=proof)
 
 
 def chosen_unit(race: Race, decision: Decision) -> Unit:

@@ -16,7 +16,7 @@ from frostline.errors import FrostlineError, RunError, StoreError
 from frostline.settings import Settings
 
 ODD = "backslashreplace"  # for file names that are no UTF-8: JSON reads such an escape back as the same name
-ALWAYS_NEW = ("resume", "workers", "out")  # may differ between a run and its resumption
+ALWAYS_NEW = ("resume", "workers", "threads", "out")  # may differ between a run and its resumption
 
 
 @contextmanager

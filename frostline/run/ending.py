@@ -66,7 +66,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         standings=standing.standings(ended.race, told, targets, costs, aim),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
         baselines={
-            b.name: (comparisons.as_standing(bench, b, aim), standing.estimate([b.judged], targets, aim))
+            b.name: (comparisons.as_standing(bench, b, aim), standing.estimate(b.judged, targets, aim))
             for b in ended.baselines
         },
         cost=costs_of(run, ended, told),
@@ -78,25 +78,31 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         "command": command(given),
         "confusion": confusion(bench, judge).tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
-        "training_seconds": {b.arm.id: b.validation.seconds for b in ended.baselines}
-        | {f.arm.id: f.validation[0].seconds for f in ended.finalists},
+        "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists}
+        | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
     }
     return write(run.folder, found, extras)
 
 
-def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome) -> dict[str, Any]:
-    """Write the summary of one training: its score is on rows that it did not see."""
+def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed: Unit) -> dict[str, Any]:
+    """Write the summary of one training: its score is on rows that it did not see.
+
+    `handed` is the training whose model is handed back; where that saw every row, the score is of the one before.
+    """
     aim, targets = terms.aim(bench), bench.examples.targets
     unseen = bool(len(bench.split.certification))
     judge = finals.certify(bench, arm, outcome.unit) if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
-    cost = terms.cost_of(bench, arm.plan)
+    cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
+    peak = max(o.peak_bytes for o in told)
     found = replace(
         findings(bench),
-        score=standing.held_out_score(judge, targets, aim, seed=bench.settings.seed),
+        score=replace(
+            standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
+        ),
         standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
-        cost={"total_seconds": run.spent(), "final_seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes},
-        checks={"frozen_unchanged": finals.frozen_unchanged(bench, arm.plan, outcome.unit)},
+        cost={"total_seconds": run.spent(), "final_seconds": sum(o.seconds for o in told), "peak_bytes": peak},
+        checks={"frozen_unchanged": finals.frozen_unchanged(bench, arm.plan, handed)},
     )
     summary = document(found)
     directory.write_json(run.folder / "summary.json", summary)
@@ -134,10 +140,10 @@ def judged(ended: Ended) -> tuple[Verdict, ...]:
     """Every verdict that this run measured."""
     bench, chosen = ended.bench, ended.chosen
     given, targets = bench.settings, bench.examples.targets
-    ours = (chosen.certification or chosen.validation)[0]
+    ours = chosen.certification[:1] or chosen.validation
     told: list[Verdict | None] = [verdicts.irrelevant_source(ended.evidence)]
     for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
-        gap = verdicts.difference(ours, scratch.judged, targets, given.metric, confidence=given.confidence)
+        gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
         told.append(verdicts.negative_transfer(gap, given.metric))
     if not exact(chosen.arm):
         told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence))
@@ -149,20 +155,26 @@ def judged(ended: Ended) -> tuple[Verdict, ...]:
 
 
 def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float | None]:
-    """Seconds by what they were spent on, and the largest peak of memory."""
+    """Seconds by what they were spent on, and the largest peak of memory.
+
+    The total is wall-clock time; race, finals and baselines are what their trainings took, which may run side by side.
+    """
     last, full = len(ended.race.schedule.rungs), ended.race.schedule.rungs[-1].epochs >= ended.race.schedule.epochs
     arms = {arm.id for arm in ended.race.arms}
     raced = [o for o in told if o.unit.rung > 0 and o.unit.arm in arms]
     finals = [o for o in raced if (full and o.unit.rung == last) or o.unit.rung > last]
-    full_one = next((b.validation.seconds for b in ended.baselines if b.name == "full_finetune"), None)
+    refit = [o for o in told if o.unit.fold == ALL]
+    names = {b.arm.id for b in ended.baselines if b.apart}
+    apart = [o for o in told if o.unit.rung == 0 and o.unit.fold != ALL and o.unit.arm in names]
+    full_one = next((b.validation[0].seconds for b in ended.baselines if b.name == "full_finetune"), None)
     spent = ended.bench.seconds
     return {
         "total_seconds": run.spent(),
         "fill_seconds": spent["fill"],
         "probe_seconds": spent["probe"],
         "race_seconds": sum(o.seconds for o in raced) - sum(o.seconds for o in finals),
-        "final_seconds": sum(o.seconds for o in finals),
-        "baseline_seconds": sum(o.seconds for o in told if o.unit.rung == 0),
+        "final_seconds": sum(o.seconds for o in (*finals, *refit)),
+        "baseline_seconds": sum(o.seconds for o in apart),
         "peak_bytes": max(o.peak_bytes for o in told),
         "exhaustive_seconds": comparisons.exhaustive_seconds(ended.bench, ended.race),
         "full_finetune_seconds": full_one,

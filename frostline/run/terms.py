@@ -11,12 +11,14 @@ from frostline.errors import OptionError, PlanError
 from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs
 from frostline.search import race as races
-from frostline.search.arms import closed, propose
+from frostline.search.arms import baselines, closed, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule
 from frostline.training.prepare import top
 from frostline.values import Arm, Cost, Event, Evidence, Plan, Recipe, Show, silent
+
+SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
 def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) -> Race:
@@ -26,20 +28,48 @@ def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) 
     fitted = plain if budget is None else _fitted(bench, arms, plain, budget)
     spent = forecast_seconds(bench, arms, fitted)
     told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
-    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs; the race takes about {spent:.0f} s{told}"
+    takes = f"the race and its baselines take about {spent:.0f} s{told}"
+    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs; {takes}"
     show(Event("race", text=text))
     return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
 
 
 def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
-    """What a race is expected to take, from the calibration."""
-    return forecast(arms, of, {a.id: cost_of(bench, a.plan).training / a.plan.recipe.epochs for a in arms})
+    """Wall-clock seconds that a race and its baselines are expected to take, from the calibration.
+
+    Trainings run side by side; a search that is given arrays and no folder has one at a time.
+    """
+    still = {a.id: _epoch(bench, replace(a.plan, recipe=replace(a.plan.recipe, augment="none"))) for a in arms}
+    full = {a.id: _epoch(bench, a.plan) for a in arms}
+    return (forecast(arms, of, still, full) + _baseline_seconds(bench, arms, of)) / bench.workers
+
+
+def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
+    """Scratch with its screening, and full fine-tuning where it does not come to the final, which is assumed."""
+    folds = 1 if len(bench.split.certification) else len({fold for fold, _ in of.rungs[-1].pairs})
+    full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune")
+    if bench.backbone.fresh is None:
+        return folds * full
+    scratch = scratch_of(bench, of.epochs)
+    whole = cost_of(bench, scratch.plan).training
+    return folds * (full + whole) + whole * len(scratch.rates) / SCREEN
+
+
+def scratch_of(bench: Bench, epochs: int) -> Arm:
+    """Training from scratch beside a full schedule of so many epochs: it is given more of them."""
+    recipe = replace(base_recipe(bench), epochs=epochs)
+    (arm,) = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=batch_norms(bench))
+    return augmented(bench, arm)
+
+
+def _epoch(bench: Bench, plan: Plan) -> float:
+    return cost_of(bench, plan).training / plan.recipe.epochs
 
 
 def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     """The arms that this evidence suggests."""
     fold = bench.split.folds[0]
-    return propose(
+    arms = propose(
         bench.anatomy.layers,
         evidence,
         recipe=base_recipe(bench),
@@ -47,6 +77,15 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
         examples=len(fold.train),
         batch_norms=batch_norms(bench),
     )
+    return tuple(augmented(bench, arm) for arm in arms)
+
+
+def augmented(bench: Bench, arm: Arm) -> Arm:
+    """The arm as its full training runs: on pictures that vary, where that was asked for; a closed form never does."""
+    kind = bench.settings.augment
+    if kind is None or exact(arm):
+        return arm
+    return replace(arm, plan=replace(arm.plan, recipe=replace(arm.plan.recipe, augment=kind)))
 
 
 def planned(bench: Bench) -> Schedule:
@@ -101,8 +140,9 @@ def fitted_to(bench: Bench, plan: Plan) -> Plan:
     plan = replace(plan, layers=ours)
     if given.epochs is not None:
         plan = with_epochs(plan, given.epochs)
-    batch = given.batch_size or plan.recipe.batch
-    return replace(plan, recipe=replace(plan.recipe, batch=min(batch, len(bench.split.folds[0].train))))
+    batch = min(given.batch_size or plan.recipe.batch, len(bench.split.folds[0].train))
+    augment = plan.recipe.augment if given.augment is None or closed(plan) else given.augment
+    return replace(plan, recipe=replace(plan.recipe, batch=batch, augment=augment))
 
 
 def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -> Schedule:

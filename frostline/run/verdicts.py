@@ -13,20 +13,6 @@ from frostline.values import Arm, Estimate, Evidence, Outcome, Verdict
 DRAWS = 2000
 
 
-def difference(
-    ours: Outcome, theirs: Outcome, targets: NDArray[np.int64], metric: str, *, confidence: float, seed: int = 0
-) -> Estimate:
-    """How much better `ours` scores than `theirs` on the same rows: paired bootstrap over examples."""
-    rows, at, other = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
-    weights = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), DRAWS)
-    weights = np.concatenate([np.ones((1, len(rows))), weights]).astype(np.float64)
-    first = scores.weighted(metric, ours.log_probabilities[at], targets[rows], weights)
-    second = scores.weighted(metric, theirs.log_probabilities[other], targets[rows], weights)
-    gaps = scores.sign(metric) * (first - second)
-    low, high = np.quantile(gaps[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(gaps[0]), float(low), float(high))
-
-
 def negative_transfer(gap: Estimate, metric: str) -> Verdict:
     """Whether training from scratch at a fair budget is not worse than the chosen model; `gap` is ours less scratch."""
     evidence = (

@@ -94,16 +94,20 @@ def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
     return replace(of, rungs=rungs, epochs=full, arms=of.arms if factor >= 1 else admitted)
 
 
-def forecast(arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float]) -> float:
+def forecast(
+    arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float], full: Mapping[str, float] | None = None
+) -> float:
     """Seconds that the race takes at most, but for widened grids, from the `seconds` of one epoch of each arm.
 
-    Which arms go on is not known yet: the dearest are assumed to. Exact probes are counted as nothing.
+    `full` are those of an epoch of the full schedule, where these differ. Which arms go on is not known yet: the
+    dearest are assumed to. Exact probes are counted as nothing.
     """
     trained = sorted((a for a in arms if not exact(a)), key=lambda a: not a.protected)[: of.arms]
     total = 0.0
     for rung in of.rungs:
-        entrants = sorted(trained, key=lambda a: -seconds[a.id])[: rung.most]
-        total += sum(seconds[a.id] for a in entrants) * _epochs(rung)
+        of_one = full if full is not None and rung.epochs >= of.epochs else seconds
+        spent = sorted((of_one[a.id] for a in trained), reverse=True)[: rung.most]
+        total += sum(spent) * _epochs(rung)
     return total
 
 

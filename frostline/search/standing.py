@@ -38,14 +38,31 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
         rng = np.random.default_rng(seed)
         return bootstrap(aim.metric, only.log_probabilities, truth, confidence=aim.confidence, rng=rng, draws=DRAWS)
     rows = np.unique(np.concatenate([o.rows for o in outcomes]))
+    resampled = _counts(len(rows), np.random.default_rng(seed))
+    drawn = np.concatenate([_mean(outcomes, rows, targets, aim, counts) for counts in resampled])
+    low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
+    return Estimate(mean_score(outcomes, targets, aim.metric), float(low), float(high))
+
+
+def difference(
+    ours: Sequence[Outcome], theirs: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, *, seed: int = 0
+) -> Estimate:
+    """How much better one arm's trainings score than another's: paired bootstrap over the examples of both.
+
+    Positive is better in every metric. Both must have predicted the same rows, in whatever folds.
+    """
+    rows = np.unique(np.concatenate([o.rows for o in ours]))
+    if not np.array_equal(rows, np.unique(np.concatenate([o.rows for o in theirs]))):
+        raise RunFailed("two strategies were to be compared on different examples; please report this")
     drawn = np.concatenate(
         [
-            shares(outcomes) @ np.stack([_scores(o, rows, targets, aim, counts) for o in outcomes])
+            _mean(ours, rows, targets, aim, counts) - _mean(theirs, rows, targets, aim, counts)
             for counts in _counts(len(rows), np.random.default_rng(seed))
         ]
     )
-    low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
-    return Estimate(mean_score(outcomes, targets, aim.metric), float(low), float(high))
+    low, high = np.nanquantile(sign(aim.metric) * drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
+    gap = mean_score(ours, targets, aim.metric) - mean_score(theirs, targets, aim.metric)
+    return Estimate(sign(aim.metric) * gap, float(low), float(high))
 
 
 def corrected_score(
@@ -147,8 +164,14 @@ def _table(
     aim: Aim,
     weights: Floats,
 ) -> Floats:
-    columns = [shares(g) @ np.stack([_scores(o, rows, targets, aim, weights) for o in g]) for g in groups]
-    return np.stack(columns, axis=1)
+    return np.stack([_mean(group, rows, targets, aim, weights) for group in groups], axis=1)
+
+
+def _mean(
+    outcomes: Sequence[Outcome], rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats
+) -> Floats:
+    """The mean score of some trainings under each row of `weights`."""
+    return shares(outcomes) @ np.stack([_scores(o, rows, targets, aim, weights) for o in outcomes])
 
 
 def _scores(outcome: Outcome, rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats) -> Floats:
