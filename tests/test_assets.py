@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from world import refused, tell
 
 import frostline
@@ -71,6 +73,29 @@ def test_a_linear_probe_of_a_small_mobilenet_tells_ants_from_bees() -> None:
     assert last["mean"] >= 0.80
     assert last["mean"] > found["curve"][0]["score"]["mean"] + 0.1
     assert max(point["random"] for point in found["curve"]) < last["mean"]
+
+
+def test_copies_that_were_encoded_or_sized_anew_stand_on_one_side_with_their_originals(tmp_path: Path) -> None:
+    for file in sorted((DATA / "hymenoptera" / "train").rglob("*.jpg"))[::2]:
+        place = tmp_path / file.parent.name / file.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
+    originals = sorted(tmp_path.rglob("*.jpg"))
+    for number, file in enumerate(originals[::4]):
+        picture = Image.open(file).convert("RGB")
+        if number % 2:
+            picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
+        picture.save(file.with_name(f"{file.stem}_copy.jpg"), quality=95 if number % 2 else 60)
+    bench = frostline.probe(tmp_path, f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}", workers=1).bench
+    pairs = bench.profile.near_duplicates
+    assert pairs is not None
+    # two photographs of one scene may be among the originals
+    assert len(originals[::4]) <= pairs <= len(originals[::4]) + 2
+    for fold in bench.split.folds:
+        sides = {bench.examples.ids[row]: side for side in ("train", "validation") for row in getattr(fold, side)}
+        copies = [name for name in sides if "_copy" in name]
+        assert copies
+        assert all(sides[name] == sides[name.replace("_copy", "")] for name in copies)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from frostline.data.profile import duplicates, near_duplicates, participation_ratio, profile, with_features
+from frostline.data.profile import duplicates, participation_ratio, profile, with_features
 from frostline.data.read import read
 from frostline.values import Examples
 
@@ -39,33 +39,6 @@ def test_equal_arrays_are_duplicates() -> None:
     assert profile(examples).sizes[0] == (3, 3)
 
 
-@settings(max_examples=40, deadline=None)
-@given(count=st.integers(2, 40), width=st.integers(1, 12), block=st.integers(1, 50), seed=st.integers(0, 10**6))
-def test_near_duplicates_are_the_components_of_the_graph_of_close_pairs(
-    count: int, width: int, block: int, seed: int
-) -> None:
-    import networkx
-
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(count, width))
-    features[rng.integers(count)] = features[rng.integers(count)] * 1.001
-    spread = np.where(features.std(axis=0) > 0, features.std(axis=0), 1)
-    rows = (features - features.mean(axis=0)) / spread
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    cosines = rows @ rows.T
-    threshold = 0.9
-    if np.any(np.abs(cosines - threshold) < 1e-5):
-        return  # float32 may round to either side
-    graph = networkx.Graph(np.argwhere(np.triu(cosines >= threshold, 1)).tolist())
-    expected = {frozenset(component) for component in networkx.connected_components(graph)}
-    found = near_duplicates(features, threshold=threshold, block=block)
-    assert {frozenset(rows) for rows in found} == expected
-
-
-def test_constant_features_make_no_duplicates() -> None:
-    assert near_duplicates(np.full((5, 3), 0.1, np.float32), threshold=0.9) == ()
-
-
 @given(dimensions=st.integers(1, 12), extra=st.integers(0, 20))
 def test_directions_used_alike_count_as_many_as_they_are(dimensions: int, extra: int) -> None:
     axes = np.concatenate([np.eye(dimensions), -np.eye(dimensions)])
@@ -87,4 +60,5 @@ def test_features_complete_the_profile() -> None:
     features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     known = with_features(profile(examples), features, ((0, 1, 2), (3, 4)))
     assert known.near_duplicates == 4
+    assert with_features(profile(examples), features, None).near_duplicates is None  # the features cannot tell
     assert known.effective_dimension == participation_ratio(features)

@@ -26,7 +26,8 @@ from frostline.bench.measure import measure
 from frostline.bench.recipe import recipe
 from frostline.data import batches
 from frostline.data.found import marked
-from frostline.data.profile import duplicates, near_duplicates, profile, with_features
+from frostline.data.near import near_duplicates
+from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import BackboneError
@@ -39,7 +40,6 @@ from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Eviden
 T = TypeVar("T")
 CHUNK = 32  # pictures of one forward pass of the fill
 FOLDS = 5
-NEAR = 0.99  # cosine of standardised features from which two pictures are held to be the same
 MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
 
 
@@ -78,8 +78,8 @@ def lay(
     show(Event("plan", text=forecast.sentence))
     filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, room, show))
     last = filled.pooled[max(filled.pooled)]
-    near = near_duplicates(last, threshold=NEAR)
-    parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + near)
+    near = near_duplicates(last, examples.targets)
+    parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
     show(Event("split", text=parted.how))
     known = with_features(profile(examples), last, near)
     return Bench(

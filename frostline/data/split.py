@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.data.together import linked
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Fold, Split
 
@@ -64,25 +65,9 @@ def _torn(parts: NDArray[np.str_], atom: Atom) -> bool:
 
 def atoms_of(examples: Examples, duplicates: Iterable[tuple[int, ...]]) -> list[Atom]:
     """The smallest sets of rows that may be dealt out: groups joined with the duplicates that link them."""
-    parent = list(range(len(examples)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    links: dict[str, int] = {}
-    for row, group in enumerate(examples.groups or ()):
-        if group:  # an empty cell is no group
-            parent[root(row)] = root(links.setdefault(group, row))
-    for same in duplicates:
-        for row in same[1:]:
-            parent[root(row)] = root(same[0])
-    sets: dict[int, list[int]] = defaultdict(list)
-    for row in range(len(examples)):
-        sets[root(row)].append(row)
-    return [tuple(rows) for rows in sets.values()]
+    first: dict[str, int] = {}  # row of each group; an empty cell is no group
+    groups = [(first.setdefault(group, row), row) for row, group in enumerate(examples.groups or ()) if group]
+    return linked(len(examples), groups + [(same[0], row) for same in duplicates for row in same[1:]])
 
 
 def _inside(atoms: Iterable[Atom], rows: Rows) -> list[Atom]:
