@@ -140,10 +140,10 @@ def probe(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> P
 
 
 def probe_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Probed:
-    """As `probe`, from settings. Writes nothing."""
+    """As `probe`, from settings. Leaves nothing behind."""
     given = course.shared(given, os.cpu_count() or 1)
     with course.single_blas():
-        bench = lay(given, source or Source(), show=show)
+        bench = lay(given, source or Source(), dry=True, show=show)
         curve = probe_cuts(bench, show=show)
     arms = terms.proposed(bench, curve)
     return Probed(bench, curve, arms, terms.forecast_seconds(bench, arms, terms.planned(bench)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from frostline.activations.afford import Forecast, Room, afford
+from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled, Tapped, Wanted, fill
 from frostline.activations.fingerprint import fingerprint
-from frostline.activations.store import Store, Tier, address
+from frostline.activations.store import Key, Store, Stored, Tier, address
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.backbones.load import load
 from frostline.backbones.pooling import pool
 from frostline.bench.bench import Bench, Source
-from frostline.bench.measure import measure
+from frostline.bench.measure import brief_disk, measure
 from frostline.bench.recipe import recipe
 from frostline.data import batches
 from frostline.data.found import marked
@@ -60,23 +62,29 @@ def lay(
     *,
     folder: Path | None = None,
     calibration: Calibration | None = None,
+    dry: bool = False,
     show: Show = silent,
 ) -> Bench:
-    """Everything that units need. `folder` None keeps all in memory; `calibration` is that of a run that is resumed."""
+    """Everything that units need. `folder` None keeps all in memory; `calibration` is that of a run that is resumed.
+
+    A `dry` bench is laid for a forecast: planned like that of a run with a folder, but it keeps pooled features alone,
+    and its `whole` names what such a run would store.
+    """
+    shared = dry or folder is not None
     seconds = dict[str, float]()
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
-    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder))
+    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry))
     torch.set_num_threads(measured.threads)
     network = replace(network, backbone=replace(backbone, module=arranged(backbone.module, measured.layout)))
-    workers = _workers(network, measured, source, folder)
+    workers = _workers(network, measured, source, shared=shared)
     show(Event("calibrate", text=_fastest(measured, workers)))
-    room = _room(settings, folder, workers)
+    room = _room(settings, workers, shared=shared)
     store = _store(network, folder, room)
     forecast = planned(network, measured, room)
     show(Event("plan", text=forecast.sentence))
-    filled = _timed(seconds, "fill", lambda: _filled(network, store, forecast, room, show))
+    filled = _timed(seconds, "fill", lambda: _filled(network, store, _whole(network, forecast, room), show, dry=dry))
     last = filled.pooled[max(filled.pooled)]
     near = near_duplicates(last, examples.targets)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
@@ -88,17 +96,19 @@ def lay(
     )  # fmt: skip
 
 
-def _measured(network: Network, source: Source, folder: Path | None) -> Calibration:
-    return measure(
-        network.backbone,
-        network.anatomy,
-        network.examples,
-        network.device,
-        batch=recipe(network.settings, len(network.examples)).batch,
-        threads=max(1, network.settings.threads),
-        alone=network.settings.workers is not None or _alone(network, source, folder),
-        folder=folder,
-    )
+def _measured(network: Network, source: Source, folder: Path | None, *, dry: bool) -> Calibration:
+    shared = dry or folder is not None
+    with brief_disk() if dry else nullcontext(folder) as place:
+        return measure(
+            network.backbone,
+            network.anatomy,
+            network.examples,
+            network.device,
+            batch=recipe(network.settings, len(network.examples)).batch,
+            threads=max(1, network.settings.threads),
+            alone=network.settings.workers is not None or _alone(network, source, shared=shared),
+            folder=place,
+        )
 
 
 def _fastest(measured: Calibration, workers: int) -> str:
@@ -130,15 +140,36 @@ def _demands(network: Network) -> Mapping[int, float]:
     return demands
 
 
-def _filled(network: Network, store: Store, forecast: Forecast, room: Room, show: Show) -> Filled:
-    """One pass over the data; the inputs themselves are kept too where there is room."""
+def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
+    """What is to be stored: what pays, and the inputs themselves where there is room left."""
     whole: dict[int, Tier] = dict(forecast.stored)
-    size = len(network.examples) * 4 * int(np.prod(input_shape(network.backbone)))
+    size = len(network.examples) * _input_bytes(network)
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
         whole[0] = tier
-    return once_through(network, store, whole, lambda done, all: show(Event("fill", done, all)))
+    return whole
+
+
+def _filled(network: Network, store: Store, whole: Mapping[int, Tier], show: Show, *, dry: bool) -> Filled:
+    """One pass over the data; a dry one leaves no whole activations, and says which there would be."""
+    found = once_through(network, store, {} if dry else whole, lambda done, all: show(Event("fill", done, all)))
+    return replace(found, whole=_planned(network, whole)) if dry else found
+
+
+def _planned(network: Network, whole: Mapping[int, Tier]) -> Mapping[int, Stored]:
+    """Handles to sets that are not there, as large as they would be."""
+    addresses, rows, found = _addresses(network, sorted(whole)), len(network.examples), dict[int, Stored]()
+    for depth, tier in whole.items():
+        size = network.anatomy.layers[depth - 1].bytes if depth else _input_bytes(network)
+        fields = (Field((size // 4,), "float32"),)
+        chunk = rows_per_chunk(fields, rows, CHUNK)
+        found[depth] = Stored(Key(addresses[depth], depth), fields, rows, chunk, tier)
+    return found
+
+
+def _input_bytes(network: Network) -> int:
+    return 4 * int(np.prod(input_shape(network.backbone)))
 
 
 def once_through(
@@ -183,24 +214,24 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     return found
 
 
-def _workers(network: Network, measured: Calibration, source: Source, folder: Path | None) -> int:
+def _workers(network: Network, measured: Calibration, source: Source, *, shared: bool) -> int:
     """As many processes as asked for; else one a core where a training step is fastest on one thread.
 
     What was given as an object cannot be reached from another process, and without a folder there is nothing to share.
     """
     if network.settings.workers is not None:
         return network.settings.workers
-    single = _alone(network, source, folder) or measured.threads > 1
+    single = _alone(network, source, shared=shared) or measured.threads > 1
     return 1 if single else max(1, network.settings.threads)
 
 
-def _alone(network: Network, source: Source, folder: Path | None) -> bool:
-    return folder is None or source != Source() or network.device.device.type != "cpu"
+def _alone(network: Network, source: Source, *, shared: bool) -> bool:
+    return not shared or source != Source() or network.device.device.type != "cpu"
 
 
-def _room(settings: Settings, folder: Path | None, workers: int) -> Room:
+def _room(settings: Settings, workers: int, *, shared: bool) -> Room:
     """Bytes in memory and on disk. Memory belongs to one process, so several workers share the disk alone."""
-    if folder is None:
+    if not shared:
         return Room(memory=settings.storage, disk=0, total=settings.storage)
     memory = 0 if workers > 1 else min(MEMORY, settings.storage)
     return Room(memory=memory, disk=settings.storage, total=settings.storage)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -58,6 +61,20 @@ def measure(
     torch.set_num_threads(chosen)
     calls = cost.Bench(forward_to, train_from, batch, str(where), decode)
     return replace(cost.calibrate(anatomy.layers, calls, folder), threads=chosen, layout=layout)
+
+
+@contextmanager
+def brief_disk() -> Generator[Path | None]:
+    """A folder to measure a disk in that is gone afterwards; None where there is no room for one."""
+    try:
+        room = shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError:
+        room = 0
+    if room < 4 * cost.SAMPLE:
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+            yield Path(folder)
 
 
 def _step(halves: Halves, inputs: Mapping[str, Tensor], depth: int, device: Device) -> Callable[[], None]:
