@@ -95,7 +95,6 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
         course.cleared(run)
-        show(Event("done", text=f"The report lies at {run.folder / 'report.html'}"))
         return Result(run.folder, written)
 
 

@@ -118,11 +118,13 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     known = [f.name for f in fields(Settings)]
     for name in merged:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1) or ["--help lists them"]
-            raise OptionError(f"{name!r} is no setting; did you mean {close[0]!r}?")
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
+            raise OptionError(f"{name!r} is no setting; {hint}")
     for name in ("data", "backbone"):
         if name not in merged:
-            raise OptionError(f"{name} is missing; give it on the command line or in the configuration file")
+            example = "photos/" if name == "data" else "--backbone timm/resnet18.a1_in1k"
+            raise OptionError(f"{name} is missing; give it, for example {example}, or name it in the --config file")
     for name in ("data", "weights", "out"):
         if isinstance(merged.get(name), os.PathLike):
             merged[name] = os.fspath(merged[name])

@@ -313,7 +313,7 @@ def test_probing_says_what_a_search_would_take() -> None:
     assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet
     assert "A search would race 2 strategies: lp_ft, gradual." in seen
     assert "Forecast: about 75 s for the race and its baselines; 3.0 MiB of activations stored." in seen
-    assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\nindex")
+    assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\ndepth")
 
 
 @given(st.text("ab.", min_size=1, max_size=60), st.integers(8, 40))
@@ -332,12 +332,12 @@ def test_square_brackets_in_names_are_not_markup() -> None:
 
 def test_plan_table_is_as_it_was() -> None:
     assert printed(text.plan_table(make_plan(2, 3, "drop"))) == (
-        "index   layer      parameters   kept   frozen   learning rate\n"
+        "depth   layer      parameters   kept   frozen   learning rate\n"
         "─────────────────────────────────────────────────────────────\n"
-        "    0   stem              100   yes    yes                  –\n"
-        "    1   blocks.0          200   yes    yes                  –\n"
-        "    2   blocks.1          300   yes    no              0.0003\n"
-        "    3   blocks.2          400   no     no             dropped\n"
+        "    1   stem              100   yes    yes                  –\n"
+        "    2   blocks.0          200   yes    yes                  –\n"
+        "    3   blocks.1          300   yes    no              0.0003\n"
+        "    4   blocks.2          400   no     no             dropped\n"
         "trainable params: 300 || all params: 600 || trainable%: 50.00\n"
     )
 
@@ -348,7 +348,32 @@ def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> N
     assert "training every cut at every learning rate to the end would have taken about 3.3 min, 5.0x as long" in said
     assert "training from scratch 9.0 s (4.5x)" in said
     slower = replace(build(), training_seconds={"freeze@2": 7.0})
-    assert "not faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
+    assert "not noticeably faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
+
+
+def test_the_two_sets_are_told_and_a_choice_outside_of_them_too() -> None:
+    summary = build().summary
+
+    def said(**decision: object) -> str:
+        return words.sets({**summary, "decision": {**summary["decision"], "arm": "a", **decision}})
+
+    assert said(plausible=["a"], proven=["a"]) == ""
+    assert said(plausible=["a", "b", "c"], proven=[]) == "This data cannot tell these from the best: a, b and c."
+    assert said(plausible=["b"], proven=["b"]).startswith("On ")
+    assert "b did better than it by more than chance. Proven to be within 1 point of the best: b." in said(
+        plausible=["b"], proven=["b"]
+    )
+
+
+def test_every_strategy_that_is_proposed_is_explained() -> None:
+    names = [
+        "linear_probe@3", "lp_ft", "full_finetune", "freeze@1", "last_block", "layer_decay", "gradual", "drop@2-tune",
+        "reinit@2", "batch_statistics",
+    ]  # fmt: skip
+    assert len(words.glossary(names)) == len(names)
+    report = build()
+    seen = Page(page.render(report)).text
+    assert all(meaning in seen for _, meaning in words.glossary(arm["id"] for arm in report.summary["arms"]))
 
 
 def test_a_search_that_took_longer_than_the_sweep_says_so() -> None:
@@ -356,7 +381,8 @@ def test_a_search_that_took_longer_than_the_sweep_says_so() -> None:
     report = replace(report, summary={**report.summary, "cost": {**report.summary["cost"], "exhaustive_seconds": 20.0}})
     assert facts.savings(report)[0] == (
         "The whole search took 40 s, longer than training every cut at every learning rate to the end would have: "
-        "about 20 s."
+        "about 20 s. Where a full training takes seconds, a search cannot pay in time; what it adds is the error "
+        "statement."
     )
 
 

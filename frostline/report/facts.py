@@ -13,6 +13,8 @@ from frostline.report import words
 from frostline.search.arms import closed
 from frostline.values import Epoch, Evidence, Layer, Plan, Profile
 
+NOTICED = 1.1  # times the time of the chosen plan's training: less is within what timing says
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -93,6 +95,28 @@ def seconds_of(report: Report, baseline: str) -> float | None:
     return report.training_seconds.get(arm["id"], report.training_seconds.get(baseline, arm["seconds"]))
 
 
+def early(report: Report) -> str:
+    """How to read the scores of those that left the race early; nothing where none did."""
+    if not any(arm["stage"].startswith("dropped@") for arm in report.summary["arms"]):
+        return ""
+    return (
+        "Out (n): left after round n, on a shorter schedule and fewer examples: not a score to compare with a "
+        "finalist's."
+    )
+
+
+def learned(plan: Plan) -> str:
+    """How a plan's model comes about, in one sentence."""
+    recipe = plan.recipe
+    if closed(plan):
+        return "The head is fitted in closed form on stored features; nothing is trained."
+    return (
+        f"The new head learns at {recipe.lr:.2g}. {recipe.epochs} epochs of {recipe.optimiser}, batches of "
+        f"{recipe.batch}, {recipe.schedule.replace('_', ' ')} schedule, augmentation: "
+        f"{recipe.augment.replace('_', ' and ')}."
+    )
+
+
 def relative(report: Report) -> str:
     """What has to be known to read the comparison with the known strategies."""
     times = "Relative: how many times the chosen plan's training time."
@@ -126,16 +150,18 @@ def _searched(cost: Mapping[str, Any]) -> str:
         return f"{taken}."
     plain = "training every cut at every learning rate to the end"
     if total > sweep:
-        return f"{taken}, longer than {plain} would have: about {words.seconds(sweep)}."
+        return (
+            f"{taken}, longer than {plain} would have: about {words.seconds(sweep)}. Where a full training takes "
+            "seconds, a search cannot pay in time; what it adds is the error statement."
+        )
     return f"{taken}; {plain} would have taken about {words.seconds(sweep)}, {words.ratio(sweep, total)} as long."
 
 
 def _beside(name: str, other: float, chosen: float, report: Report) -> str:
     """One training of a known strategy beside one of the chosen plan, and when that repays the search."""
-    if other <= chosen:
-        return (
-            f"Training the chosen plan is not faster than {name}: {words.seconds(chosen)} and {words.seconds(other)}."
-        )
+    if other < NOTICED * chosen:
+        taken = f"{words.seconds(chosen)} and {words.seconds(other)}"
+        return f"Training the chosen plan is not noticeably faster than {name}: {taken}."
     times = words.ratio(other, chosen)
     if closed(report.plan):
         return words.sentence(f"{name} takes {words.seconds(other)}, {times} as long.")

@@ -39,7 +39,7 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     said = (
         words.procedure(report.summary["score"]),
         report.summary["decision"]["reason"],
-        words.apart(report.summary),
+        words.sets(report.summary),
     )
     parts: list[RenderableType] = [
         Text(words.answer(report.summary, report.plan), style="bold"),
@@ -120,8 +120,7 @@ def _arms_table(report: Report, width: int) -> Table:
             words.size(arm["peak_bytes"]),
             style={"chosen": EMBER, "finalist": "", "out": MUTED}[side],
         )
-    early = any(arm["stage"].startswith("dropped@") for arm in report.summary["arms"])
-    return _noted(table, "Out (1): out after round 1, on a shorter schedule." if early else "")
+    return _noted(table, facts.early(report))
 
 
 def baselines_table(report: Report) -> RenderableType:
@@ -151,13 +150,13 @@ def _baselines_table(report: Report, width: int) -> Table:
 def plan_table(plan: Plan, title: str = "") -> RenderableType:
     """A plan, layer by layer, and how much of the network learns in it; `title` stands above it."""
     table = _table(
-        ("index", "right"), ("layer", "left"), ("parameters", "right"), ("kept", "left"), ("frozen", "left"),
+        ("depth", "right"), ("layer", "left"), ("parameters", "right"), ("kept", "left"), ("frozen", "left"),
         ("learning rate", "right"),
     )  # fmt: skip
     for row in facts.layer_rows(plan):
         rate = "–" if row.rate is None else f"{row.rate:.2g}"
         table.add_row(
-            str(row.index),
+            str(row.index + 1),
             Text(row.name),
             f"{row.parameters:,}",
             "yes" if row.kept else "no",

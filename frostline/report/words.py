@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from frostline.values import Plan, Profile
@@ -148,10 +148,51 @@ def middle(name: str, limit: int) -> str:
     return f"{name[: limit - 1 - len(tail)]}…{tail}"
 
 
-def apart(summary: Mapping[str, Any]) -> str:
-    """How many finalists this data cannot tell apart; nothing where the choice stands alone."""
-    plausible = len(summary["decision"]["plausible"])
-    return f"This data cannot tell {plausible} of the finalists apart." if plausible > 1 else ""
+def sets(summary: Mapping[str, Any]) -> str:
+    """The two sets in words: who cannot be told from the best, and who is proven to be near it."""
+    decision = summary["decision"]
+    chosen, plausible, proven = decision["arm"], decision["plausible"], decision["proven"]
+    said: list[str] = []
+    if chosen not in plausible:
+        where = "the examples set aside" if summary["score"]["kind"] == "held_out" else "this data"
+        said.append(f"On {where}, which did not decide, {listed(plausible)} did better than it by more than chance.")
+    elif len(plausible) > 1:
+        said.append(f"This data cannot tell these from the best: {listed(plausible)}.")
+    if set(proven) - {chosen}:
+        points = f"{100 * decision['epsilon']:g}"
+        near = f"{points} point{'' if points == '1' else 's'}" if summary["score"]["metric"] in SHARES else "epsilon"
+        said.append(f"Proven to be within {near} of the best: {listed(proven)}.")
+    return " ".join(said)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with an "and" before the last one.
+
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+STRATEGIES: Mapping[str, str] = {
+    "linear_probe": "the first n layers frozen, the others dropped, a linear head fitted in closed form",
+    "lp_ft": "the probe's head first, then every layer is trained (Kumar et al. 2022)",
+    "full_finetune": "every layer is trained, under a new random head",
+    "freeze": "the first n layers frozen, the others trained",
+    "last_block": "all but the last block frozen",
+    "layer_decay": "every layer is trained, the lower the slower",
+    "gradual": "layers are unfrozen one after the other, from the top (ULMFiT, Howard and Ruder 2018)",
+    "drop": "the layers above n dropped, the upper ones below it trained",
+    "reinit": "the layers above n begun anew, the upper ones below it trained",
+    "batch_statistics": "every layer is trained, batch norms with the statistics of the batch",
+    "scratch": "every layer begun anew: no transfer",
+}
+
+
+def glossary(names: Iterable[str]) -> list[tuple[str, str]]:
+    """What the strategies of these names do, each kind once."""
+    kinds = dict.fromkeys(name.partition("@")[0] for name in names)
+    return [(kind, STRATEGIES[kind]) for kind in kinds if kind in STRATEGIES]
 
 
 def saving(cost: Mapping[str, Any], chosen: float | None, other: float | None) -> float | None:
@@ -206,8 +247,8 @@ def profile(known: Profile) -> str:
     more = f" and {len(known.classes) - 12} more" if len(known.classes) > 12 else ""
     (_, _), (height, width), (_, _) = known.sizes
     said = [
-        f"{known.examples:,} pictures of {len(known.classes)} classes ({', '.join(shown)}{more}); the largest class is "
-        f"{known.imbalance:.3g} times the smallest. The median picture has {width} × {height} pixels."
+        f"{known.examples:,} pictures of {len(known.classes)} classes ({', '.join(shown)}{more}).",
+        f"The median picture has {width} × {height} pixels.",
     ]
     near = "" if known.near_duplicates is None else f", near-duplicate pairs: {known.near_duplicates}"
     said.append(f"Groups of identical pictures: {len(known.duplicates)}{near}.")

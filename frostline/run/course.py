@@ -145,7 +145,7 @@ def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
                 given = races.tell(given, outcome, targets)
     while units := races.ask(given):
         rung = units[0].rung
-        stage = "final" if rung == rungs and rungs > 2 else f"rung {rung}"
+        stage = "final" if rung == rungs and rungs > 2 else f"round {rung}"
         arms = {arm.id: arm for arm in given.arms}
         keep = given.schedule.rungs[rung - 1].epochs >= given.schedule.epochs
         every = len(races.rounds(given)[-1].units)
@@ -273,7 +273,8 @@ def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tup
         validation = tuple(told[unit] for unit in units)
         proof = (certify(bench, arm, units[0]),) if full and len(bench.split.certification) else ()
         found.append(Finalist(arm, terms.cost_of(bench, arm.plan), validation, proof))
-        show(Event("certify", number, len(ended)))
+        if proof:
+            show(Event("certify", number, len(ended)))
     return tuple(found)
 
 

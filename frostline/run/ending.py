@@ -73,10 +73,10 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         checks=ended.checks,
         verdicts=judged(ended),
     )
-    judge = (ended.chosen.certification or ended.chosen.validation)[0]
+    judges = ended.chosen.certification[:1] or ended.chosen.validation
     extras = {
         "command": command(given),
-        "confusion": confusion(bench, judge).tolist(),
+        "confusion": confusion(bench, judges).tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
         "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists}
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
@@ -255,11 +255,12 @@ def command(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def confusion(bench: Bench, outcome: Outcome) -> NDArray[np.int64]:
-    """True x predicted counts."""
+def confusion(bench: Bench, outcomes: Sequence[Outcome]) -> NDArray[np.int64]:
+    """True x predicted counts over the folds, each row once: by the first training of its fold."""
     count = len(bench.examples.classes)
     table = np.zeros((count, count), np.int64)
-    np.add.at(table, (bench.examples.targets[outcome.rows], outcome.log_probabilities.argmax(axis=1)), 1)
+    for outcome in {o.unit.fold: o for o in reversed(outcomes)}.values():
+        np.add.at(table, (bench.examples.targets[outcome.rows], outcome.log_probabilities.argmax(axis=1)), 1)
     return table
 
 

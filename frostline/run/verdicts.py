@@ -14,17 +14,18 @@ DRAWS = 2000
 
 
 def negative_transfer(gap: Estimate, metric: str) -> Verdict:
-    """Whether training from scratch at a fair budget is not worse than the chosen model; `gap` is ours less scratch."""
-    evidence = (
-        f"the chosen model scores {_against(gap, metric)} training from scratch in {metric}, on the same examples."
-    )
+    """How training from scratch at a fair budget compares with the chosen model; `gap` is ours less scratch.
+
+    Only where scratch is shown to be better is it negative transfer; where neither is, that is said by its own name.
+    """
+    evidence = f"the chosen model scores {_against(gap, metric, 'training from scratch')}, on the same examples."
     if gap.low > 0:
         return Verdict("negative_transfer", False, evidence, "Transfer helps here.")
     if gap.high < 0:
         advice = "Pre-training hurts here: train from scratch, or look for a source nearer to your data."
         return Verdict("negative_transfer", True, evidence, advice)
     advice = "Transfer is not shown to help: compare with another backbone, or collect more examples to tell."
-    return Verdict("negative_transfer", True, evidence, advice)
+    return Verdict("transfer_not_shown", True, evidence, advice)
 
 
 def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: float) -> Verdict:
@@ -39,7 +40,9 @@ def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: floa
     )
     holds = bool(low > train + 0.1 and low > 1.5 * train)
     advice = (
-        "Freeze more layers, add augmentation (--augment), or collect more examples." if holds else "Nothing to do."
+        "Collect more examples, or add augmentation (--augment); plans that freeze more were in the race too."
+        if holds
+        else "Nothing to do."
     )
     return Verdict("overfitting", holds, evidence, advice)
 
@@ -71,14 +74,16 @@ def saturated_grid(arm: Arm, rate: float) -> Verdict:
     return Verdict("saturated_grid", False, evidence, "Nothing to do.")
 
 
-def _against(gap: Estimate, metric: str) -> str:
-    """A difference as people say it, without signs: "3.5 points (2.4 to 4.7) below"."""
+def _against(gap: Estimate, metric: str, other: str) -> str:
+    """A difference as people say it: "3.5 points above scratch in accuracy (interval: 2.4 to 4.7 above)"."""
     loss = metric == "log_loss"
     scale, places, unit = (1, 3, "nats") if loss else (100, 1, "points")
     more, less = ("better than", "worse than") if loss else ("above", "below")
     mean, low, high = (f"{abs(scale * value):.{places}f}" for value in (gap.mean, gap.low, gap.high))
     side = more if gap.mean > 0 or (gap.mean == 0 and gap.low >= 0) else less
+    up, down = more.split()[0], less.split()[0]
     if gap.low < 0 < gap.high:
-        return f"{mean} {unit} (from {low} {less.split()[0]} to {high} {more.split()[0]}) {side}"
-    ends = f"{low} to {high}" if side == more else f"{high} to {low}"
-    return f"{mean} {unit} ({ends}) {side}"
+        ends = f"from {low} {down} to {high} {up}"
+    else:
+        ends = f"{low} to {high} {up}" if side == more else f"{high} to {low} {down}"
+    return f"{mean} {unit} {side} {other} in {metric.replace('_', ' ')} (interval: {ends})"

@@ -193,10 +193,11 @@ def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     cost = {"training": "cheapest to train", "inference": "cheapest to run", "memory": "least in memory"}[aim.prefer]
     if count == 1:
         return f"{name} is the only finalist, so there was nothing to compare it with."
+    size = _size(aim)
     return {
-        "proven": f"{name} is the {cost} of the finalists that validation shows to be within {_size(aim)} of the best",
-        "regret": f"{name} is the {cost} of the finalists whose expected regret is at most {_size(aim)}",
-        "least": f"{name} has the least expected regret of the {count} finalists",
+        "proven": f"{name} is the {cost} of the finalists that validation shows to be within {size} of the best",
+        "regret": f"{name} is the {cost} of the finalists that validation expects at most {size} below the best",
+        "least": f"{name} is the one of the {count} finalists that validation expects to lie least below the best",
     }[rule]
 
 
@@ -205,12 +206,13 @@ def _standing(certified: bool, needed: int | None, certain: Comparison, aim: Aim
     count = len(certain.scores)
     if count == 1:
         return ""
+    percent = f"{100 * aim.confidence:g}%"
     if certified:
-        percent = f"{100 * aim.confidence:g}%"
         return f"; at {percent} confidence it is within {_size(aim)} of the best of {count} finalists."
+    lacking = f". Not certified: that it lies within {_size(aim)} of the best is not shown at {percent} confidence"
     if needed is None:
-        return "; not certified: more examples alone would not do, since seeds or true differences stand in the way."
-    return f"; not certified: {further(needed, certain.examples)}."
+        return f"{lacking}, and more examples alone would not show it: the seeds or true differences are too large."
+    return f"{lacking}; {further(needed, certain.examples)}."
 
 
 def _size(aim: Aim) -> str:
