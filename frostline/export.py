@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,14 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
     Raises RunError where there is none, and BackboneError where its network cannot be built here.
     """
     place = folder / "model"
-    try:
-        card = json.loads((place / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found: Any = None
+    with suppress(OSError, ValueError):
+        found = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    card: dict[str, Any] = found if isinstance(found, dict) else {}
+    if card.get("format") != FORMAT:
         raise RunError(
             f"{str(folder)!r} holds no trained model; give the directory of a finished `frostline find` or `train`"
-        ) from None
+        )
     if card["spec"] is None and module is None:
         raise RunError(f"the run in {str(folder)!r} was given a module; give the same one: load(run, module=...)")
     backbone = load.load(

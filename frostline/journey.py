@@ -180,7 +180,13 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
 def load(run: Path | str) -> Result:
     """A finished run. Raises RunError."""
     folder = Path(run)
-    return Result(folder, directory.read_json(folder / "summary.json"))
+    found = directory.read_json(folder / "summary.json")
+    if found.get("format") != summary.FORMAT:
+        raise RunError(
+            f"{str(folder / 'summary.json')!r} is of the format {found.get('format')!r}, and {summary.FORMAT!r} is "
+            "read here; give the directory of a run that Frostline finished"
+        )
+    return Result(folder, found)
 
 
 def report(run: Path | str) -> Result:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from world import refused, tell
 
 from frostline.errors import DataError, FrozenMoved, RunError, StoreError
+from frostline.export import open_model
 from frostline.run import directory
 from frostline.settings import Settings, settings
 
@@ -101,3 +103,25 @@ def test_the_log_is_lines_of_json_in_the_order_of_time(tmp_path: Path) -> None:
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     with pytest.raises(StoreError, match=r"log\.jsonl cannot be written"):
         directory.log(tmp_path / "absent", "unit")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "null", "3", '"a"', '{"format": "other/1", "decision": null}'])
+@pytest.mark.parametrize("words", [("report",), ("predict", "picture.png")])
+def test_a_summary_of_another_program_is_refused_by_name(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    said = tell(words[0], tmp_path, *words[1:])
+    refused(said, "summary.json", "give the directory of a run that Frostline finished")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"format": "other/1"}'])
+def test_a_model_of_another_program_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(text)
+    with pytest.raises(RunError, match="holds no trained model"):
+        open_model(tmp_path)
+
+
+def test_a_configuration_that_is_no_object_is_refused_before_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(RunError, match=r"config\.json' holds a list"):
+        directory.begin(replace(given(tmp_path), resume=True))

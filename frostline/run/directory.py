@@ -115,13 +115,19 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run. Raises RunError."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(
             f"{str(path)!r} cannot be read: {error.strerror}; give the directory of a finished run"
         ) from None
     except ValueError as error:
         raise RunError(f"{str(path)!r} is damaged: {error}; finish the run with --resume") from None
+    if not isinstance(found, dict):
+        raise RunError(
+            f"{str(path)!r} holds a {type(found).__name__}, where a JSON object belongs; give the directory of a run "
+            "that Frostline finished"
+        )
+    return found
 
 
 def log(folder: Path, kind: str, **fields: Any) -> None:
