@@ -105,10 +105,11 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
         raise RunError(
             f"{str(folder)!r} holds no trained model; give the directory of a finished `frostline find` or `train`"
         )
-    if card["spec"] is None and module is None:
+    spec = card["spec"] if module is None else module
+    if spec is None:
         raise RunError(f"the run in {str(folder)!r} was given a module; give the same one: load(run, module=...)")
     backbone = load.load(
-        card["spec"] if module is None else module,
+        spec,
         weights=None if module is not None else "none",
         image_size=card["image_size"],
         model_kwargs=card["model_kwargs"],
