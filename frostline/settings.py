@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -81,10 +82,10 @@ class Settings:
         for name, low, high in (("epsilon", 0.0, 1.0), ("confidence", 0.5, 1.0)):
             if not low < getattr(self, name) < high:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
-        for name in ("epochs", "batch_size", "workers", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}; it must be at least 1")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 1), ("image_size", 2)):
+            value = getattr(self, name)  # a picture of one pixel has no shapes in it
+            if value is not None and value < least:
+                raise OptionError(f"{name} is {value}; it must be at least {least}")
         if self.seed < 0 or self.storage < 0:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
         if self.budget is not None and not 0 < self.budget < float("inf"):
@@ -137,12 +138,17 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
 
 
 def numbers(name: str, given: Any) -> tuple[float, ...]:
-    """One number a channel, from "0.5,0.5,0.5" or a sequence. Raises OptionError."""
+    """One finite number a channel, above 0 for "std", from "0.5,0.5,0.5" or a sequence. Raises OptionError."""
     parts = given.split(",") if isinstance(given, str) else given
     try:
-        return tuple(float(part) for part in parts)
+        found = tuple(float(part) for part in parts)
     except (ValueError, TypeError):
         raise OptionError(f"{name} is {given!r}; give one number a channel, such as 0.485,0.456,0.406") from None
+    if not all(map(math.isfinite, found)):
+        raise OptionError(f"{name} is {given!r}; give one finite number a channel, such as 0.485,0.456,0.406")
+    if name == "std" and min(found, default=1.0) <= 0:
+        raise OptionError(f"std is {given!r}; pixels are divided by it, so each value must be above 0")
+    return found
 
 
 def seconds(text: str) -> float:

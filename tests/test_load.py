@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -306,6 +307,9 @@ def test_options_that_nobody_knows_are_refused() -> None:
     refused(BackboneError, "already built", spec=nn.Linear(2, 2), model_kwargs=options)
     with pytest.raises(OptionError, match="interpolation 'cubic'"):
         load("timm/resnet18", weights="none", interpolation="cubic")
+    for name, value in (("mean", (math.nan,)), ("std", (1.0, math.inf, 1.0)), ("std", (0.0,)), ("image_size", 1)):
+        with pytest.raises(OptionError, match=f"^{name} is "):
+            load("timm/resnet18", weights="none", **{name: value})
 
 
 def test_errors_in_the_users_file_name_its_line(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         ("epochs", True), ("epochs", 2.0), ("seed", "1"), ("seed", -1), ("storage", -1), ("epsilon", 0),
         ("epsilon", float("nan")), ("confidence", 1.0), ("workers", 0), ("batch_size", 0), ("image_size", -8),
         ("budget", 0), ("budget", float("inf")), ("budget", "-1m"), ("resume", "yes"), ("model_kwargs", ["a=b"]),
-        ("mean", 0.5), ("std", "a,b"), ("label", 3), ("out", 3),
+        ("mean", 0.5), ("std", "a,b"), ("label", 3), ("out", 3), ("image_size", 1), ("mean", "nan"),
+        ("std", (1, "inf", 1)), ("mean", "0.5,-inf,0.5"), ("std", "0"), ("std", (1.0, -1.0, 1.0)),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_its_name(name: str, value: Any) -> None:

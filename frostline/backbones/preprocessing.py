@@ -156,11 +156,13 @@ def overridden(
 def _allowed(
     image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None, interpolation: str | None
 ) -> None:
-    if image_size is not None and image_size < 1:
-        raise OptionError(f"image size is {image_size}; a number of pixels of at least 1 is needed")
+    if image_size is not None and image_size < 2:
+        raise OptionError(f"image_size is {image_size}; a number of pixels of at least 2 is needed")
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, 3):
             raise OptionError(f"{name} has {len(values)} values; 3 are needed for colour or 1 for grey")
+        if values is not None and not all(map(math.isfinite, values)):
+            raise OptionError(f"{name} is {tuple(values)}; each value must be a finite number, such as 0.485")
     if std is not None and min(std) <= 0:
         raise OptionError(f"std is {tuple(std)}; pixels are divided by it, so each value must be above 0")
     if interpolation is not None and interpolation not in INTERPOLATIONS:
