@@ -65,10 +65,11 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 Storage = Annotated[int | None, typer.Option(help="Bytes of activations that may be stored [8 GiB].")]
 Out = Annotated[str | None, typer.Option(help="The run's directory; runs/DATA-BACKBONE by default.")]
+DemoOut = Annotated[str | None, typer.Option("--out", help="The run's directory; runs/demo by default.")]
 Seed = Annotated[int | None, typer.Option(help="Of every random draw [0].")]
 Workers = Annotated[int | None, typer.Option(help="Processes that train at the same time; as many as pay by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Config = Annotated[Path | None, typer.Option(help="A TOML file with the same keys; flags go before it.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file with the same keys; a flag overrides it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -116,8 +117,9 @@ def find(
     """The answer and the trained model."""
     options = _given(locals())
     from frostline import journey
-    from frostline.settings import settings
+    from frostline.settings import settings, switched_on
 
+    dry_run, json_ = dry_run or switched_on("dry_run", config), json_ or switched_on("json", config)
     with _told(json_) as show:
         resolved = settings(options, config=config)
         found = journey.probe_with(resolved, show=show) if dry_run else journey.find_with(resolved, show=show)
@@ -128,7 +130,7 @@ def find(
 
 
 @app.command()
-def demo(out: Out = None, seed: Seed = None, resume: Resume = False, json_: Json = False) -> None:
+def demo(out: DemoOut = None, seed: Seed = None, resume: Resume = False, json_: Json = False) -> None:
     """The whole job on a data set and a small pre-trained network that come with the package."""
     from frostline import journey
 
@@ -154,7 +156,9 @@ def layers(
     if json_:
         _print_json({"layers": [text.layer_row(layer) for layer in found]})
     else:
-        Console().print(text.layer_table(backbone, found))
+        Console().print(
+            text.layer_table(backbone, found, "random, none are needed here" if weights == "none" else weights)
+        )
 
 
 @app.command()
@@ -180,8 +184,9 @@ def probe(
     """Seconds, no training: profile, linear-probe curve, forecast of what a search costs."""
     options = _given(locals())
     from frostline import journey
-    from frostline.settings import settings
+    from frostline.settings import settings, switched_on
 
+    json_ = json_ or switched_on("json", config)
     with _told(json_) as show:
         probed = journey.probe_with(settings(options, config=config), show=show)
     _print_probed(probed, json_)
@@ -220,8 +225,9 @@ def train(
     options = _given(locals())
     from frostline import journey
     from frostline.plan import read
-    from frostline.settings import settings
+    from frostline.settings import settings, switched_on
 
+    json_ = json_ or switched_on("json", config)
     with _told(json_) as show:
         result = journey.train_with(settings(options, config=config), read(plan), show=show)
     _print_result(result, json_)
@@ -354,5 +360,5 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
         return
     Console().print(text.probed(probed.bench.profile, probed.curve, probed.arms, probed.seconds, probed.stored))
     if plan:
-        example = next(arm.plan for arm in probed.arms if arm.id == "lp_ft")
-        Console().print(text.plan_table(example, "One of the plans, lp_ft, layer by layer"))
+        example = max(probed.arms, key=lambda arm: 0 < arm.plan.freeze < arm.plan.keep)  # one with layers of both kinds
+        Console().print(text.plan_table(example.plan, f"One of the plans, {example.id}, layer by layer"))

@@ -32,6 +32,7 @@ KINDS: Mapping[type, tuple[str, ...]] = {
     bool: ("resume", "refit_all"),
     Mapping: ("model_kwargs",),
 }
+SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}
 
 
@@ -114,7 +115,7 @@ class Settings:
 
 def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Settings:
     """Settings from what was given and, below it, a TOML file. Raises OptionError naming an unknown key."""
-    below = _toml(config) if config else {}
+    below = {name: value for name, value in (_toml(config) if config else {}).items() if name not in SWITCHES}
     merged = {**below, **{name: value for name, value in given.items() if value is not None}}
     known = [f.name for f in fields(Settings)]
     for name in merged:
@@ -135,6 +136,14 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     if isinstance(merged.get("budget"), str):
         merged["budget"] = seconds(merged["budget"])
     return Settings(**merged)
+
+
+def switched_on(name: str, config: Path | None) -> bool:
+    """Whether a TOML file sets a switch of the command line that is no setting of a run. Raises OptionError."""
+    value = _toml(config).get(name, False) if config else False
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} is {value!r} in {str(config)!r}; it is true or false")
+    return value
 
 
 def numbers(name: str, given: Any) -> tuple[float, ...]:

@@ -32,6 +32,20 @@ def test_a_directory_is_begun_once_and_resumed_with_the_same_settings(tmp_path: 
         directory.begin(replace(again, epsilon=0.02))
 
 
+def test_one_folder_may_be_spelt_in_another_way_when_a_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pictures", "others"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = given(tmp_path / "run")
+    directory.begin(first)
+    again = replace(first, resume=True, threads=7, data=str(tmp_path / "pictures"))
+    assert directory.begin(again) == tmp_path / "run"
+    with pytest.raises(RunError, match="others"):
+        directory.begin(replace(again, data="others"))
+
+
 @pytest.mark.parametrize("error", [DataError, StoreError, FrozenMoved])
 def test_a_run_that_ends_before_anything_was_finished_leaves_nothing(error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(error), directory.begun(given(tmp_path / "runs" / "new" / "run")) as folder:

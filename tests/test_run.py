@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stage
 from safetensors import safe_open
 from sklearn.metrics import f1_score
 from world import CLASSES, Said, picture, small
@@ -17,7 +18,7 @@ from world import CLASSES, Said, picture, small
 import frostline
 from frostline import journey, workers
 from frostline import study as studies
-from frostline.bench.bench import Source
+from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.bench.lay import lay
 from frostline.data.read import read
@@ -256,3 +257,13 @@ def test_arrays_and_a_module_are_searched_like_files_and_refit_on_everything(tmp
         list(found.predict([tmp_path / "x.png"]))
     with pytest.raises(OptionError, match="workers"):
         frostline.find(arrays(60), module, out=str(tmp_path / "other"), workers=2)
+
+
+def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:
+    def seconds(bench: Bench) -> float:
+        return terms.forecast_seconds(bench, terms.proposed(bench, probe_cuts(bench)), terms.planned(bench))
+
+    few, many = (stage.bench(tmp_path / str(epochs), epochs=epochs) for epochs in (6, 60))
+    assert 8 * seconds(few) < seconds(many) < 12 * seconds(few)
+    assert seconds(replace(few, workers=2)) == pytest.approx(seconds(few) / 2)
+    assert seconds(replace(few, settings=replace(few.settings, augment="flip"))) > seconds(few)

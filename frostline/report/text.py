@@ -167,7 +167,7 @@ def plan_table(plan: Plan, title: str = "") -> RenderableType:
     return Group(*([_title(title)] if title else []), table, Text(facts.trainable(plan)))
 
 
-def layer_table(backbone: str, layers: Sequence[Layer]) -> RenderableType:
+def layer_table(backbone: str, layers: Sequence[Layer], weights: str | None) -> RenderableType:
     """The layers of a network and where it may be sawn, as `frostline layers` prints them."""
     table = _table(
         ("depth", "right"), ("layer", "left"), ("parameters", "right"), ("MACs", "right"), ("shape", "left"),
@@ -181,7 +181,7 @@ def layer_table(backbone: str, layers: Sequence[Layer]) -> RenderableType:
     total, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     cuts = sum(layer.cut for layer in layers)
     counts = f"{len(layers)} layers below the head, {cuts} cuts; {total:,} parameters, {macs:,} MACs an example"
-    line = f"{backbone}: {counts}"
+    line = f"{backbone}: {counts}; weights: {weights or 'its own'}"
     return Group(table, Text(line))
 
 

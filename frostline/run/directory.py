@@ -64,12 +64,12 @@ def begin(settings: Settings) -> Path:
     if config.exists():
         state = "finished" if (folder / "summary.json").exists() else "begun"
         if not settings.resume:
+            hint = "to see its answer again" if state == "finished" else "to go on with it"
             raise RunError(
-                f"{str(folder)!r} holds a run that was {state}; give --resume to go on with it, another --out, "
+                f"{str(folder)!r} holds a run that was {state}; give --resume {hint}, another --out, "
                 "or delete the folder"
             )
-        before = {name: value for name, value in read_json(config).items() if name not in ALWAYS_NEW}
-        now = {name: value for name, value in json.loads(json.dumps(document)).items() if name not in ALWAYS_NEW}
+        before, now = (_compared(known) for known in (read_json(config), json.loads(json.dumps(document))))
         other = [name for name in now if before.get(name) != now[name]]
         if other:
             raise RunError(
@@ -81,6 +81,17 @@ def begin(settings: Settings) -> Path:
         raise RunError(f"{str(folder)!r} exists and is no run of Frostline; give another --out")
     write_json(config, document)
     return folder
+
+
+def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same in a resumed run; one place may be spelt in several ways."""
+    kept = {name: value for name, value in document.items() if name not in ALWAYS_NEW}
+    paths = {name: os.path.realpath(kept[name]) for name in ("data", "weights") if _lies(kept.get(name))}
+    return {**kept, **paths}
+
+
+def _lies(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).exists()
 
 
 def default_name(settings: Settings) -> Path:

@@ -29,7 +29,8 @@ def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) 
     spent = forecast_seconds(bench, arms, fitted)
     told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
     takes = f"the race and its baselines take about {spent:.0f} s{told}"
-    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs; {takes}"
+    batch = base_recipe(bench).batch
+    text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs in batches of {batch}; {takes}"
     show(Event("race", text=text))
     return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
 
