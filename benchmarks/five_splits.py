@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,14 @@ def split(source: Path, target: Path, seed: int) -> None:
             (place / f"{number:05d}{files[number].suffix}").symlink_to(files[number].resolve())
 
 
+def value_of(text: str) -> Any:
+    """What an option says: JSON where it is that, 30 or [0.5] or true; else the text itself, 30m or macro_f1."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     """One run a split; prints and writes a table."""
     parser = argparse.ArgumentParser()
@@ -48,7 +57,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    options = dict(option.split("=", 1) for option in given.option)
+    options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
     heads = ("split", "chosen", "its score", "linear probe", "full fine-tuning", "seconds")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     rows: list[tuple[float, float, float]] = []
@@ -63,7 +72,7 @@ def main() -> None:
                 weights=given.weights,
                 out=str(folder / f"run{number}"),
                 seed=number,
-                **{key: json.loads(value) if value[:1] in "[{0123456789" else value for key, value in options.items()},
+                **options,
             ).summary
             probe, full = (found["baselines"][name]["certified"]["mean"] for name in ("linear_probe", "full_finetune"))
             rows.append((found["score"]["value"], probe, full))
