@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.activations.afford import Forecast, Room, afford, sweep_bound
+from frostline.activations.afford import Forecast, Room, afford
 from frostline.errors import OptionError
 from frostline.values import Calibration, Layer
 
@@ -144,14 +144,6 @@ def test_views_take_their_bytes() -> None:
     room = Room(150_000, 0)
     assert afford(layers, calibration, {1: 9}, room, examples=100, views=3).bytes["memory"] == 120_000
     assert afford(layers, calibration, {1: 9}, room, examples=100, views=4).stored == ()
-
-
-def test_the_bound_of_a_sweep_is_what_arithmetic_gives_for_a_vit_of_12_blocks() -> None:
-    forward, backward = [1.0] * 12, [2.0] * 12
-    assert sweep_bound(forward, backward, dict.fromkeys(range(12), 1)) == pytest.approx(300 / 234)
-    for depth, expected in ((11, 4.67), (10, 2.67), (6, 1.33)):
-        assert sweep_bound(forward, backward, {depth: 7}) == pytest.approx(expected, abs=0.005)
-    assert sweep_bound(forward, backward, {12: 1}) == math.inf
 
 
 def test_sixteen_cuts_in_two_tiers_are_planned_within_every_tight_budget() -> None:

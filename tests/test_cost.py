@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.errors import StoreError
-from frostline.evidence.cost import Bench, calibrate, model_cost, seconds_of_schedule
+from frostline.evidence.cost import Bench, calibrate, model_cost
 from frostline.values import Above, Adapter, Calibration, Layer, Plan, Recipe
 
 LAYERS = tuple(Layer(i, f"b.{i}", 100 * (i + 1), 1000 * (i + 1), (10,), 40, cut=True) for i in range(4))
@@ -84,13 +84,6 @@ def test_freezing_or_storing_more_never_costs_more(f: int, g: int, some: set[int
     less, more = (plan(4, depth, "tune") for depth in sorted((f, g)))
     assert seconds(more, tuple(some)) <= seconds(less, tuple(some)) + 1e-9
     assert seconds(more, tuple(some | others)) <= seconds(more, tuple(some)) + 1e-9
-
-
-def test_a_schedule_costs_the_sum_of_its_trainings() -> None:
-    cost = model_cost(plan(4, 0, "tune"), MEASURED, examples=10, classes=2, features=10)
-    assert seconds_of_schedule([(cost, 0.5, 6), (replace(cost, training=2.0), 1.0, 2)]) == pytest.approx(
-        3 * cost.training + 4
-    )
 
 
 class Machine:

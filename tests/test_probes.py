@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from frostline.errors import LabelError
 from frostline.evidence.probes import (
     accuracy,
-    balanced,
     log_loss,
     log_probabilities,
     logistic,
@@ -20,6 +19,12 @@ from frostline.evidence.probes import (
     ridge_loo,
 )
 from frostline.values import Cut, Fold
+
+
+def balanced(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Weights that give every class the same sum; their mean is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return len(labels) / (np.count_nonzero(counts) * counts[labels].astype(np.float64))
 
 
 def problem(rows: int, width: int, classes: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from sklearn import metrics
 
 from frostline.errors import OptionError
-from frostline.search.scores import losses, per_example, resamples, score, tempered, weighted, wilson
+from frostline.search.scores import losses, resamples, score, tempered, weighted, wilson
 
 
 def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,14 +45,6 @@ def test_metrics_are_those_of_scikit_learn_also_under_weights(seed: int, n: int,
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     clipped = metrics.log_loss(targets, probabilities, labels=range(classes))
     assert score("log_loss", table, targets) == pytest.approx(clipped, rel=1e-5)
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "log_loss"])
-def test_the_mean_over_examples_is_the_metric_where_it_is_one(metric: str) -> None:
-    table, targets = predictions(3, 80, 5)
-    assert per_example(metric, table, targets).mean() == pytest.approx(score(metric, table, targets))
-    with pytest.raises(OptionError, match="no mean"):
-        per_example("macro_f1", table, targets)
 
 
 def test_one_impossible_prediction_cannot_outweigh_all_others() -> None:

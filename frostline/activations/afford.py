@@ -79,18 +79,6 @@ class _Option:
     saved: NDArray[np.float64]  # seconds, demand by demand, were this the only one
 
 
-def sweep_bound(forward: Sequence[float], backward: Sequence[float], demands: Mapping[int, float]) -> float:
-    """How many times faster a perfect, free store makes training at these freeze depths.
-
-    `forward` and `backward` are seconds, or MACs, layer by layer; `demands` maps freeze depths to epochs. Infinite
-    where nothing but heads is trained. One epoch at every depth of a 12-block ViT gives 1.28: most time goes into the
-    shallow depths, which no store makes faster.
-    """
-    live = sum(epochs * (sum(forward) + sum(backward[depth:])) for depth, epochs in demands.items())
-    perfect = sum(epochs * (sum(forward[depth:]) + sum(backward[depth:])) for depth, epochs in demands.items())
-    return _ratio(live, perfect)
-
-
 def afford(
     layers: Sequence[Layer],
     calibration: Calibration,

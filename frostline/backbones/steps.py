@@ -77,9 +77,3 @@ def still(anatomy: Anatomy, depth: int) -> tuple[str, ...]:
         return ()
     end = anatomy.calls[anatomy.port(depth).call].end
     return tuple(dict.fromkeys(call.name for call in anatomy.calls if call.start <= end))
-
-
-def learning(anatomy: Anatomy, depth: int) -> tuple[str, ...]:
-    """Modules that run above the cut alone."""
-    below = set(still(anatomy, depth))
-    return tuple(dict.fromkeys(call.name for call in anatomy.calls if call.name not in below))

@@ -12,17 +12,10 @@ from frostline.data.pictures import Augment, augment, open_picture, preprocess
 from frostline.values import Examples, Preprocessing
 
 
-def order(rows: NDArray[np.int64], epoch: int, seed: int) -> NDArray[np.int64]:
-    """The rows in the order of that epoch: a function of its arguments alone, so a resumed run sees the same."""
-    return np.random.default_rng((seed, epoch)).permutation(rows)
-
-
-def batches(rows: NDArray[np.int64], size: int, *, drop_last: bool = False) -> Iterator[NDArray[np.int64]]:
-    """The rows, `size` at a time; the last batch may be smaller unless it is dropped."""
+def batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """The rows, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        if len(batch) == size or not drop_last:
-            yield batch
+        yield rows[start : start + size]
 
 
 def decode(
@@ -51,7 +44,7 @@ def pictures(
     """
 
     def one(row: int) -> NDArray[np.float32]:
-        # from 1: NumPy pads short seeds with zeros, so row 0 would share its draw with `order`
+        # from 1: NumPy pads short seeds with zeros, so row 0 would share its draw with the epoch's order
         return preprocess(_varied(examples, row, augment, (seed, epoch, row + 1)), preprocessing)
 
     if len(rows) == 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -129,11 +129,6 @@ def model_cost(
         memory=float(4 * present + state * learnable + plan.recipe.batch * kept),
         parameters=learnable,
     )
-
-
-def seconds_of_schedule(trainings: Iterable[tuple[Cost, float, int]]) -> float:
-    """Seconds of a list of (cost of a full training, share of its epochs and examples, how many times)."""
-    return sum(cost.training * share * times for cost, share, times in trainings)
 
 
 # --------------------------------------------------------------------------------------------------- the model

@@ -58,12 +58,6 @@ class _Basis:
     scale: Floats
 
 
-def balanced(labels: Labels, classes: int) -> Floats:
-    """Weights of examples that give every class present the same sum; their mean is 1."""
-    counts = np.bincount(labels, minlength=classes)
-    return len(labels) / (np.count_nonzero(counts) * counts[labels].astype(np.float64))
-
-
 def ridge_loo(
     features: NDArray[Any],
     labels: Labels,
@@ -95,7 +89,7 @@ def logistic(
 
     Minimises the mean cross-entropy plus strength / 2 times the squared norm of the weights of standardised features;
     the bias is free. Of several strengths, the one of least log-loss on every fifth example of each class is taken,
-    fitted without those; only rows given are looked at. `weights` are of examples, see `balanced`.
+    fitted without those; only rows given are looked at. `weights` are of examples.
     A class without an example gets a logit below the others'.
     """
     labels = _checked(labels, len(features))

@@ -108,8 +108,3 @@ def _point(evidence: Evidence) -> dict[str, Any]:
         "layer": evidence.cut.name,
         **{k: v for k, v in asdict(evidence).items() if k != "cut"},
     }
-
-
-def seconds_of(standings: Sequence[Standing]) -> float:
-    """What the arms took together."""
-    return sum(standing.seconds for standing in standings)

@@ -130,24 +130,6 @@ def sign(metric: str) -> float:
     return -1.0 if metric == "log_loss" else 1.0
 
 
-def per_example(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
-    """One value an example whose mean is the metric: accuracy, balanced_accuracy and log_loss have it.
-
-    Raises OptionError for the F1 scores, which are no mean over examples.
-    """
-    if metric == "accuracy":
-        return correct(log_probabilities, targets)
-    if metric == "log_loss":
-        return losses(log_probabilities, targets)
-    if metric == "balanced_accuracy":
-        counts = np.bincount(targets, minlength=log_probabilities.shape[1])
-        share = len(targets) / ((counts > 0).sum() * counts[targets])
-        return correct(log_probabilities, targets) * share
-    raise OptionError(
-        f"metric {metric!r} is no mean over examples; allowed here: accuracy, balanced_accuracy, log_loss"
-    )
-
-
 def resamples(rng: np.random.Generator, examples: int, draws: int) -> Floats:
     """Bootstrap counts, draws x examples: how often each example stands in a resample of the same size."""
     picked = rng.integers(0, examples, size=(draws, examples)) + np.arange(draws)[:, None] * examples
