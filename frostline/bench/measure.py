@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -97,22 +96,13 @@ def _layout(backbone: Backbone, anatomy: Anatomy, pictures: Tensor, device: Devi
     """Channels last, where there are convolutions and a training step of the whole network is faster by a twentieth."""
     if all(parameter.ndim != 4 for parameter in backbone.module.parameters()):
         return "contiguous"
-    took: dict[Layout, float] = {}
-    for layout in ("contiguous", "channels_last"):
+
+    def step(layout: Layout) -> Callable[[], None]:
         module = arranged(backbone.module, layout).to(device.device).eval()
-        took[layout] = _seconds(_step(Halves(module, anatomy), {anatomy.data: pictures}, 0, device))
-    return "channels_last" if took["channels_last"] < 0.95 * took["contiguous"] else "contiguous"
+        return _step(Halves(module, anatomy), {anatomy.data: pictures}, 0, device)
 
-
-def _seconds(step: Callable[[], None]) -> float:
-    """The median of three, after one to warm up."""
-    step()
-    times: list[float] = []
-    for _ in range(3):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return median(times)
+    plain, last = _least([step("contiguous"), step("channels_last")])
+    return "channels_last" if last < 0.95 * plain else "contiguous"
 
 
 def _threads(step: Callable[[], None], most: int, *, alone: bool) -> int:
@@ -120,11 +110,30 @@ def _threads(step: Callable[[], None], most: int, *, alone: bool) -> int:
 
     Where other trainings can run beside it, on the threads that are left, all of them must do 1.4 / `most` of its time.
     """
-    took: dict[int, float] = {}
-    for count in sorted({1, most}):
-        torch.set_num_threads(count)
-        took[count] = _seconds(step)
-    return most if took[most] < (0.9 if alone else min(0.9, 1.4 / most)) * took[1] else 1
+    if most == 1:
+        return 1
+
+    def on(count: int) -> Callable[[], None]:
+        def run() -> None:
+            torch.set_num_threads(count)
+            step()
+
+        return run
+
+    one, all_of_them = _least([on(1), on(most)])
+    return most if all_of_them < (0.9 if alone else min(0.9, 1.4 / most)) * one else 1
+
+
+def _least(steps: Sequence[Callable[[], None]], rounds: int = 4) -> list[float]:
+    """The least seconds of each, in turn, after one round to warm up: what else the machine does only ever adds."""
+    took = [[float("inf")] for _ in steps]
+    for number in range(rounds + 1):
+        for step, times in zip(steps, took, strict=True):
+            started = time.perf_counter()
+            step()
+            if number:
+                times.append(time.perf_counter() - started)
+    return [min(times) for times in took]
 
 
 def _only_above(module: nn.Module, anatomy: Anatomy, depth: int) -> list[nn.Parameter]:
