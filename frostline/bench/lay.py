@@ -72,9 +72,10 @@ def lay(
     """
     shared = dry or folder is not None
     seconds = dict[str, float]()
-    examples = _timed(seconds, "read", lambda: _read(settings, source, show))
+    device = accelerator(settings.device, settings.precision)  # what a typing error ends comes before what takes long
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
-    network = Network(backbone, anatomy, examples, accelerator(settings.device, settings.precision), settings)
+    examples = _timed(seconds, "read", lambda: _read(settings, source, show))
+    network = Network(backbone, anatomy, examples, device, settings)
     measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry))
     torch.set_num_threads(measured.threads)
     network = replace(network, backbone=replace(backbone, module=arranged(backbone.module, measured.layout)))
@@ -133,7 +134,8 @@ def _demands(network: Network) -> Mapping[int, float]:
     last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
     arms = propose(layers, [last], recipe=recipe(network.settings, len(network.examples)), classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
-    share = epochs * (3 / 6 + (4 * 2 / 3 + 2 * 2) / len(trained))
+    finals = 0 if network.settings.augment not in (None, "none") else 2 * 2  # varied pictures are read, not stored
+    share = epochs * (3 / 6 + (4 * 2 / 3 + finals) / len(trained))
     demands = dict[int, float]()
     for arm in trained:
         demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share
