@@ -131,7 +131,8 @@ def test_the_forecast_is_one_sentence_with_its_numbers() -> None:
 def test_two_forecasts_of_less_than_a_second_do_not_look_the_same() -> None:
     near = Forecast(((2, "memory"),), 0.7, 0.912, 0.1, {"memory": 240_000, "disk": 0}, math.inf, "")
     assert near.sentence == (
-        "Storing 0.24 MB of activations at depth 2 (memory) brings training from 0.91 s to 0.7 s, 1.30 times as fast."
+        "Storing 0.24 MB of activations at depth 2 (memory) brings the trainings, one after the other, from 0.91 s to "
+        "0.7 s, 1.30 times as fast."
     )
     far = replace(near, seconds=95.4, without=600.0, bytes={"memory": 10**9, "disk": 0}, bound=9.0)
     assert "1000 MB" in far.sentence

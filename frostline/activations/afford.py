@@ -63,8 +63,9 @@ class Forecast:
         # a store that makes heads alone free has no bound worth saying
         most = "" if math.isinf(self.bound) else f"; {self.bound:.2f} times is the most that any store could reach"
         return (
-            f"Storing {size} MB of activations at depth {places} brings training from {_seconds(self.without)} to "
-            f"{_seconds(self.seconds)}, {_ratio(self.without, self.seconds):.2f} times as fast{most}."
+            f"Storing {size} MB of activations at depth {places} brings the trainings, one after the other, from "
+            f"{_seconds(self.without)} to {_seconds(self.seconds)}, "
+            f"{_ratio(self.without, self.seconds):.2f} times as fast{most}."
         )
 
 

@@ -43,7 +43,7 @@ from frostline.values import (
     silent,
 )
 
-PAYS = 60.0  # forecast seconds from which other processes are worth their start
+PAYS = 25.0  # forecast seconds of a round from which other processes are worth their start
 
 
 @dataclass(frozen=True, slots=True)
