@@ -398,8 +398,7 @@ def test_a_plan_fitted_in_closed_form_is_not_said_to_be_trained() -> None:
 
 
 def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
+    from torch import nn
 
     def block() -> Any:
         return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))

@@ -107,10 +107,11 @@ def bound(run: Run, plan: Plan) -> None:
     """Note the plan that a run trains. Raises RunError where it was begun with another one."""
     mark = hashlib.sha256(json.dumps(to_json(plan)).encode()).hexdigest()[:16]
     begun_with = studies.noted(run.study, "plan")
-    if begun_with not in (None, mark):
+    searched = begun_with is None and (run.finished or bool(studies.outcomes(run.study)))
+    if searched or begun_with not in (None, mark):
         raise RunError(
             f"the plan (digest {mark}) is not the one that the run in {str(run.folder)!r} was begun with "
-            f"({begun_with}); give that plan, or another --out"
+            f"({begun_with or 'a search'}); give that plan, or another --out"
         )
     if begun_with is None:
         studies.note(run.study, "plan", mark)
