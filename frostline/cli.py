@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +29,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",  # for the panels; no help text here has a letter behind a square bracket
 )
+
+# an option in its panel of --help
+of_data = partial(typer.Option, rich_help_panel="Data")
+of_backbone = partial(typer.Option, rich_help_panel="Backbone")
+of_aim = partial(typer.Option, rich_help_panel="What is wanted")
+of_spending = partial(typer.Option, rich_help_panel="What is spent")
+of_machine = partial(typer.Option, rich_help_panel="Machine")
+of_run = partial(typer.Option, rich_help_panel="Run")
 
 Data = Annotated[
     str | None,
@@ -38,39 +47,41 @@ Data = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str | None,
-    typer.Option(help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory."),
+    str | None, of_backbone(help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory.")
 ]
-Weights = Annotated[str | None, typer.Option(help='A checkpoint (safetensors first), or "none" for random weights.')]
-Kwargs = Annotated[list[str] | None, typer.Option("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
-ImageSize = Annotated[int | None, typer.Option(help="Pixels of a side; the backbone's own by default.")]
-Mean = Annotated[str | None, typer.Option(help="Channel means, 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Channel deviations, 0.229,0.224,0.225.")]
-Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")]
-DataFormat = Annotated[str | None, typer.Option(help="folder, table or huggingface; detected by default.")]
-Label = Annotated[str | None, typer.Option(help="The column of labels, in a table.")]
-PathColumn = Annotated[str | None, typer.Option("--path", help="The column of paths or pictures, in a table.")]
-Group = Annotated[str | None, typer.Option(help="A column: rows of one group stay on one side of every split.")]
-Task = Annotated[str | None, typer.Option(help="classification.")]
-Metric = Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
-Epsilon = Annotated[float | None, typer.Option(help="How far below the best still counts as as good [0.01].")]
-Confidence = Annotated[float | None, typer.Option(help="Of every statement [0.95].")]
-Effort = Annotated[str | None, typer.Option(help="quick, default or thorough.")]
-Budget = Annotated[str | None, typer.Option(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
-Epochs = Annotated[int | None, typer.Option(help="Of the full schedule; from the data's size by default.")]
-Prefer = Annotated[str | None, typer.Option(help="What is cheapest: training, inference or memory.")]
-Augment = Annotated[str | None, typer.Option(help="none, flip, crop or flip_crop: live, for finalists.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step; from the data's size by default.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
-Storage = Annotated[int | None, typer.Option(help="Bytes of activations that may be stored [8 GiB].")]
-Out = Annotated[str | None, typer.Option(help="The run's directory; runs/DATA-BACKBONE by default.")]
-DemoOut = Annotated[str | None, typer.Option("--out", help="The run's directory; runs/demo by default.")]
-Seed = Annotated[int | None, typer.Option(help="Of every random draw [0].")]
-Workers = Annotated[int | None, typer.Option(help="Processes that train at the same time; as many as pay by default.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Config = Annotated[Path | None, typer.Option(help="A TOML file with the same keys; a flag overrides it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Weights = Annotated[str | None, of_backbone(help='A checkpoint (safetensors first), or "none" for random weights.')]
+Kwargs = Annotated[list[str] | None, of_backbone("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
+ImageSize = Annotated[int | None, of_backbone(help="Pixels of a side; the backbone's own by default.")]
+Mean = Annotated[str | None, of_backbone(help="Channel means, 0.485,0.456,0.406.")]
+Std = Annotated[str | None, of_backbone(help="Channel deviations, 0.229,0.224,0.225.")]
+Interpolation = Annotated[str | None, of_backbone(help="nearest, bilinear, bicubic or lanczos.")]
+DataFormat = Annotated[str | None, of_data(help="folder, table or huggingface; detected by default.")]
+Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
+PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
+Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
+Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
+Metric = Annotated[str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
+Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
+Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, from 0 to 1 [0.95].")]
+Effort = Annotated[str | None, of_spending(help="How much is tried: quick, default or thorough.")]
+Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
+Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from the data's size by default.")]
+Prefer = Annotated[str | None, of_aim(help="Which cost to keep low: training, inference or memory.")]
+Augment = Annotated[str | None, of_spending(help="Varies the finalists' pictures: none, flip, crop or flip_crop.")]
+BatchSize = Annotated[int | None, of_spending(help="Examples in a training step; from the data's size by default.")]
+Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cuda or mps.")]
+Precision = Annotated[
+    str | None, of_machine(help="Number format in training: auto, fp32, bf16 or fp16; auto measures.")
+]
+Storage = Annotated[int | None, of_machine(help="Bytes of activations that may be stored [8 GiB].")]
+Out = Annotated[str | None, of_run(help="The run's directory; runs/DATA-BACKBONE by default.")]
+DemoOut = Annotated[str | None, of_run("--out", help="The run's directory; runs/demo by default.")]
+Seed = Annotated[int | None, of_run(help="Decides every random draw [0].")]
+Workers = Annotated[int | None, of_machine(help="Processes that train at the same time; as many as pay by default.")]
+Recalibrate = Annotated[bool, of_machine("--recalibrate", help="Measure this machine anew, whatever it remembers.")]
+Resume = Annotated[bool, of_run("--resume", help="Go on with an interrupted run.")]
+Config = Annotated[Path | None, of_run(help="A TOML file with the same keys; a flag overrides it.")]
+Json = Annotated[bool, of_run("--json", help="Print one JSON document instead of text.")]
 
 
 # every verb that trains takes the same keys: those of settings.Settings
@@ -79,6 +90,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 @app.command()
 def find(
     data: Data = None,
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
     backbone: Backbone = None,
     weights: Weights = None,
     model_kwargs: Kwargs = None,
@@ -86,18 +101,14 @@ def find(
     mean: Mean = None,
     std: Std = None,
     interpolation: Interpolation = None,
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
     task: Task = None,
     metric: Metric = None,
     epsilon: Epsilon = None,
     confidence: Confidence = None,
+    prefer: Prefer = None,
     effort: Effort = None,
     budget: Budget = None,
     epochs: Epochs = None,
-    prefer: Prefer = None,
     augment: Augment = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -106,11 +117,10 @@ def find(
     out: Out = None,
     seed: Seed = None,
     workers: Workers = None,
-    refit_all: Annotated[bool, typer.Option("--refit-all", help="Train the choice once more on all data.")] = False,
+    refit_all: Annotated[bool, of_run("--refit-all", help="Train the choice once more on all data.")] = False,
+    recalibrate: Recalibrate = False,
     resume: Resume = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and spent; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, of_run("--dry-run", help="Say what would be done and spent; write nothing.")] = False,
     config: Config = None,
     json_: Json = False,
 ) -> None:
@@ -164,6 +174,10 @@ def layers(
 @app.command()
 def probe(
     data: Data = None,
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
     backbone: Backbone = None,
     weights: Weights = None,
     model_kwargs: Kwargs = None,
@@ -171,13 +185,10 @@ def probe(
     mean: Mean = None,
     std: Std = None,
     interpolation: Interpolation = None,
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
     device: Device = None,
     storage: Storage = None,
     seed: Seed = None,
+    recalibrate: Recalibrate = False,
     config: Config = None,
     json_: Json = False,
 ) -> None:
@@ -197,6 +208,10 @@ def train(
     data: Data = None,
     *,
     plan: Annotated[Path, typer.Option(help="A plan.json, or the summary.json of a run.")],
+    data_format: DataFormat = None,
+    label: Label = None,
+    path: PathColumn = None,
+    group: Group = None,
     backbone: Backbone = None,
     weights: Weights = None,
     model_kwargs: Kwargs = None,
@@ -204,10 +219,6 @@ def train(
     mean: Mean = None,
     std: Std = None,
     interpolation: Interpolation = None,
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
     metric: Metric = None,
     epochs: Epochs = None,
     augment: Augment = None,
@@ -217,6 +228,7 @@ def train(
     storage: Storage = None,
     out: Out = None,
     seed: Seed = None,
+    recalibrate: Recalibrate = False,
     resume: Resume = False,
     config: Config = None,
     json_: Json = False,
@@ -317,11 +329,19 @@ def _pairs(texts: list[str] | None) -> dict[str, Any]:
 
 @contextmanager
 def _told(quiet: bool) -> Generator[Show]:
-    """Progress bars on standard error, and sentences between them; nothing with --json."""
+    """Progress on standard error, and sentences between: bars on a terminal, lines elsewhere; nothing with --json."""
+    console = Console(stderr=True)
     if quiet:
         yield silent
-        return
-    console = Console(stderr=True)
+    elif console.is_terminal:
+        with _bars(console) as show:
+            yield show
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bars(console: Console) -> Generator[Show]:
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         bars: dict[str, TaskID] = {}
@@ -335,6 +355,20 @@ def _told(quiet: bool) -> Generator[Show]:
                 progress.update(bars[event.stage], completed=event.done, total=event.total)
 
         yield show
+
+
+def _lines() -> Show:
+    """A line when a stage begins and at every tenth of it: in a file, bars would stand only at the very end."""
+    tenths: dict[str, int] = {}
+
+    def show(event: Event) -> None:
+        if event.text:
+            print(event.text, file=sys.stderr, flush=True)
+        if event.total and tenths.get(event.stage) != (tenth := 10 * event.done // event.total):
+            tenths[event.stage] = tenth
+            print(f"{event.stage}: {event.done} of {event.total}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
@@ -358,7 +392,9 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
     if as_json:
         _print_json(probed.document())
         return
-    Console().print(text.probed(probed.bench.profile, probed.curve, probed.arms, probed.seconds, probed.stored))
+    examples = len(probed.bench.split.folds[0].train)
+    costs = {"seconds": probed.seconds, "stored": probed.stored}
+    Console().print(text.probed(probed.bench.profile, probed.curve, examples, probed.arms, **costs))
     if plan:
         example = max(probed.arms, key=lambda arm: 0 < arm.plan.freeze < arm.plan.keep)  # one with layers of both kinds
         Console().print(text.plan_table(example.plan, f"One of the plans, {example.id}, layer by layer"))

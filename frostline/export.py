@@ -107,7 +107,9 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
         )
     spec = card["spec"] if module is None else module
     if spec is None:
-        raise RunError(f"the run in {str(folder)!r} was given a module; give the same one: load(run, module=...)")
+        raise RunError(
+            f"the run in {str(folder)!r} was given a module; give the same one: Result.predict(files, module=...)"
+        )
     backbone = load.load(
         spec,
         weights=None if module is not None else "none",

@@ -25,7 +25,7 @@ from frostline.report import page
 from frostline.report.facts import Report
 from frostline.run import comparisons, course, directory, ending, summary, terms
 from frostline.search.decide import decide
-from frostline.settings import Settings, settings
+from frostline.settings import Settings, settings, unread
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
@@ -74,7 +74,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
         evidence = probe_cuts(bench, show=show)
-        race = course.race(bench, terms.entered(bench, evidence, show=show), run, show=show)
+        race = course.race(bench, course.entered(bench, evidence, run, show=show), run, show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,
@@ -133,30 +133,40 @@ class Probed:
 
 
 def probe(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Probed:
-    """Seconds, no training: the data's profile, the linear probes at every cut, and what a search would cost."""
+    """No training: the data's profile, the linear probes at every cut, and what a search would cost.
+
+    `options` are those of `settings.Settings`, but for what only a run needs. Raises the errors of errors.py.
+    """
     given, source = resolve(data, backbone, options)
+    refuse_unread("probe", given)
     return probe_with(given, source=source, show=show)
 
 
 def probe_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Probed:
     """As `probe`, from settings. Leaves nothing behind."""
-    given = course.shared(given, os.cpu_count() or 1)
+    given = course.shared(given, course.cores())
     with course.single_blas():
         bench = lay(given, source or Source(), dry=True, show=show)
         curve = probe_cuts(bench, show=show)
     arms = terms.proposed(bench, curve)
-    return Probed(bench, curve, arms, terms.forecast_seconds(bench, arms, terms.planned(bench)))
+    return Probed(bench, curve, arms, terms.forecast_seconds(bench, arms, terms.afforded(bench, arms)))
 
 
 def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **options: Any) -> Result:
-    """One plan on one data set, and its model."""
+    """One plan on one data set, and its model.
+
+    `options` are those of `settings.Settings`, but for what only a search needs. Raises the errors of errors.py.
+    """
     given, source = resolve(data, backbone, options)
+    refuse_unread("train", given)
     return train_with(given, plan, source=source, show=show)
 
 
 def train_with(given: Settings, plan: Plan, *, source: Source | None = None, show: Show = silent) -> Result:
     """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
     refuse_untrained(plan)
+    for name in unread("train", given):  # one file of settings may serve several verbs
+        show(Event("read", text=f"Not used to train one plan: {name} = {getattr(given, name)!r}"))
     with course.begun(given) as run:
         course.bound(run, plan)
         if run.finished:
@@ -225,6 +235,12 @@ def demo_digits(folder: Path) -> Path:
         Image.fromarray(grey).save(place / f"{number:04d}.png")
     partial.rename(folder)
     return folder
+
+
+def refuse_unread(verb: str, given: Settings) -> None:
+    """Raise OptionError for settings that were given and that a verb has no use for."""
+    if names := unread(verb, given):
+        raise OptionError(f"{names[0]} is {getattr(given, names[0])!r}, and {verb} has no use for it; leave it away")
 
 
 def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Settings, Source]:

@@ -21,7 +21,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "effort": ("quick", "default", "thorough"),
     "prefer": ("training", "inference", "memory"),
     "augment": ("none", "flip", "crop", "flip_crop"),
-    "precision": ("fp32", "bf16", "fp16"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
@@ -29,8 +29,13 @@ KINDS: Mapping[type, tuple[str, ...]] = {
     str: ("data", "backbone", "weights", "label", "path", "group", "device", "out", *CHOICES),
     int: ("image_size", "epochs", "batch_size", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
-    bool: ("resume", "refit_all"),
+    bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
+}
+LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
+UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
+    "train": ("effort", "budget", "prefer", "epsilon", "workers"),
+    "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}
@@ -63,12 +68,13 @@ class Settings:
     augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # live, for finalists; a plan brings its own
     batch_size: int | None = None
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where calibration finds it faster
     storage: int = 8 * 2**30  # bytes of activations
     out: str | None = None
     seed: int = 0
     workers: int | None = None  # processes that train at the same time; None takes as many as pay
     threads: int = 0  # of each process; 0 shares this machine's cores among the workers
+    recalibrate: bool = False  # measure this machine anew, whatever it remembers
     resume: bool = False
     refit_all: bool = False
 
@@ -87,6 +93,10 @@ class Settings:
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
                 raise OptionError(f"{name} is {value}; it must be at least {least}")
+        if self.out == "":
+            raise OptionError("out is empty; give the name of a folder for the run, or leave it away")
+        if self.image_size is not None and self.image_size > LARGEST:
+            raise OptionError(f"image_size is {self.image_size} pixels; at most {LARGEST} are allowed")
         if self.seed < 0 or self.storage < 0:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
         if self.budget is not None and not 0 < self.budget < float("inf"):
@@ -136,6 +146,12 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     if isinstance(merged.get("budget"), str):
         merged["budget"] = seconds(merged["budget"])
     return Settings(**merged)
+
+
+def unread(verb: str, given: Settings) -> tuple[str, ...]:
+    """Settings that differ from their defaults and that this verb has no use for."""
+    plain = Settings(given.data, given.backbone)
+    return tuple(name for name in UNREAD[verb] if getattr(given, name) != getattr(plain, name))
 
 
 def switched_on(name: str, config: Path | None) -> bool:

@@ -18,6 +18,8 @@ from frostline.errors import PlanError
 Above = Literal["tune", "reinit", "drop"]
 Statistics = Literal["eval", "batch", "reestimate"]
 Part = Literal["", "train", "validation", "test"]
+Layout = Literal["contiguous", "channels_last"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 # ------------------------------------------------------------------------------------------------ the network
@@ -193,6 +195,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         depth = len(self.layers)
+        if not depth:
+            raise PlanError("the plan has no layers; it needs those of the network that it is for")
         if not 0 <= self.keep <= depth:
             raise PlanError(f"keep is {self.keep}; this network has {depth} layers, so 0..{depth} is allowed")
         if not 0 <= self.freeze <= self.keep:
@@ -345,7 +349,7 @@ class Evidence:
     """What is known of a cut before any training: a linear probe on its pooled features."""
 
     cut: Cut
-    score: Estimate  # accuracy of the leave-one-out ridge probe on the training fold
+    score: Estimate  # accuracy of the leave-one-out ridge probe on the training fold, at the confidence asked for
     log_loss: float  # nats an example, of the logistic head on the validation fold
     features: int  # dimension of the pooled vector
     random: float | None = None  # the same score with a randomly initialised network
@@ -354,19 +358,31 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How this machine takes the training steps of a network fastest: the same numbers, but for rounding."""
+
+    threads: int = 1  # of a training: small networks want one
+    layout: Layout = "contiguous"  # of the convolutions' weights, and so of what they compute
+    precision: Precision = "fp32"  # of what autocast computes; weights and optimiser stay in float32
+    at_once: int = 1  # trainings side by side, each in a process of its own
+    slower: float = 1.0  # times as long that a step takes while the others run
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What this machine measured for this network at the real batch size; a resumed run uses the stored one."""
 
     forward: tuple[float, ...]  # seconds an example, layer by layer
     backward: tuple[float, ...]  # seconds an example, layer by layer, input and weight gradients
+    carry: tuple[float, ...]  # seconds an example, layer by layer, input gradients alone: what a frozen layer takes
     read: Mapping[str, float]  # bytes a second: "memory", "disk"
     write: Mapping[str, float]
     decode: float  # seconds an example to open and preprocess
     batch: int
     device: str
     macs_per_second: float  # of the whole forward pass
-    threads: int = 1  # of this process with which a training step was fastest: small networks want one
-    layout: Literal["contiguous", "channels_last"] = "contiguous"  # of the weights, in which a step was fastest
+    update: float = 0.0  # seconds a learnable parameter and step that the optimiser takes
+    way: Way = Way()
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +446,7 @@ class Decision:
     certified: bool
     plausible: tuple[str, ...]  # cannot be told apart from the best
     proven: tuple[str, ...]  # shown to be within epsilon of the best
+    better: tuple[str, ...]  # shown to be better than the choice, which was made on other examples
     expected_regret: float
     reason: str
     needed: int | None = None  # further examples that would certify the choice, where it is not certified

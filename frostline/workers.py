@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -10,13 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from threading import Thread
 from typing import TypeVar
 
 from frostline.errors import RunFailed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-IGNORED = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that leads
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def crew(workers: int) -> Generator[Crew | None]:
         yield None
         return
     spawn = multiprocessing.get_context("spawn")  # fork and threads do not mix
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=signal.signal, initargs=IGNORED)
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin)
     try:
         yield Crew(pool, workers)
         pool.shutdown(wait=True)
@@ -62,6 +63,19 @@ def run(work: Callable[[Job], Result], jobs: Sequence[Job], hands: Crew | None =
         for future in wait(futures, return_when=FIRST_COMPLETED).done:
             yield futures.pop(future), _result(future)
             futures.update((hands.pool.submit(work, job), job) for job in islice(waiting, 1))
+
+
+def _begin() -> None:
+    """In a new process: an interrupt is for the one that leads, and nobody works on when that one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leader = multiprocessing.parent_process()
+    assert leader is not None, "a worker is started by another process"
+
+    def watch() -> None:
+        leader.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _result(future: Future[Result]) -> Result:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from world import LETTERS, ONE, Said, draw, small, tell
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembering_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine remembers stays out of the tests, and theirs out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

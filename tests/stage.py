@@ -5,6 +5,7 @@ Its blocks hold batch norms with statistics of their own and dropout; the residu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from frostline.bench.lay import lay
 from frostline.plan import plan
 from frostline.settings import settings
 from frostline.training.device import Device, accelerator
-from frostline.values import Arm, Backbone, Calibration, Head, Plan, Recipe, Unit
+from frostline.values import Arm, Backbone, Calibration, Head, Plan, Recipe, Unit, Way
 
 WIDTH, CLASSES = 8, 3
 CALIBRATION = Calibration(
     forward=(1e-2,) * 4,  # slow layers, so that storing pays at every depth
     backward=(2e-2,) * 4,
+    carry=(1e-2,) * 4,
     read={"memory": 1e10, "disk": 1e9},
     write={"memory": 1e10, "disk": 1e9},
     decode=1e-3,
@@ -118,11 +120,12 @@ def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.i
     return found.astype(np.uint8), targets
 
 
-def bench(folder: Path | None, *, count: int = 48, **given: Any) -> Bench:
+def bench(folder: Path | None, *, count: int = 48, way: Way | None = None, **given: Any) -> Bench:
     """A bench on which everything is stored; `given` are further settings."""
     wanted = {"data": "arrays", "backbone": f"{__file__}:small", "weights": "none", "device": "cpu", "threads": 1}
     resolved = settings({**wanted, "batch_size": 8, "epochs": 2, **given})
-    return lay(resolved, Source(data=pictures(count)), folder=folder, calibration=CALIBRATION)
+    calibration = replace(CALIBRATION, way=way or Way())
+    return lay(resolved, Source(data=pictures(count)), folder=folder, calibration=calibration)
 
 
 def arm(bench: Bench, name: str = "arm", *, recipe: Recipe | None = None, start: str = "probe", **given: Any) -> Arm:

@@ -23,7 +23,7 @@ def network(
     layers = [Layer(i, f"b.{i}", 10, 100, (size // 4,), size, cut=size > 0) for i, size in enumerate(sizes)]
     tiers = {"memory": read * 10, "disk": read}, {"memory": write * 10, "disk": write}
     backward = tuple(2 * seconds for seconds in forward)
-    return layers, Calibration(tuple(forward), backward, *tiers, 0.01, 32, "cpu", 1e9)
+    return layers, Calibration(tuple(forward), backward, tuple(forward), *tiers, 0.01, 32, "cpu", 1e9)
 
 
 def seconds(

@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 from world import CLASSES, LETTERS, ONE, Said, draw, end, refused, small, start, tell, tree
 
+from frostline import cli
+from frostline.values import Event
+
 Run = tuple[Path, Said]
 QUICK = ("--epochs", 1, "--effort", "quick")
 
@@ -391,6 +394,45 @@ def test_importing_frostline_and_asking_for_help_load_no_torch() -> None:
         said = subprocess.run(line, check=False, capture_output=True, text=True)
         assert said.returncode == 0, said.stderr
         assert "frostline" in said.stdout
+
+
+def test_a_file_gets_a_line_when_a_stage_begins_and_at_every_tenth_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli._told(False) as show:  # pyright: ignore[reportPrivateUsage]
+        for text in ("126 pictures [of 3] classes " + "x" * 200, "one more"):
+            show(Event("read", text=text))
+        assert "one more\n" in capsys.readouterr().err  # at once, not at the end
+        for done in range(1, 33):
+            show(Event("round 1", done, 32))
+        for done in range(3):
+            show(Event("train", done, 2))
+    lines = capsys.readouterr().err.splitlines()
+    rounds = [line for line in lines if line.startswith("round 1: ")]
+    assert rounds[0] == "round 1: 1 of 32" and rounds[-1] == "round 1: 32 of 32"
+    assert len(rounds) == 11
+    assert lines[len(rounds) :] == ["train: 0 of 2", "train: 1 of 2", "train: 2 of 2"]
+    with cli._told(True) as show:  # pyright: ignore[reportPrivateUsage]
+        show(Event("read", 1, 2, text="nothing"))
+    assert capsys.readouterr().err == ""
+
+
+def test_help_of_find_is_in_panels_and_names_every_option_once() -> None:
+    said = tell("find", "--help").out
+    heads = [line.split("─ ")[1].split(" ─")[0] for line in said.splitlines() if "─ " in line]
+    assert heads[-6:] == ["Data", "Backbone", "What is wanted", "What is spent", "Machine", "Run"]
+    for name in (
+        "label",
+        "weights",
+        "epsilon",
+        "prefer",
+        "budget",
+        "device",
+        "recalibrate",
+        "out",
+        "refit-all",
+        "json",
+    ):
+        assert said.count(f"--{name} ") == 1, name
+    assert "[0.01]" in said and "[8" in said  # no default is taken for markup
 
 
 def test_a_process_ends_with_0_or_2_and_speaks_on_standard_error(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FORWARD = (0.1, 0.2, 0.3, 0.4)
 MEASURED = Calibration(
     FORWARD,
     tuple(2 * t for t in FORWARD),
+    FORWARD,
     {"memory": 1e9, "disk": 1e8},
     {"memory": 1e9, "disk": 1e8},
     0.05,
@@ -59,6 +60,13 @@ def seconds(chosen: Plan, stored: tuple[int, ...] = ()) -> float:
 )
 def test_the_factors_are_one_two_and_three(chosen: Plan, stored: tuple[int, ...], expected: float) -> None:
     assert seconds(chosen, stored) == pytest.approx(expected)
+
+
+def test_the_optimiser_takes_its_time_for_what_learns_at_every_step() -> None:
+    chosen = plan(4, 2, "tune")  # layers of 300 and 400 parameters learn, and a head of 22; 2 steps an epoch
+    without = model_cost(chosen, MEASURED, examples=10, classes=2, features=10)
+    updating = model_cost(chosen, replace(MEASURED, update=1e-3), examples=10, classes=2, features=10)
+    assert updating.training - without.training == pytest.approx(5 * 2 * 1e-3 * 722)
 
 
 def test_thawing_layers_cost_from_the_epoch_in_which_they_thaw() -> None:
@@ -105,6 +113,8 @@ class Machine:
         return Bench(
             lambda depth: self.spend("forward", depth, sum(self.forward[:depth])),
             lambda depth: self.spend("train", depth, 3 * sum(self.forward[depth:])),
+            lambda depth: self.spend("carry", depth, 1.5 * sum(self.forward[depth:])),
+            self.spend("update", 0, 1000 * 1e-6),  # of 1,000 parameters; 8 times as long, as all calls here
             8,
             "cpu",
             self.spend("decode", 0, 0.05),
@@ -116,6 +126,8 @@ def test_calibration_finds_what_each_layer_takes(tmp_path: Path) -> None:
     found = calibrate(LAYERS, machine.bench(), tmp_path, clock=lambda: machine.now)
     assert found.forward == pytest.approx((0.001, 0.002, 0.003, 0.004))
     assert found.backward == pytest.approx((0.002, 0.004, 0.006, 0.008))
+    assert found.carry == pytest.approx((0.0005, 0.001, 0.0015, 0.002))
+    assert found.update == pytest.approx(8e-6)
     assert found.decode == pytest.approx(0.05)
     assert found.macs_per_second == pytest.approx(1e6)
     assert (found.batch, found.device) == (8, "cpu")
@@ -125,7 +137,8 @@ def test_calibration_finds_what_each_layer_takes(tmp_path: Path) -> None:
 def test_a_slow_network_is_measured_at_its_ends_and_shared_out_by_macs() -> None:
     machine = Machine((4.0, 3.0, 2.0, 1.0))
     found = calibrate(LAYERS, machine.bench(), None, clock=lambda: machine.now)
-    assert machine.calls == [("forward", 4), ("train", 0), ("decode", 0), ("decode", 0)]
+    assert machine.calls[:4] == [("forward", 4), ("train", 0), ("carry", 0), ("decode", 0)]
+    assert {name for name, _ in machine.calls[4:]} == {"decode", "update"}
     assert found.forward == pytest.approx((1.0, 2.0, 3.0, 4.0))
     assert found.backward == pytest.approx((2.0, 4.0, 6.0, 8.0))
 
@@ -135,6 +148,7 @@ def test_noise_makes_no_layer_cost_less_than_nothing() -> None:
     found = calibrate(LAYERS, machine.bench(), None, clock=lambda: machine.now)
     assert min(found.forward) >= 0
     assert min(found.backward) >= 0
+    assert all(0 <= carried <= both for carried, both in zip(found.carry, found.backward, strict=True))
     assert machine.now < 10
 
 

@@ -174,8 +174,34 @@ def test_what_certifies_does_not_choose() -> None:
     decision = decide(both, targets, Aim())
     assert decision.arm == "freeze@0"
     assert not decision.certified
-    assert decision.plausible == decision.proven == ("freeze@1",)
+    assert decision.plausible == decision.proven == decision.better == ("freeze@1",)
+    assert decision.needed is None  # no number of examples makes a worse arm the best
+    assert "freeze@1 did better than it by more than chance" in decision.reason
     assert decision.expected_regret == pytest.approx(0.2, abs=0.03)
+
+
+def test_an_arm_that_nobody_beats_need_not_beat_the_choice() -> None:
+    three = arms(3, rates=1)
+    valid = World({"freeze@0": 0.9, "freeze@1": 0.7, "freeze@2": 0.7}, 4000, 0)
+    last = World({"freeze@0": 0.80, "freeze@1": 0.85, "freeze@2": 0.825}, 500, 2, disagreement=0.1)
+    moved = [
+        replace(f, certification=(replace(certain, rows=certain.rows + 4000),))
+        for f in ended(valid, three)
+        for certain in [last.play(f.validation[0].unit)]
+    ]
+    decision = decide(moved, np.concatenate([valid.targets(), last.targets()]), Aim())
+    assert decision.arm == "freeze@0"
+    assert decision.better == ("freeze@1",)
+    assert set(decision.plausible) == {"freeze@1", "freeze@2"}
+    assert "freeze@1 did better" in decision.reason
+
+
+def test_nothing_is_better_than_a_choice_that_is_plausible() -> None:
+    two = arms(2, rates=1)
+    here = World({a.id: 0.8 for a in two}, 300, 0)
+    decision = decide(ended(here, two), here.targets(), Aim())
+    assert decision.arm in decision.plausible
+    assert decision.better == ()
 
 
 def test_a_finalist_that_diverged_takes_no_part_and_none_left_is_a_failed_run() -> None:

@@ -46,7 +46,7 @@ def test_one_folder_may_be_spelt_in_another_way_when_a_run_is_resumed(
         directory.begin(replace(again, data="others"))
 
 
-@pytest.mark.parametrize("error", [DataError, StoreError, FrozenMoved])
+@pytest.mark.parametrize("error", [DataError, StoreError, FrozenMoved, TypeError])
 def test_a_run_that_ends_before_anything_was_finished_leaves_nothing(error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(error), directory.begun(given(tmp_path / "runs" / "new" / "run")) as folder:
         (folder / "activations" / "x").mkdir(parents=True)

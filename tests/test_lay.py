@@ -14,6 +14,7 @@ from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
 from frostline.journey import probe_with
 from frostline.settings import Settings, settings
+from frostline.values import Way
 
 MEBIBYTE = 2**20
 
@@ -30,7 +31,8 @@ def given(data: Path, **more: object) -> Settings:
 
 def both(wanted: Settings, folder: Path) -> tuple[Bench, Bench]:
     """The bench of a forecast and that of a search, with one calibration: seven slow layers, so that storing pays."""
-    calibration = replace(CALIBRATION, forward=(1e-2,) * 7, backward=(2e-2,) * 7)
+    layers = {"forward": (1e-2,) * 7, "backward": (2e-2,) * 7, "carry": (1e-2,) * 7}
+    calibration = replace(CALIBRATION, **layers, way=Way(at_once=2))
     return lay(wanted, Source(), calibration=calibration, dry=True), lay(
         wanted, Source(), folder=folder, calibration=calibration
     )

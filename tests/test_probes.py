@@ -56,7 +56,9 @@ def test_leaving_one_out_in_closed_form_equals_refitting_without_it(
         others = np.arange(len(labels)) != row
         model = Ridge(alpha=10.0**power * weights.sum(), solver="svd")
         model.fit(standard[others], targets[others], sample_weight=weights[others])
-        np.testing.assert_allclose(probe.scores[row], model.predict(standard[row : row + 1])[0], rtol=0, atol=1e-8)
+        shares, left = (np.average(targets[some], axis=0, weights=weights[some]) for some in (slice(None), others))
+        expected = model.predict(standard[row : row + 1])[0] - left + shares
+        np.testing.assert_allclose(probe.scores[row], expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("size", [(60, 7), (25, 50)])
@@ -82,12 +84,24 @@ def test_the_chosen_penalty_is_the_one_of_least_left_out_log_loss() -> None:
     assert max(alone.values()) > 1.05 * min(alone.values())
 
 
-def test_left_out_predictions_do_not_see_their_own_label() -> None:
+def test_left_out_predictions_see_of_their_own_label_the_class_shares_alone() -> None:
     features, labels = problem(40, 100, 2)
     other = labels.copy()
     other[7] = 1 - other[7]
-    kept, flipped = (ridge_loo(features, y, lambdas=[0.3]).scores[7] for y in (labels, other))
+    kept, flipped = (
+        ridge_loo(features, y, lambdas=[0.3]).scores[7] - np.eye(2)[y].mean(axis=0) for y in (labels, other)
+    )
     np.testing.assert_allclose(kept, flipped, atol=1e-9)
+
+
+def test_features_that_say_nothing_score_like_chance_and_not_below_it() -> None:
+    labels = np.arange(64) % 2
+    assert ridge_loo(np.ones((64, 8)), labels).accuracy == 0.5
+    wide = [ridge_loo(np.random.default_rng(seed).standard_normal((64, 256)), labels).accuracy for seed in range(30)]
+    assert min(wide) > 0.2
+    assert 0.45 < np.mean(wide) < 0.55
+    more = np.arange(64) % 4 == 0  # a quarter of ones
+    assert ridge_loo(np.ones((64, 8)), more.astype(np.int64)).accuracy == 0.75
 
 
 @pytest.mark.parametrize("size", [(90, 8), (40, 70)])

@@ -113,7 +113,7 @@ def test_more_unreadable_pictures_than_the_limit_refuse_the_data(tmp_path: Path)
     folder(tmp_path, {"a": 6, "b": 6})
     for number in range(4):
         (tmp_path / "a" / f"text{number}.jpg").write_text("not a picture")
-    refused(DataError, tmp_path, "4 of 16 pictures", "a/text0.jpg", "5%", "raise the limit")
+    refused(DataError, tmp_path, "4 of 16 pictures", "a/text0.jpg", "5%", "mend or remove")
     assert len(read(tmp_path, limit=0.3)) == 12
 
 

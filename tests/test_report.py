@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from rich.console import Console, RenderableType
 
 from frostline.report import facts, figures, page, text, words
 from frostline.report.facts import Report
+from frostline.report.places import clear_place, crossed
 from frostline.report.svg import embed
 from frostline.values import Arm, Cut, Epoch, Estimate, Evidence, Layer, Plan, Profile, Recipe
 
@@ -187,7 +189,7 @@ def test_a_saved_curve_is_the_same_bytes_twice_and_bears_no_date(tmp_path: Path)
     for suffix in (".svg", ".png"):
         first, second = (tmp_path / f"{i}{suffix}" for i in "ab")
         for path in (first, second):
-            figures.save(path, report.curve, report.plan, "accuracy")
+            figures.save(path, report.curve, report.plan)
         assert first.read_bytes() == second.read_bytes()
         assert b"dc:date" not in first.read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -229,7 +231,7 @@ def test_report_needs_no_torch_and_draws_only_when_asked() -> None:
 def test_every_shape_of_plan_has_its_words_and_its_picture(freeze: int, keep: int, above: str, expected: str) -> None:
     plan = make_plan(freeze, keep, above)
     assert words.advice(plan) == expected
-    drawing = figures.depth_curve(build().curve, plan, "accuracy")
+    drawing = figures.depth_curve(build().curve, plan)
     assert (">frozen<" in drawing) == (freeze > 0)
     assert (">dropped<" in drawing) == (above == "drop")
     page.render(build(plan=plan))
@@ -272,6 +274,124 @@ def test_a_model_trained_once_more_has_a_score_of_the_procedure() -> None:
         assert (said in seen, "did not see" in seen) == (refit, not refit)
 
 
+def test_page_counts_the_layers_above_the_kept_ones_from_the_first_that_is_not_kept() -> None:
+    assert "The layers from 4 on are dropped" in Page(page.render(build(plan=make_plan(2, 3, "drop")))).text
+    assert (
+        "The layers from 3 on start from fresh weights" in Page(page.render(build(plan=make_plan(2, 2, "reinit")))).text
+    )
+
+
+def certified(report: Report) -> Report:
+    """With scores of the finalists on the examples set aside, some with arm names as long as they come."""
+    held = {"mean": 0.93, "low": 0.9, "high": 0.955}
+    arms = [
+        {**a, "certified": held if a["stage"] == "finalist" else None, "seconds": 1000 * a["seconds"]}
+        for a in (*report.summary["arms"], arm("batch_statistics", "finalist", 0.9, 1.0))
+    ]
+    return replace(report, summary={**report.summary, "arms": arms})
+
+
+def test_held_out_scores_of_finalists_are_shown_where_there_are_any() -> None:
+    for report, there in ((build(), False), (certified(build()), True)):
+        on_page = Page(page.render(report)).text
+        assert ("93.0% (90.0 to 95.5%)" in on_page) == there
+        for width in (80, 120):
+            seen = printed(text.arms_table(report), width)
+            assert "…" not in seen and max(map(len, seen.splitlines())) <= width
+            assert ("held out" in seen) == there
+            rows = {line.split()[0]: " ".join(line.split()) for line in seen.splitlines() if "%" in line}
+            assert ("93.0% 90.0 to 95.5%" in rows["full_finetune"]) == there
+            # the chosen arm has one number everywhere: that of the run's score
+            assert ("94.7% 91.0 to 97.0%" in rows["freeze@2"]) == there
+            assert ("–" in rows["linear_probe@3"]) == there
+
+
+def test_a_strategy_on_a_shorter_schedule_is_not_compared_with_full_trainings() -> None:
+    report = build()
+    short = {**arm("last_block", "dropped@1", 0.99, 0.1), "certified": None}
+    report = replace(
+        report, summary={**report.summary, "baselines": {**report.summary["baselines"], "last_block": short}}
+    )
+    assert "last block" not in [row.name for row in facts.strategies(report)]
+    assert facts.seconds_of(report, "last_block") is None
+    apart = replace(report, training_seconds={"last_block": 3.0})
+    assert facts.seconds_of(apart, "last_block") == 3.0
+    assert "last block" in [row.name for row in facts.strategies(apart)]
+
+
+def test_a_known_strategy_has_its_arm_beside_its_name() -> None:
+    report = build()
+    at = {"mean": 0.9, "low": 0.88, "high": 0.92}
+    stem = {**arm("freeze@2", "finalist", 0.95, 2.0), "certified": at}
+    probe = {**arm("linear_probe@27", "finalist", 0.9, 2.0), "certified": at}
+    known = {**report.summary["baselines"], "stem_frozen": stem, "linear_probe": probe}
+    report = replace(report, summary={**report.summary, "baselines": known})
+    for seen in (Page(page.render(report)).text, printed(text.baselines_table(report), 100)):
+        assert "stem frozen (freeze@2, chosen)" in seen
+        assert "linear probe (linear_probe@27)" in seen
+        assert "full_finetune)" not in seen
+    lines = printed(text.baselines_table(report), 80).splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+
+
+def test_the_depth_curve_is_called_accuracy_whatever_the_metric_and_says_what_it_rests_on() -> None:
+    report = build()
+    report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "metric": "macro_f1"}})
+    table = printed(text.depth_table(report.curve, report.plan, 300), 100)
+    assert "accuracy" in table and "300 training examples" in table
+    assert "linear probe, accuracy" in figures.depth_curve(report.curve, report.plan)
+    seen = Page(page.render(report)).text
+    assert "leave-one-out accuracy on 300 training examples" in seen
+    assert "after layer accuracy interval" in seen
+
+
+@pytest.mark.parametrize("out", ["", " --out 'my runs/1'", " --out=one"])
+def test_the_command_to_repeat_a_run_does_not_write_into_that_run(out: str) -> None:
+    report = replace(build(), command=f"frostline find 'my data'{out} --seed 3")
+    assert facts.again(report) == "frostline find 'my data' --seed 3"
+    seen = Page(page.render(report)).text
+    assert "frostline find 'my data' --seed 3" in seen and "add --out with another one" in seen
+
+
+def test_why_layers_are_no_cuts_is_said_once_below_their_table() -> None:
+    layers = [
+        Layer(i, f"mobilenet_v1.encoder.layer.{i}", 10**7, 10**9, (64, 112, 112), 2**22, i % 3 == 0, why=why)
+        for i, why in enumerate(("", "left out: 16 cuts of about equal cost are enough", "shares weights") * 8)
+    ]
+    for width in (80, 140):
+        seen = printed(text.layer_table("timm/tiny", layers, None), width)
+        lines = seen.splitlines()
+        assert max(map(len, lines)) <= width
+        assert seen.count("left out: 16 cuts") == seen.count("shares weights") == 1
+        for layer in layers:
+            (row,) = [line for line in lines if line.split()[:1] == [str(layer.index + 1)]]
+            assert row.split()[1].endswith(f"layer.{layer.index}")
+            assert row.split()[-1] == ("yes", "(1)", "(2)")[layer.index % 3]
+
+
+def test_the_chosen_arm_alone_has_its_colour_among_learning_curves_and_losses_stay_above_zero() -> None:
+    epochs = {name: tuple(Epoch(i, 1 / (i + 1) ** 3, None, 0.1) for i in range(6)) for name in ("a", "b", "c")}
+    ember = "var(--ember"
+    assert ember not in figures.learning(epochs, "other", "accuracy")
+    drawn = figures.learning(epochs, "c", "accuracy")
+    (said,) = [line for line in drawn.splitlines() if ember in line and "<text" in line]
+    assert ">c (chosen)<" in said
+    assert "−" not in drawn  # the minus sign of an axis
+
+
+@given(
+    st.lists(st.floats(0, 20), max_size=2),
+    st.lists(st.floats(0, 1), min_size=5, max_size=5),
+    st.floats(1, 6),
+)
+def test_no_line_runs_through_a_label_that_was_placed(lines: list[float], gaps: list[float], width: float) -> None:
+    x = clear_place([0, 5, 10, 15, 20], gaps, lines, width, (0.0, 20.0))
+    assert width <= x + 1e-9 and x <= 20 + 1e-9
+    widest = max(b - a for a, b in pairwise(sorted([0.0, 20.0, *lines])))
+    if widest > 1.2 * width + 1:
+        assert not crossed(x - width, x, lines)
+
+
 def test_one_fold_is_not_called_cross_validation() -> None:
     report = build()
     score, data = {**report.summary["score"], "kind": "cross_validated"}, report.summary["data"]
@@ -307,9 +427,9 @@ def test_probing_says_what_a_search_would_take() -> None:
     assert report.profile is not None
     arms = [Arm(name, plan, (3e-3,)) for name in ("lp_ft", "gradual")]
     curve = [replace(evidence, shift=0.25) for evidence in report.curve]
-    seen = printed(text.probed(report.profile, curve, arms, 75.0, 3 * 2**20))
+    seen = printed(text.probed(report.profile, curve, 300, arms, seconds=75.0, stored=3 * 2**20))
     assert "520 pictures of 4 classes" in seen and "identical pictures: 0" in seen
-    assert "0.25" in seen and "nats a channel" in seen
+    assert "0.25" in seen and "nats a channel" in " ".join(seen.split())
     assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet
     assert "A search would race 2 strategies: lp_ft, gradual." in seen
     assert "Forecast: about 75 s for the race and its baselines; 3.0 MiB of activations stored." in seen
@@ -345,7 +465,8 @@ def test_plan_table_is_as_it_was() -> None:
 def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> None:
     said = " ".join(facts.savings(build()))
     assert "after 11 trainings" in said  # 40 s / (6 s - 2 s) is 10: one more is in profit
-    assert "training every cut at every learning rate to the end would have taken about 3.3 min, 5.0x as long" in said
+    sweep = "training every cut at three learning rates with three seeds each to the end"
+    assert f"{sweep} would have taken about 3.3 min, 5.0x as long" in said
     assert "training from scratch 9.0 s (4.5x)" in said
     slower = replace(build(), training_seconds={"freeze@2": 7.0})
     assert "not noticeably faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
@@ -359,10 +480,16 @@ def test_the_two_sets_are_told_and_a_choice_outside_of_them_too() -> None:
 
     assert said(plausible=["a"], proven=["a"]) == ""
     assert said(plausible=["a", "b", "c"], proven=[]) == "This data cannot tell these from the best: a, b and c."
-    assert said(plausible=["b"], proven=["b"]).startswith("On ")
-    assert "b did better than it by more than chance. Proven to be within 1 point of the best: b." in said(
-        plausible=["b"], proven=["b"]
-    )
+    for better in ({}, {"better": ["b"]}):  # who beat the choice is told in the decision's reason
+        assert said(plausible=["b", "c"], proven=["b"], **better) == (
+            "This data cannot tell these from the best: b and c. The choice is not among them. "
+            "Proven to be within 1 point of the best: b."
+        )
+    report = build()
+    for plausible in (["freeze@2"], ["full_finetune"]):
+        changed = {**report.summary, "decision": {**report.summary["decision"], "plausible": plausible}}
+        seen = Page(page.render(replace(report, summary=changed))).text
+        assert ("(the choice is not among them)" in seen) == ("freeze@2" not in plausible)
 
 
 def test_every_strategy_that_is_proposed_is_explained() -> None:
@@ -380,9 +507,9 @@ def test_a_search_that_took_longer_than_the_sweep_says_so() -> None:
     report = build()
     report = replace(report, summary={**report.summary, "cost": {**report.summary["cost"], "exhaustive_seconds": 20.0}})
     assert facts.savings(report)[0] == (
-        "The whole search took 40 s, longer than training every cut at every learning rate to the end would have: "
-        "about 20 s. Where a full training takes seconds, a search cannot pay in time; what it adds is the error "
-        "statement."
+        "The whole search took 40 s, longer than training every cut at three learning rates with three seeds each to "
+        "the end would have: about 20 s. Where a full training takes seconds, a search cannot pay in time; what it "
+        "adds is the error statement."
     )
 
 

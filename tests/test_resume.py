@@ -111,6 +111,18 @@ def test_workers_leave_with_an_interrupted_run_and_come_to_the_answer_of_a_singl
     assert answer(whole) == answer(out)
 
 
+def test_workers_leave_with_a_run_that_was_killed(place: Path, tmp_path: Path) -> None:
+    process = start(*words_of(place, tmp_path / "run", "--workers", 2), first=os.setsid)
+    patience = time.monotonic() + 240
+    while not [*tmp_path.glob("run/outcomes/*grad*.npz"), *tmp_path.glob("run/outcomes/*tune*.npz")]:
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert end(process).code == -signal.SIGKILL
+    assert not living(process.pid)
+
+
 def living(group: int) -> bool:
     """Whether a process group still has a process, some seconds after its end."""
     for _ in range(200):

@@ -44,7 +44,7 @@ CONTRACT = {
     "data": {"train": int, "validation": int, "certification": int, "classes": list, "skipped": list},
     "decision": {
         "plan": {**PLAN, "layers": list}, "arm": str, "epsilon": NUMBER, "confidence": NUMBER, "certified": bool,
-        "plausible": list, "proven": list, "expected_regret": NUMBER, "reason": str,
+        "plausible": list, "proven": list, "better": list, "expected_regret": NUMBER, "reason": str,
     },
     "score": {"metric": str, "value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int, "kind": str},
     "arms": list,
@@ -54,7 +54,10 @@ CONTRACT = {
          "peak_bytes", "exhaustive_seconds", "full_finetune_seconds"),
         NUMBER,
     ),
-    "checks": {"cached_vs_live": NUMBER, "frozen_unchanged": bool, "augmentation_gap": (*NUMBER, type(None))},
+    "checks": {
+        "cached_vs_live": (*NUMBER, type(None)), "frozen_unchanged": bool, "augmentation_gap": (*NUMBER, type(None)),
+        "forecast_error": (*NUMBER, type(None)),
+    },
     "verdicts": list,
 }  # fmt: skip
 
@@ -139,10 +142,15 @@ def test_the_parts_of_the_cost_are_within_the_whole(run: Path) -> None:
     assert cost["exhaustive_seconds"] > 0
 
 
-def test_checks_say_that_cached_training_is_live_training(run: Path) -> None:
-    checks = summary_of(run)["checks"]
-    assert checks["frozen_unchanged"] is True
-    assert 0 <= checks["cached_vs_live"] < 1e-4
+def test_checks_say_that_cached_training_is_live_training(finished: Run, held_out: Run) -> None:
+    first, second = (summary_of(folder)["checks"] for folder, _ in (finished, held_out))
+    assert first["frozen_unchanged"] is second["frozen_unchanged"] is True
+    assert 0 <= first["cached_vs_live"] < 1e-4
+    assert second["cached_vs_live"] is None  # nothing was stored
+
+
+def test_a_forecast_is_held_against_what_the_trainings_took(run: Path) -> None:
+    assert summary_of(run)["checks"]["forecast_error"] >= 0
 
 
 def test_a_gap_is_told_where_a_trained_choice_was_augmented(held_out: Run) -> None:
@@ -212,6 +220,16 @@ def test_config_holds_everything_resolved(held_out: Run) -> None:
     assert {name: config[name] for name in wanted} == wanted
 
 
+def test_config_says_what_was_left_open(finished: Run) -> None:
+    config = json.loads((finished[0] / "config.json").read_text())
+    assert config["image_size"] is None
+    found = config["resolved"]
+    assert found["preprocessing"]["size"] == [16, 16]
+    assert (found["epochs"], found["batch_size"], found["device"]) == (2, 16, "cpu")
+    assert (found["precision"], found["threads"], found["workers"]) == ("fp32", 1, 1)
+    assert str(found["weights"]).endswith("letters.safetensors")
+
+
 def test_nothing_is_stored_where_no_bytes_are_allowed(held_out: Run) -> None:
     assert not list((held_out[0] / "activations").rglob("*whole*"))
 
@@ -224,7 +242,9 @@ def arrays(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
     """Of the rungs of a finished run, with two processes that find the store warm."""
-    resolved = settings({**json.loads((finished[0] / "config.json").read_text()), "resume": True, "workers": 2})
+    config = json.loads((finished[0] / "config.json").read_text())
+    del config["resolved"]
+    resolved = settings({**config, "resume": True, "workers": 2})
     with course.begun(resolved) as run:
         kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
         bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))

@@ -26,11 +26,11 @@ from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
 from frostline.bench.measure import measure
 from frostline.bench.unit import ALL, kept_weights, perform, plan_training, starting_head
 from frostline.data import batches
-from frostline.errors import FrozenMoved, PlanError
+from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
 from frostline.training import checkpoint
 from frostline.training.prepare import predictor
-from frostline.values import Adapter, Backbone, Epoch, Head, Outcome, Preprocessing, Recipe
+from frostline.values import Adapter, Backbone, Epoch, Head, Outcome, Preprocessing, Recipe, Way
 
 RECIPE = Recipe(epochs=2, lr=1e-2, batch=8)
 KINDS: dict[str, dict[str, Any]] = {
@@ -247,6 +247,17 @@ def test_the_seed_of_a_run_reaches_every_training(tmp_path: Path) -> None:
     assert not same(*(perform(bench, arm, stage.unit(arm)) for bench in (first, second)))
 
 
+@pytest.mark.parametrize("freeze", [1, 3])
+def test_in_bf16_stored_activations_are_those_that_live_training_computes(freeze: int, tmp_path: Path) -> None:
+    bench = stage.bench(tmp_path, count=90, way=Way(precision="bf16"))
+    assert bench.device.mixed_precision == "bf16"
+    assert {field.dtype for field in bench.whole[freeze].fields} == {"bfloat16"}
+    arm = stage.arm(bench, recipe=RECIPE, freeze=freeze)
+    cached, live = (perform(each, arm, stage.unit(arm)) for each in (bench, replace(bench, whole={0: bench.whole[0]})))
+    assert (cached.log_probabilities.argmax(axis=1) == live.log_probabilities.argmax(axis=1)).all()
+    assert [e.loss for e in cached.epochs] == pytest.approx([e.loss for e in live.epochs], rel=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -259,7 +270,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits_and_the_outcome_says_so(vi
     assert outcome.batch == 2
     assert same(outcome, expected)
     vicious.backbone.module.most = 1
-    with pytest.raises(torch.OutOfMemoryError, match="2 examples do not fit"):
+    with pytest.raises(RunFailed, match=r"even in batches of 2 pictures; give a smaller --image-size"):
         perform(vicious, arm, stage.unit(arm))
 
 
@@ -318,8 +329,10 @@ def tampered(bench: Bench, depth: int) -> Bench:
 @pytest.mark.parametrize("freeze", [1, 2, 3])
 def test_stored_and_live_training_do_not_differ_unless_the_store_is_wrong(bench: Bench, freeze: int) -> None:
     arm = stage.arm(bench, recipe=RECIPE, freeze=freeze)
-    assert cached_versus_live(bench, arm, stage.unit(arm)) < 1e-5
-    assert cached_versus_live(tampered(bench, freeze), arm, stage.unit(arm)) > 1e-2
+    told = [cached_versus_live(each, arm, stage.unit(arm)) for each in (bench, tampered(bench, freeze))]
+    assert told[0] is not None and told[0] < 1e-5
+    assert told[1] is not None and told[1] > 1e-2
+    assert cached_versus_live(replace(bench, whole={}), arm, stage.unit(arm)) is None
 
 
 class Weightless(nn.Module):
@@ -344,13 +357,18 @@ def test_measuring_touches_nothing_and_gives_every_layer_its_seconds(bench: Benc
     anatomy = dissect(backbone)
     before, threads = fingerprint(backbone.module), torch.get_num_threads()
     try:
-        found = measure(backbone, anatomy, bench.examples, bench.device, batch=4, threads=1, alone=True, folder=None)
+        found = measure(
+            backbone, anatomy, bench.examples, bench.device.device,
+            batch=4, precisions=("fp32", "bf16"), shares=((1, 1), (2, 1), (1, 2)), folder=None,
+        )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
     assert len(found.forward) == len(found.backward) == len(anatomy.layers)
     assert all(math.isfinite(seconds) and seconds >= 0 for seconds in (*found.forward, *found.backward))
     assert sum(found.forward) > 0
-    assert found.threads == 1
+    assert (found.way.threads, found.way.at_once) in ((1, 1), (2, 1), (1, 2))
+    assert found.way.slower >= 1
+    assert all(0 <= carried <= both for carried, both in zip(found.carry, found.backward, strict=True))
     assert found.batch == 4
     assert fingerprint(backbone.module) == before
     assert all(p.requires_grad and p.grad is None for p in backbone.module.parameters())

@@ -28,7 +28,7 @@ from frostline.activations.chunks import Field, checksum, encode, offsets, rows_
 from frostline.errors import StoreError
 from frostline.values import Preprocessing
 
-FORMAT = "frostline.activations/1"  # part of every address: another layout never meets this one
+FORMAT = "frostline.activations/2"  # part of every address: another layout never meets this one
 
 Tier = Literal["memory", "disk"]
 Kind = Literal["pooled", "whole"]

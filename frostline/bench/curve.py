@@ -31,7 +31,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     started = time.perf_counter()
     random = None
     if bench.backbone.fresh is not None:
-        module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.layout)
+        module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.way.layout)
         fresh = replace(bench.backbone, module=module.eval())
         network = Network(fresh, bench.anatomy, bench.examples, bench.device, bench.settings)
         memory = Store(None, memory=_pooled_bytes(bench.pooled))
@@ -39,7 +39,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
     found = probes.probe_curve(
         depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
-        seed=bench.settings.seed, random=random, shifts=_shifts(bench),
+        seed=bench.settings.seed, random=random, shifts=_shifts(bench), confidence=bench.settings.confidence,
     )  # fmt: skip
     bench.seconds["probe"] = time.perf_counter() - started
     return found

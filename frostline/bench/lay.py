@@ -23,20 +23,21 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.backbones.load import load
 from frostline.backbones.pooling import pool
+from frostline.bench import remembered
 from frostline.bench.bench import Bench, Source
-from frostline.bench.measure import brief_disk, measure
+from frostline.bench.measure import Share, brief_disk, measure
 from frostline.bench.recipe import recipe
 from frostline.data import batches
 from frostline.data.found import marked
 from frostline.data.near import near_duplicates
 from frostline.data.profile import duplicates, profile, with_features
-from frostline.data.read import read
+from frostline.data.read import existing, read
 from frostline.data.split import split
-from frostline.errors import BackboneError
+from frostline.errors import BackboneError, RunFailed
 from frostline.plan import legal_depths
 from frostline.search.arms import exact, propose
 from frostline.settings import Settings
-from frostline.training.device import Device, accelerator, arranged
+from frostline.training.device import Device, accelerator, arranged, out_of_memory, precisions
 from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Show, silent
 
 T = TypeVar("T")
@@ -73,13 +74,20 @@ def lay(
     shared = dry or folder is not None
     seconds = dict[str, float]()
     device = accelerator(settings.device, settings.precision)  # what a typing error ends comes before what takes long
+    if source.data is None:
+        existing(settings.data)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     network = Network(backbone, anatomy, examples, device, settings)
-    measured = _timed(seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry))
-    torch.set_num_threads(measured.threads)
-    network = replace(network, backbone=replace(backbone, module=arranged(backbone.module, measured.layout)))
-    workers = _workers(network, measured, source, shared=shared)
+    measured = _timed(
+        seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry, show=show)
+    )
+    torch.set_num_threads(measured.way.threads)
+    if measured.way.precision != settings.precision:
+        device = accelerator(settings.device, measured.way.precision)
+    backbone = replace(backbone, module=arranged(backbone.module, measured.way.layout))
+    network = replace(network, backbone=backbone, device=device)
+    workers = settings.workers or measured.way.at_once
     show(Event("calibrate", text=_fastest(measured, workers)))
     room = _room(settings, workers, shared=shared)
     store = _store(network, folder, room)
@@ -97,26 +105,50 @@ def lay(
     )  # fmt: skip
 
 
-def _measured(network: Network, source: Source, folder: Path | None, *, dry: bool) -> Calibration:
+def _measured(network: Network, source: Source, folder: Path | None, *, dry: bool, show: Show) -> Calibration:
+    """As this machine remembers it for this network and this data; else measured, and remembered."""
     shared = dry or folder is not None
+    settings, where, sizes = network.settings, network.device.device, recipe(network.settings, len(network.examples))
+    kinds = precisions(where, settings.precision)
+    shares = _shares(network, source, shared=shared)
+    mark = remembered.mark(
+        network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
+        data=_ids(network), batch=sizes.batch, precisions=kinds, shares=shares,
+    )  # fmt: skip
+    known = None if settings.recalibrate else remembered.recall(mark)
+    if known is not None:
+        return known
+    show(Event("calibrate", text="Measuring this machine with this network (once, then it is remembered)"))
     with brief_disk() if dry else nullcontext(folder) as place:
-        return measure(
-            network.backbone,
-            network.anatomy,
-            network.examples,
-            network.device,
-            batch=recipe(network.settings, len(network.examples)).batch,
-            threads=max(1, network.settings.threads),
-            alone=network.settings.workers is not None or _alone(network, source, shared=shared),
-            folder=place,
-        )
+        found = measure(
+            network.backbone, network.anatomy, network.examples, where,
+            batch=sizes.batch, precisions=kinds, shares=shares, folder=place,
+        )  # fmt: skip
+    remembered.keep(mark, found)
+    return found
+
+
+def _shares(network: Network, source: Source, *, shared: bool) -> tuple[Share, ...]:
+    """How threads might be shared: a training on one or on all, or one on each thread, where there is a choice.
+
+    What was given as an object cannot be reached from another process, and without a folder there is nothing to share.
+    """
+    threads, asked = max(1, network.settings.threads), network.settings.workers
+    if network.device.device.type != "cpu":
+        return ((threads, asked or 1),)
+    if asked is not None:
+        return tuple(dict.fromkeys([(1, asked), (threads, asked)]))
+    alone = tuple(dict.fromkeys([(1, 1), (threads, 1)]))
+    return alone if not shared or source != Source() or threads == 1 else (*alone, (1, threads))
 
 
 def _fastest(measured: Calibration, workers: int) -> str:
-    threads = f"{measured.threads} thread{'s' if measured.threads > 1 else ''}"
+    way = measured.way
+    threads = f"{way.threads} thread{'s' if way.threads > 1 else ''}"
     at_once = f", {workers} trainings at a time" if workers > 1 else ""
-    layout = "; convolutions are faster in channels-last memory" if measured.layout == "channels_last" else ""
-    return f"Measured on this machine ({measured.device}): fastest on {threads} a training{at_once}{layout}"
+    layout = "; convolutions are faster in channels-last memory" if way.layout == "channels_last" else ""
+    precision = "" if way.precision == "fp32" else f"; computing in {way.precision} (weights stay in fp32)"
+    return f"Measured on this machine ({measured.device}): fastest on {threads} a training{at_once}{layout}{precision}"
 
 
 def planned(network: Network, calibration: Calibration, room: Room) -> Forecast:
@@ -188,10 +220,18 @@ def once_through(
         with network.device.autocast():  # as the prefix would run live
             return halves.taps(inputs, depths)
 
-    wanted = Wanted(_addresses(network, depths), len(network.examples), pooled, whole, batch=CHUNK)
+    kind = "float32" if network.device.mixed_precision == "no" else None  # what autocast made is kept to the bit
+    wanted = Wanted(_addresses(network, depths), len(network.examples), pooled, whole, batch=CHUNK, dtype=kind)
     tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
     try:
         return fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise RunFailed(
+            f"memory ran out while {CHUNK} pictures of {network.backbone.preprocessing} passed through the network; "
+            "give a smaller --image-size or a smaller backbone"
+        ) from error
     finally:
         module.cpu()
 
@@ -207,8 +247,8 @@ def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
 def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
     backbone, layers = network.backbone, network.anatomy.layers
-    ids = [mark.hex() for mark in marked(network.examples.inputs)]
-    shape, kind, found = input_shape(backbone), network.settings.precision, dict[int, str]()
+    ids, shape, found = _ids(network), input_shape(backbone), dict[int, str]()
+    kind = str(network.device.mixed_precision)
     for depth in depths:
         names = [name for layer in layers[:depth] for name in layer.members]
         weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
@@ -216,19 +256,9 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
     return found
 
 
-def _workers(network: Network, measured: Calibration, source: Source, *, shared: bool) -> int:
-    """As many processes as asked for; else one a core where a training step is fastest on one thread.
-
-    What was given as an object cannot be reached from another process, and without a folder there is nothing to share.
-    """
-    if network.settings.workers is not None:
-        return network.settings.workers
-    single = _alone(network, source, shared=shared) or measured.threads > 1
-    return 1 if single else max(1, network.settings.threads)
-
-
-def _alone(network: Network, source: Source, *, shared: bool) -> bool:
-    return not shared or source != Source() or network.device.device.type != "cpu"
+def _ids(network: Network) -> list[str]:
+    """What each picture holds, as digests."""
+    return [mark.hex() for mark in marked(network.examples.inputs)]
 
 
 def _room(settings: Settings, workers: int, *, shared: bool) -> Room:

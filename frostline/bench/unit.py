@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frostline.activations.fingerprint import fingerprint
 from frostline.bench.bench import Bench
 from frostline.data import batches
-from frostline.errors import FrozenMoved
+from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
 from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
@@ -44,7 +44,8 @@ class Training:
 def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcome:
     """Train one arm as the unit says and predict its validation rows; `keep` leaves the weights in the run.
 
-    Raises FrozenMoved where something frozen is not what it was. A training that diverges is an Outcome that says so.
+    Raises FrozenMoved where something frozen is not what it was, RunFailed where memory runs out whatever the batch.
+    A training that diverges is an Outcome that says so.
     """
     training = plan_training(bench, arm, unit, live=keep and arm.plan.recipe.augment != "none")
     started = time.perf_counter()
@@ -105,8 +106,13 @@ def _trained(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Out
         try:
             return _attempt(bench, training, unit, batch, keep=keep)
         except RuntimeError as error:
-            if not device.out_of_memory(error) or batch <= SMALLEST_BATCH:
+            if not device.out_of_memory(error):
                 raise
+            if batch <= SMALLEST_BATCH:
+                raise RunFailed(
+                    f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} pictures; give a "
+                    "smaller --image-size, fewer --workers or a smaller backbone, and go on with --resume"
+                ) from error
             batch = max(SMALLEST_BATCH, batch // 2)
 
 

@@ -98,7 +98,7 @@ def examples_of(found: Found, *, limit: float, progress: Progress | None = None)
         first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:NAMED])
         raise DataError(
             f"{len(skipped)} of {len(found.ids)} pictures of {found.source} cannot be read ({first}); at most "
-            f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove them, or raise the limit"
+            f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove the others"
         )
     whole, found = found, found.at(kept)
     classes = found.classes or ordered(whole.labels)

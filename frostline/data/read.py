@@ -46,12 +46,12 @@ def read(
     elif kind == "huggingface":
         found = _hugging_face(source, label=label, image=path, group=group)
     elif kind == "table":
-        found = read_table(_existing(source), label=label, path=path, group=group)
+        found = read_table(existing(source), label=label, path=path, group=group)
     else:
         for flag, value in (("label", label), ("path", path), ("group", group)):
             if value is not None:
                 raise OptionError(f"{flag} is {value!r}, but {source} is an image folder, which has no columns")
-        found = read_folder(_existing(source, folder=True))
+        found = read_folder(existing(source, folder=True))
     return examples_of(found, limit=limit, progress=progress)
 
 
@@ -66,7 +66,7 @@ def _kind(source: Any) -> str:
             f"data of type {type(source).__name__} cannot be read; allowed are a path, a pair (pictures, labels) of "
             "arrays, or a Hugging Face data set"
         )
-    place = _existing(source)
+    place = existing(source)
     if place.is_dir():
         return "huggingface" if any((place / name).is_file() for name in SAVED) else "folder"
     if place.suffix.lower() in TABLES:
@@ -77,7 +77,8 @@ def _kind(source: Any) -> str:
     )
 
 
-def _existing(source: Any, *, folder: bool = False) -> Path:
+def existing(source: Any, *, folder: bool = False) -> Path:
+    """The path that data lies at. Raises DataError naming what is there instead."""
     if not isinstance(source, str | Path):
         raise DataError(f"data of type {type(source).__name__} is no path; give the path of a folder or table")
     place = Path(source).expanduser()
@@ -150,10 +151,10 @@ def _hugging_face(source: Any, *, label: str | None, image: str | None, group: s
     import datasets
 
     if isinstance(source, str | Path):
-        place = _existing(source)
+        place = existing(source)
         try:
             source = datasets.load_from_disk(str(place))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # its files may hold anything
             raise DataError(
                 f"{place} cannot be read as a saved Hugging Face data set: {error}; save it again"
             ) from error

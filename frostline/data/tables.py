@@ -83,7 +83,7 @@ def _parsed(file: Path) -> pd.DataFrame:
             )
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error}); save the table as UTF-8") from error
-    except (ValueError, OSError) as error:  # pandas and pyarrow raise children of ValueError
+    except Exception as error:  # a row of another kind makes parsers raise whatever they stumble over
         raise DataError(f"{file} cannot be read as {suffix[1:].upper()}: {error}; mend or convert the table") from error
     if frame.empty:
         raise DataError(f"{file} holds no rows; a row a picture is needed, with its path and its label")

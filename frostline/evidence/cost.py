@@ -1,8 +1,9 @@
 """What training and inference cost: measured once on this machine, modelled from then on.
 
 The model never looks at a clock, so the same calibration gives the same costs, and timing noise changes no answer.
-Forward is 1, forward and backward of a learning layer 3, of a frozen layer on the gradient's path 2: it hands a
-gradient on and keeps none. The factors are not assumed but measured, layer by layer where time allows.
+Where forward takes 1, forward and backward of a learning layer take about 3, and of a frozen layer on the gradient's
+path about 2: it hands a gradient on and keeps none. None of the three is assumed: each is measured, layer by layer
+where time allows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Bench:
     """What is to be measured, as calls that each run one batch to the end (waiting for the device)."""
 
     forward_to: Callable[[int], Callable[[], None]]  # depth -> runs layers[:depth] without gradient
-    train_from: Callable[[int], Callable[[], None]]  # depth -> forward and backward of layers[depth:]
+    train_from: Callable[[int], Callable[[], None]]  # depth -> forward and backward of layers[depth:], which learn
+    carry_from: Callable[[int], Callable[[], None]]  # depth -> forward of layers[depth:], and a gradient to their input
+    update: Callable[[], None]  # one step of the optimiser for all parameters
     batch: int  # examples that each call runs
     device: str
     decode: Callable[[], None] | None = None  # opens and preprocesses one batch; None where it is in memory already
@@ -47,7 +50,7 @@ def calibrate(
     bench: Bench,
     folder: Path | None,
     *,
-    seconds: float = 3.0,
+    seconds: float = 4.0,
     repetitions: int = 3,
     clock: Clock = time.perf_counter,
 ) -> Calibration:
@@ -63,6 +66,7 @@ def calibrate(
     order = _halving([0, *(layer.index + 1 for layer in layers if layer.cut), depth])
     ends: dict[int, float] = {0: 0.0}
     trains: dict[int, float] = {depth: 0.0}
+    carries: dict[int, float] = {depth: 0.0}
     for at in order:
         if len(ends) > 1 and len(trains) > 1 and clock() - start > seconds:
             break
@@ -70,22 +74,23 @@ def calibrate(
             ends[at] = _timed(bench.forward_to(at), repetitions, clock) / bench.batch
         if at < depth:
             trains[at] = _timed(bench.train_from(at), repetitions, clock) / bench.batch
+            carries[at] = _timed(bench.carry_from(at), repetitions, clock) / bench.batch
     macs = np.array([max(1, layer.macs) for layer in layers], dtype=np.float64)
     forward = _shared(ends, macs)
-    below = np.append(0.0, np.cumsum(forward))
-    # training from a depth runs the layers above it forward too: what is left is their backward pass
-    behind = {at: max(0.0, total - float(below[-1] - below[at])) for at, total in trains.items()}
-    backward = _shared({depth - at: total for at, total in behind.items()}, macs[::-1])[::-1]
+    backward, carry = _behind(trains, forward, macs), _behind(carries, forward, macs)
     memory, disk = _memory(clock), _disk(folder, clock)
+    parameters = max(1, sum(layer.parameters for layer in layers))
     return Calibration(
         forward=tuple(map(float, forward)),
         backward=tuple(map(float, backward)),
+        carry=tuple(map(float, np.minimum(carry, backward))),
         read={"memory": memory, "disk": disk[0]},
         write={"memory": memory, "disk": disk[1]},
         decode=0.0 if bench.decode is None else _timed(bench.decode, 1, clock) / bench.batch,
         batch=bench.batch,
         device=bench.device,
-        macs_per_second=float(sum(layer.macs for layer in layers)) / max(SHORTEST, float(below[-1])),
+        macs_per_second=float(sum(layer.macs for layer in layers)) / max(SHORTEST, float(forward.sum())),
+        update=_timed(bench.update, repetitions, clock) / parameters,
     )
 
 
@@ -98,7 +103,7 @@ def model_cost(
     features: int,
     stored: Collection[int] = (),
 ) -> Cost:
-    """One full training of a plan on so many examples, and one example's inference.
+    """One full training of a plan on so many examples, by itself on the machine, and one example's inference.
 
     `features` is the length of the pooled vector that the head reads, `stored` are the depths whose activations are in
     the store; the deepest one that the plan's frozen prefix covers saves the layers below it. Stored pictures do not
@@ -112,12 +117,14 @@ def model_cost(
     first = max(usable, default=0)
     head = (features + 1) * classes
     per_mac = 1 / calibration.macs_per_second
+    steps = -(-examples // plan.recipe.batch)
     seconds = 0.0
     for epochs, learns in _phases(plan, path):
         compute = sum(calibration.forward[first:path]) + 3 * head * per_mac
         for layer in range(_lowest(plan, learns), path):
-            compute += calibration.backward[layer] * (1.0 if learns[layer] else 0.5)
+            compute += calibration.backward[layer] if learns[layer] else calibration.carry[layer]
         seconds += epochs * examples * (compute + (0.0 if usable else calibration.decode))
+        seconds += epochs * steps * calibration.update * (_learnable(plan, learns) + head)
     ever = [any(learns[layer] for _, learns in _phases(plan, path)) for layer in range(path)]
     learnable = _learnable(plan, ever) + head
     present = sum(layer.parameters for layer in plan.layers[:path]) + head
@@ -185,6 +192,13 @@ def _timed(call: Callable[[], None], repetitions: int, clock: Clock) -> float:
         call()
         times.append(clock() - start)
     return median(times)
+
+
+def _behind(froms: Mapping[int, float], forward: Floats, macs: Floats) -> Floats:
+    """Seconds of each layer's backward pass, from those of all layers above some depths, which run forward too."""
+    depth, below = len(forward), np.append(0.0, np.cumsum(forward))
+    left = {at: max(0.0, total - float(below[-1] - below[at])) for at, total in froms.items()}
+    return _shared({depth - at: total for at, total in left.items()}, macs[::-1])[::-1]
 
 
 def _shared(ends: Mapping[int, float], macs: Floats) -> Floats:

@@ -71,6 +71,8 @@ def ridge_loo(
     Features are standardised with the mean and deviation of all rows given; the intercept is not penalised. `classes`
     is one more than the largest label where it is not given; a class without an example is never predicted. `lambdas`
     are per example, and the one of the least left-out log-loss is taken, after one temperature was fitted for it.
+    Only the class shares, the same for every example, are those of all rows: shares that leave out the example's own
+    label are lower for its own class, and where features say nothing that alone scored 0% on two classes of equal size.
     Raises LabelError where there are fewer than two rows.
     Source: leave-one-out residual e_i / (1 - h_ii) of a linear smoother; Allen, "PRESS", 1974.
     """
@@ -123,6 +125,7 @@ def probe_curve(
     seed: int,
     random: Mapping[int, NDArray[Any]] | None = None,
     shifts: Mapping[int, float] | None = None,
+    confidence: float = 0.95,
 ) -> tuple[Evidence, ...]:
     """What is known of each cut before training, in the order of the cuts.
 
@@ -130,7 +133,7 @@ def probe_curve(
     and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
     scores where there are none). `random` holds the same from a network with random weights, `shifts` what is known of
     the source's distance by depth. `seed` draws one permutation of the training labels for all cuts, which should score
-    like chance.
+    like chance. The score is the accuracy, whatever metric decides later, with Wilson's interval at `confidence`.
     """
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
@@ -149,7 +152,7 @@ def probe_curve(
         curve.append(
             Evidence(
                 cut=cut,
-                score=accuracy(ridge.scores.argmax(axis=1) == train),
+                score=accuracy(ridge.scores.argmax(axis=1) == train, confidence),
                 log_loss=loss,
                 features=features[cut.depth].shape[1],
                 random=control,
@@ -192,13 +195,14 @@ def _ridge(basis: _Basis, labels: Labels, classes: int | None, lambdas: Sequence
     centre = basis.weights @ targets / total
     projected = basis.vectors.T @ (root[:, None] * (targets - centre))
     energy = basis.vectors**2
+    back = (basis.weights / (total - basis.weights))[:, None] * (targets - centre)  # to the shares of all rows
     best: tuple[float, float, float, Floats] | None = None
     for penalty in (value * total for value in lambdas):
         leverage = energy @ (1 / (basis.squares + penalty)) + basis.weights / total
         fitted = centre + basis.vectors @ (projected / (basis.squares + penalty)[:, None]) / root[:, None]
         # a leverage of 1 means that the fit without this row says nothing of it: the mean is all there is
         out = np.maximum(1 - leverage, 1e-10)
-        scores = (fitted - leverage[:, None] * targets) / out[:, None]
+        scores = (fitted - leverage[:, None] * targets) / out[:, None] + back
         sharpness, loss = _temperature(scores, labels, basis.weights)
         if best is None or loss < best[0]:
             best = (loss, penalty, sharpness, scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,13 @@ class Row:
     high: float
     seconds: float | None  # of training
     chosen: bool
+    alias: str = ""  # the arm's id, where the known name is another one
+
+    @property
+    def label(self) -> str:
+        """The name with what belongs in brackets behind it: "stem frozen (freeze@1, chosen)"."""
+        aside = ", ".join(filter(None, (self.alias, "chosen" if self.chosen else "")))
+        return f"{self.name} ({aside})" if aside else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +69,42 @@ class LayerRow:
     rate: float | None  # learning rate; None for what never learns
 
 
+def known(report: Report) -> Mapping[str, Mapping[str, Any]]:
+    """The known strategies that were trained in full: the score of a shorter schedule is nothing to compare with."""
+    timed = report.training_seconds
+    return {
+        name: arm
+        for name, arm in report.summary["baselines"].items()
+        if arm.get("certified") or arm["id"] in timed or name in timed
+    }
+
+
+def held_out(report: Report) -> Mapping[str, tuple[float, float, float]]:
+    """Mean, low and high on the examples set aside, by arm; empty where none were, and without those never read there.
+
+    The chosen arm has the run's own score: one model, one number.
+    """
+    found = {arm["id"]: arm["certified"] for arm in report.summary["arms"] if arm.get("certified")}
+    told = {name: (at["mean"], at["low"], at["high"]) for name, at in found.items()}
+    chosen, score = report.summary["decision"]["arm"], report.summary["score"]
+    if told and score["kind"] == "held_out":
+        told[chosen] = score["value"], score["low"], score["high"]
+    return told
+
+
 def strategies(report: Report) -> tuple[Row, ...]:
     """The baselines and the chosen plan, best score first; all measured on the data of the run's score if they were."""
     chosen, score = report.summary["decision"]["arm"], report.summary["score"]
     rows: list[Row] = []
-    for name, arm in report.summary["baselines"].items():
+    for name, arm in known(report).items():
         found = arm.get("certified") or arm["score"]
         taken = report.training_seconds.get(arm["id"], report.training_seconds.get(name, arm["seconds"]))
         picked = arm["id"] == chosen
         if picked:  # one model, one number: the score above the page and the one in the table are the same
             found = {"mean": score["value"], "low": score["low"], "high": score["high"]}
+        alias = "" if arm["id"] == name else arm["id"]
         rows.append(
-            Row(arm["id"], words.named(name), found["mean"], found["low"], found["high"], taken, picked),
+            Row(arm["id"], words.named(name), found["mean"], found["low"], found["high"], taken, picked, alias),
         )
     if all(not row.chosen for row in rows):
         spent = {arm["id"]: arm["seconds"] for arm in report.summary["arms"]}
@@ -88,8 +120,8 @@ def ranked(report: Report) -> tuple[Mapping[str, Any], ...]:
 
 
 def seconds_of(report: Report, baseline: str) -> float | None:
-    """Training time of a known strategy; None where it did not take part."""
-    arm = report.summary["baselines"].get(baseline)
+    """Time of a full training of a known strategy; None where there was none."""
+    arm = known(report).get(baseline)
     if arm is None:
         return None
     return report.training_seconds.get(arm["id"], report.training_seconds.get(baseline, arm["seconds"]))
@@ -135,8 +167,8 @@ def savings(report: Report) -> tuple[str, ...]:
             "every example are there."
         )
     for baseline in ("full_finetune", "scratch"):
-        arm, other = report.summary["baselines"].get(baseline), seconds_of(report, baseline)
-        if chosen and other and arm["id"] != report.summary["decision"]["arm"]:
+        other = seconds_of(report, baseline)
+        if chosen and other and known(report)[baseline]["id"] != report.summary["decision"]["arm"]:
             name = "training from scratch" if baseline == "scratch" else words.named(baseline)
             said.append(_beside(name, other, chosen, report))
     return tuple(said)
@@ -148,7 +180,7 @@ def _searched(cost: Mapping[str, Any]) -> str:
     taken = f"The whole search took {words.seconds(total)}"
     if not sweep:
         return f"{taken}."
-    plain = "training every cut at every learning rate to the end"
+    plain = "training every cut at three learning rates with three seeds each to the end"
     if total > sweep:
         return (
             f"{taken}, longer than {plain} would have: about {words.seconds(sweep)}. Where a full training takes "
@@ -168,6 +200,17 @@ def _beside(name: str, other: float, chosen: float, report: Report) -> str:
     paid = words.saving(report.summary["cost"], chosen, other)
     said = f"One training of the chosen plan takes {words.seconds(chosen)}, {name} {words.seconds(other)} ({times})"
     return f"{said}: the search has paid for itself in time after {int(paid or 0) + 1:,} trainings."
+
+
+def again(report: Report) -> str:
+    """The command that repeats the run, without the folder that the run itself has filled."""
+    parts = shlex.split(report.command)
+    kept = [
+        part
+        for before, part in zip(("", *parts), parts, strict=False)
+        if "--out" not in (before, part) and not part.startswith("--out=")
+    ]
+    return shlex.join(kept)
 
 
 def layer_rows(plan: Plan) -> tuple[LayerRow, ...]:

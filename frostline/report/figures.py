@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.report.facts import Row
+from frostline.report.places import clear_place, crossed
 from frostline.report.svg import PALETTE, clip, embed, short
 from frostline.values import Epoch, Evidence, Plan
 
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, NARROW = 7.6, 4.2  # inches; text keeps its size, so a narrow picture is drawn anew and not shrunk
+LETTER, ASIDE = 5.2, 62.0  # points: of a letter at most, on average, and of what stands beside the axes
 
 
-def depth_curve(curve: Sequence[Evidence], plan: Plan, metric: str, *, narrow: bool = False) -> str:
-    """The linear probe's score at every cut with its interval, its controls, and where the chosen plan freezes."""
-    return _svg(lambda figure: _depth_curve(figure, curve, plan, metric, narrow), narrow, 3.5, f"depth-{narrow}")
+def depth_curve(curve: Sequence[Evidence], plan: Plan, *, narrow: bool = False) -> str:
+    """The linear probe's accuracy at every cut with its interval, its controls, and where the chosen plan freezes."""
+    return _svg(lambda figure: _depth_curve(figure, curve, plan, narrow), narrow, 3.5, f"depth-{narrow}")
 
 
 def arms(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str, *, narrow: bool = False) -> str:
@@ -51,16 +54,16 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str], *, narrow: bool
     return _svg(lambda figure: _confusion(figure, counts, classes), narrow, side, f"confusion-{narrow}", 5.2)
 
 
-def learning(epochs: Mapping[str, Sequence[Epoch]], metric: str, *, narrow: bool = False) -> str:
+def learning(epochs: Mapping[str, Sequence[Epoch]], chosen: str, metric: str, *, narrow: bool = False) -> str:
     """The finalists' validation score by epoch, or their loss where no score was taken on the way."""
-    return _svg(lambda figure: _learning(figure, epochs, metric), narrow, 2.9, f"learning-{narrow}")
+    return _svg(lambda figure: _learning(figure, epochs, chosen, metric), narrow, 2.9, f"learning-{narrow}")
 
 
-def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path:
+def save(path: Path, curve: Sequence[Evidence], plan: Plan) -> Path:
     """Write the depth curve for a document; the suffix of `path` says whether as .svg or as .png."""
     with _style("depth-file"):
         figure = _blank(WIDE, 3.5)
-        _depth_curve(figure, curve, plan, metric, narrow=False)
+        _depth_curve(figure, curve, plan, narrow=False)
         undated = {"Date" if path.suffix == ".svg" else "Software": None}
         figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=undated)
     return path
@@ -69,7 +72,7 @@ def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path
 # --------------------------------------------------------------------------------------------------- the drawings
 
 
-def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: str, narrow: bool) -> None:
+def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: bool) -> None:
     axes = figure.add_subplot()
     # the raw input scores so low that it would press the rest together; it stands in the page's table
     curve = [e for e in curve if e.cut.depth] if len(curve) > 3 else curve
@@ -79,32 +82,52 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
     top = max(e.score.high for e in curve)
     low = min([e.score.low for e in curve] + [e.random for e in curve if e.random is not None])
     room = 0.16 * (top - low or 1.0)
-    _mark_plan(axes, plan, (left, right), top + room)
+    letter = LETTER * (right - left) / (72 * figure.get_figwidth() - ASIDE)  # in units of the axis
+    lines = _mark_plan(axes, plan, (left, right), top + room, letter)
     axes.set_xlabel("layers below the cut")
-    _controls(axes, curve, metric, low - room)
+    _controls(axes, curve, low - room, lines, (left, right, letter))
     means = [e.score.mean for e in curve]
     lows, highs = [e.score.low for e in curve], [e.score.high for e in curve]
     axes.fill_between(xs, lows, highs, color=PALETTE["frost"], alpha=0.16, lw=0)
     axes.plot(xs, means, color=PALETTE["frost"], lw=2, marker="o", ms=5, zorder=4)
     best = max(range(len(xs)), key=means.__getitem__)
+    said = words.score(means[best], "accuracy")
     # beside the point, for the frost line may run through it
-    aside, side = (-6, "right") if best == len(xs) - 1 else (6, "left")
-    label = axes.annotate(
-        words.score(means[best], metric), (xs[best], means[best]), (aside, 5), "data", "offset points"
-    )
-    label.set(color=PALETTE["frost"], fontweight="bold", ha=side, va="bottom", zorder=5)
+    reach = (len(said) + 2) * letter
+    onward = best < len(xs) - 1 and not crossed(xs[best] + 0.5 * letter, xs[best] + reach, lines)
+    aside, side = (6, "left") if onward else (-6, "right")
+    start = xs[best] if onward else min([x for x in lines if xs[best] - reach < x < xs[best]], default=xs[best])
+    if xs[best] - start < 0.5 * reach:  # further off it would be read as another cut's
+        label = axes.annotate(said, (start, means[best]), (aside, 5), "data", "offset points")
+        label.set(color=PALETTE["frost"], fontweight="bold", ha=side, va="bottom", zorder=5)
     axes.set_xlim(left, right)
     axes.set_ylim(low - room, top + 1.6 * room)
     names = [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
     fitting = not narrow and sum(map(len, names)) <= 100
-    axes.set_xticks(xs, names if fitting else [str(x) for x in xs])
-    axes.set_ylabel(f"linear probe, {metric.replace('_', ' ')}")
-    _number(axes.yaxis, metric)
+    axes.set_xticks(xs, names if fitting else _apart(xs, 3 * letter))
+    axes.set_ylabel("linear probe, accuracy")
+    _number(axes.yaxis, "accuracy")
 
 
-def _controls(axes: Axes, curve: Sequence[Evidence], metric: str, floor: float) -> None:
-    """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words."""
-    muted = PALETTE["muted"]
+def _apart(xs: Sequence[int], least: float) -> list[str]:
+    """Numbers below an axis; those that would touch the one before them are left out."""
+    said: list[str] = []
+    last = -np.inf
+    for x in xs:
+        said.append(str(x) if x - last >= least else "")
+        last = x if said[-1] else last
+    return said
+
+
+def _controls(
+    axes: Axes, curve: Sequence[Evidence], floor: float, lines: Sequence[float], room: tuple[float, float, float]
+) -> None:
+    """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words.
+
+    `lines` are not to be written across; `room` is where the axis begins and ends, and how wide a letter is on it.
+    """
+    muted, (left, right, letter) = PALETTE["muted"], room
+    xs, means = [e.cut.depth for e in curve], [e.score.mean for e in curve]
     for name, dashes, lift in (("random", (4, 2), 8), ("permuted", (1, 2), -12)):
         seen = [(e.cut.depth, getattr(e, name)) for e in curve if getattr(e, name) is not None]
         if not seen:
@@ -112,21 +135,30 @@ def _controls(axes: Axes, curve: Sequence[Evidence], metric: str, floor: float) 
         text = {"random": "untrained network", "permuted": "shuffled labels"}[name]
         if max(value for _, value in seen) < floor:
             mean = sum(value for _, value in seen) / len(seen)
-            axes.set_xlabel(f"{axes.get_xlabel()}\n({text} score {words.score(mean, metric)}, below this picture)")
+            axes.set_xlabel(f"{axes.get_xlabel()}\n({text} score {words.score(mean, 'accuracy')}, below this picture)")
         else:
-            axes.plot(*zip(*seen, strict=True), color=muted, lw=1.1, dashes=dashes, zorder=2)
-            axes.annotate(text, seen[-1], (0, lift), textcoords="offset points", ha="right", color=muted)
+            at, values = zip(*seen, strict=True)
+            axes.plot(at, values, color=muted, lw=1.1, dashes=dashes, zorder=2)
+            width = letter * len(text)
+            gap = np.abs(np.asarray(values) - np.interp(at, xs, means)).tolist()
+            x = clear_place(at, gap, lines, width, (left, right))
+            under = np.interp(np.linspace(x - width, x, 20), at, values)
+            y = float(under.max() if lift > 0 else under.min())
+            axes.annotate(text, (x, y), (0, lift), textcoords="offset points", ha="right", color=muted)
 
 
-def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) -> None:
-    """Ice over the layers that never change, and a line where it ends."""
+def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float, letter: float) -> Sequence[float]:
+    """Ice over the layers that never change, and a line where it ends; the places of the lines are returned."""
     left, right = limits
     frozen, kept = (min(max(float(depth), left), right) for depth in (plan.freeze, plan.keep))
+    lines: list[float] = []
     if plan.freeze:
         axes.axvspan(left, frozen, color=PALETTE["frost"], alpha=0.07, lw=0, zorder=0)
         axes.axvline(frozen, color=PALETTE["frost"], lw=1.4, zorder=1)
+        lines.append(frozen)
     if plan.freeze < plan.keep < len(plan.layers):
         axes.axvline(kept, color=PALETTE["muted"], lw=1, ls=(0, (2, 2)), zorder=1)
+        lines.append(kept)
     above = ("dropped", "muted") if plan.above == "drop" else ("starts afresh", "ember")
     end = right if plan.above == "tune" else kept
     for text, colour, start, stop in (
@@ -134,8 +166,9 @@ def _mark_plan(axes: Axes, plan: Plan, limits: tuple[float, float], y: float) ->
         ("learns", "ember", frozen if plan.freeze else left, end),
         (*above, end, right),
     ):
-        if stop - start > 0.07 * (right - left):
+        if stop - start > 1.15 * letter * len(text):  # the words are bold
             axes.text((start + stop) / 2, y, text, color=PALETTE[colour], ha="center", va="center", weight="bold")
+    return lines
 
 
 def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric: str) -> None:
@@ -213,20 +246,24 @@ def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]
     axes.spines[:].set_visible(False)
 
 
-def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], metric: str) -> None:
+def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str, metric: str) -> None:
     axes = figure.add_subplot()
     scored = any(epoch.score is not None for run in epochs.values() for epoch in run)
-    colours = [PALETTE[name] for name in ("ember", "frost", "muted", "quiet")]
-    for number, (name, run) in enumerate(epochs.items()):
-        points = [(e.number + 1, e.score if scored else e.loss) for e in run]
-        seen = [(x, y) for x, y in points if y is not None]
-        if seen:
-            colour = colours[number % len(colours)]
-            axes.plot(*zip(*seen, strict=True), color=colour, lw=1.8, marker="o", ms=3)
-            # stacked in the corner that learning leaves empty: labels at the lines' ends would lie on each other
-            place = (0.99, 0.05 + 0.1 * number) if scored else (0.99, 0.95 - 0.1 * number)
-            axes.text(*place, short(name, 24), transform=axes.transAxes, ha="right", va="center", color=colour)
+    points = {n: [(e.number + 1, e.score if scored else e.loss) for e in run] for n, run in epochs.items()}
+    seen = {n: [(x, y) for x, y in found if y is not None] for n, found in points.items()}
+    drawn = sorted((n for n in seen if seen[n]), key=lambda n: n != chosen)  # the chosen one first, and in its colour
+    others = cycle((PALETTE[name], dash) for dash in ("-", "--") for name in ("frost", "muted", "quiet"))
+    for number, name in enumerate(drawn):
+        colour, dash = (PALETTE["ember"], "-") if name == chosen else next(others)
+        axes.plot(*zip(*seen[name], strict=True), color=colour, ls=dash, lw=1.8, marker="o", ms=3, clip_on=False)
+        # stacked in the corner that learning leaves empty: labels at the lines' ends would lie on each other
+        place = (0.99, 0.05 + 0.1 * number) if scored else (0.99, 0.95 - 0.1 * number)
+        said = short(name, 24) + (" (chosen)" if name == chosen else " (dashed)" if dash == "--" else "")
+        label = axes.text(*place, said, transform=axes.transAxes, ha="right", va="center", color=colour)
+        label.set_bbox({"facecolor": PALETTE["paper"], "alpha": 0.85, "lw": 0, "pad": 1})  # over the grid's lines
     axes.margins(y=0.2)
+    if not scored:
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {metric.replace('_', ' ')}" if scored else "training loss, nats")
     longest = max((len(run) for run in epochs.values()), default=1)

@@ -67,7 +67,11 @@ def _content(report: Report) -> Mapping[str, Any]:
         "regret": words.gap(summary["decision"]["expected_regret"], metric),
         "score": lambda value: words.score(value, metric),
         "interval": lambda low, high: words.interval(low, high, metric),
+        "ranged": lambda at: words.ranged(at[0], at[1], at[2], metric),
+        "accuracy": lambda value: words.score(value, "accuracy"),
+        "spread": lambda low, high: words.interval(low, high, "accuracy"),
         "arms": facts.ranked(report),
+        "held_out": facts.held_out(report),
         "rates": {arm["id"]: arm["learning_rate"] for arm in summary["arms"] if arm.get("learning_rate") is not None},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),
@@ -77,6 +81,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "layers": facts.layer_rows(plan),
         "trainable": facts.trainable(plan),
         "learned": facts.learned(plan),
+        "again": facts.again(report),
         "snippet": facts.snippet(plan),
         "figures": _figures(report, rows),
         "costs": _costs(summary["cost"]),
@@ -106,20 +111,21 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
     from markupsafe import Markup
 
     summary, metric = report.summary, report.summary["score"]["metric"]
+    chosen = summary["decision"]["arm"]
     drawn: dict[str, Sequence[str]] = {}
 
     timed = [row for row in rows if row.seconds is not None]
     for narrow in (False, True):
         pictures = {
-            "arms": figures.arms(summary["arms"], summary["decision"]["arm"], metric, narrow=narrow),
+            "arms": figures.arms(summary["arms"], chosen, metric, narrow=narrow),
             "baselines": figures.baselines(timed, metric, narrow=narrow),
         }
         if report.curve:
-            pictures["depth"] = figures.depth_curve(report.curve, report.plan, metric, narrow=narrow)
+            pictures["depth"] = figures.depth_curve(report.curve, report.plan, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
         if any(report.epochs.values()):
-            pictures["learning"] = figures.learning(report.epochs, metric, narrow=narrow)
+            pictures["learning"] = figures.learning(report.epochs, chosen, metric, narrow=narrow)
         for name, svg in pictures.items():
             # the plotting library escapes every text it is given, so this markup is safe as it stands
             drawn[name] = [*drawn.get(name, ()), Markup(svg)]

@@ -53,8 +53,9 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
     metric = report.summary["score"]["metric"]
     if report.curve:
-        parts += [_title("What each depth knows"), depth_table(report.curve, report.plan, metric)]
-    parts += [_title("Strategies in the race (validation)"), arms_table(report)]
+        table = depth_table(report.curve, report.plan, report.summary["data"]["train"])
+        parts += [_title("What each depth knows"), table]
+    parts += [_title(f"Strategies in the race (validation {metric.replace('_', ' ')})"), arms_table(report)]
     parts += [_title("Beside what people usually do"), baselines_table(report)]
     parts += [Padding(Text("\n".join(facts.savings(report))), (1, 0, 0, 0))]
     if page is not None:
@@ -62,12 +63,16 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def depth_table(curve: Sequence[Evidence], plan: Plan | None, metric: str) -> RenderableType:
-    """A bar for the linear probe at every cut; the frost line stands where the chosen plan, if any, stops freezing."""
-    return Fitted(lambda width: _depth_table(curve, plan, metric, width))
+def depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int) -> RenderableType:
+    """A bar for the linear probe at every cut; the frost line stands where the chosen plan, if any, stops freezing.
+
+    `examples` are those that the curve rests on; its score is accuracy, whatever the run's metric.
+    """
+    return Fitted(lambda width: _depth_table(curve, plan, examples, width))
 
 
-def _depth_table(curve: Sequence[Evidence], plan: Plan | None, metric: str, width: int) -> Table:
+def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, width: int) -> Table:
+    metric = "accuracy"
     line = 0 if plan is None else plan.freeze
     untrained = any(e.random is not None for e in curve)
     shifted = any(e.shift is not None for e in curve) and width >= ROOMY
@@ -94,8 +99,9 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, metric: str, widt
         table.add_row(*cells)
         if 0 < e.cut.depth == line and e is not curve[-1]:
             table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
+    rests = f"Leave-one-out accuracy of a linear probe on {examples:,} training examples."
     note = "Blue: frozen in the chosen plan; yellow: not." if line else "The plan freezes nothing." if plan else ""
-    return _noted(table, f"{note} {SHIFT}".strip() if shifted else note)
+    return _noted(table, " ".join(filter(None, (rests, note, SHIFT if shifted else ""))))
 
 
 def arms_table(report: Report) -> RenderableType:
@@ -105,21 +111,28 @@ def arms_table(report: Report) -> RenderableType:
 
 def _arms_table(report: Report, width: int) -> Table:
     metric, chosen = report.summary["score"]["metric"], report.summary["decision"]["arm"]
+    held = facts.held_out(report)
+    close = bool(held) and width < ROOMY  # then memory stands on the page alone
     table = _table(
-        ("strategy", "left"), ("stage", "left"), (metric, "right"), ("interval", "right"), ("spent", "right"),
-        ("memory", "right"), width=width,
+        ("strategy", "left"), ("stage", "left"), ("score" if close else metric, "right"), ("interval", "right"),
+        *([("held out", "right")] if held else []), ("spent", "right"), *([] if close else [("memory", "right")]),
+        width=width,
     )  # fmt: skip
     for arm in facts.ranked(report):
         score, side = arm["score"], words.side(arm, chosen)
-        table.add_row(
+        cells: list[RenderableType] = [
             Text(arm["id"]),
             words.stage(arm["stage"]),
             words.score(score["mean"], metric),
             words.interval(score["low"], score["high"], metric),
-            words.seconds(arm["seconds"]),
-            words.size(arm["peak_bytes"]),
-            style={"chosen": EMBER, "finalist": "", "out": MUTED}[side],
-        )
+        ]
+        if held:
+            at = held.get(arm["id"])
+            cells.append("–" if at is None else f"{words.score(at[0], metric)} {words.interval(*at[1:], metric)}")
+        cells.append(words.seconds(arm["seconds"]))
+        if not close:
+            cells.append(words.size(arm["peak_bytes"]))
+        table.add_row(*cells, style={"chosen": EMBER, "finalist": "", "out": MUTED}[side])
     return _noted(table, facts.early(report))
 
 
@@ -135,9 +148,10 @@ def _baselines_table(report: Report, width: int) -> Table:
         ("strategy", "left"), (metric, "right"), ("interval", "right"), ("training", "right"), ("relative", "right"),
         width=width,
     )  # fmt: skip
+    table.columns[0].no_wrap = False  # a known name with its arm's id is long, and breaks well between the two
     for row in rows:
         table.add_row(
-            Text(f"{row.name} (chosen)" if row.chosen else row.name),
+            Text(row.label),
             words.score(row.mean, metric),
             words.interval(row.low, row.high, metric),
             words.seconds(row.seconds),
@@ -168,21 +182,40 @@ def plan_table(plan: Plan, title: str = "") -> RenderableType:
 
 
 def layer_table(backbone: str, layers: Sequence[Layer], weights: str | None) -> RenderableType:
-    """The layers of a network and where it may be sawn, as `frostline layers` prints them."""
-    table = _table(
-        ("depth", "right"), ("layer", "left"), ("parameters", "right"), ("MACs", "right"), ("shape", "left"),
-        ("stored", "right"), ("cut", "left"),
-    )  # fmt: skip
-    for layer in layers:
-        shape = "x".join(map(str, layer.shape))
-        said = "yes" if layer.cut else f"no: {layer.why}"
-        cells = [str(layer.index + 1), Text(layer.name), f"{layer.parameters:,}", f"{layer.macs:,}", shape]
-        table.add_row(*cells, words.size(layer.bytes), Text(said), style="" if layer.cut else MUTED)
+    """The layers of a network and where it may be sawn, as `frostline layers` prints them.
+
+    Why a layer is no cut is said once for all that share the reason, below the table.
+    """
+    reasons = list(dict.fromkeys(layer.why for layer in layers if not layer.cut))
     total, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     cuts = sum(layer.cut for layer in layers)
     counts = f"{len(layers)} layers below the head, {cuts} cuts; {total:,} parameters, {macs:,} MACs an example"
     line = f"{backbone}: {counts}; weights: {weights or 'its own'}"
-    return Group(table, Text(line))
+    why = [Text(f"({number}) {reason}") for number, reason in enumerate(reasons, 1)]
+    return Group(Fitted(lambda width: _layer_table(layers, reasons, width)), *why, Text(line))
+
+
+def _layer_table(layers: Sequence[Layer], reasons: Sequence[str], width: int) -> Table:
+    columns = (
+        ("depth", "right"), ("layer", "left"), ("parameters", "right"), ("MACs", "right"), ("shape", "left"),
+        ("stored", "right"), ("cut", "left"),
+    )  # fmt: skip
+    rows = [
+        (
+            str(layer.index + 1), layer.name, f"{layer.parameters:,}", f"{layer.macs:,}",
+            "x".join(map(str, layer.shape)), words.size(layer.bytes),
+            "yes" if layer.cut else f"({reasons.index(layer.why) + 1})",
+        )
+        for layer in layers
+    ]  # fmt: skip
+    others = [i for i, (name, _) in enumerate(columns) if name != "layer"]
+    taken = sum(max(len(columns[i][0]), *(len(row[i]) for row in rows)) for i in others)
+    limit = max(8, width - taken - (2 if width < ROOMY else 3) * len(others))
+    table = _table(*columns, width=width)
+    for layer, row in zip(layers, rows, strict=True):
+        cells = (Text(words.middle(cell, limit) if cell == layer.name else cell) for cell in row)
+        table.add_row(*cells, style="" if layer.cut else MUTED)
+    return table
 
 
 def layer_row(layer: Layer) -> dict[str, Any]:
@@ -192,9 +225,12 @@ def layer_row(layer: Layer) -> dict[str, Any]:
 
 
 def probed(
-    profile: Profile, curve: Sequence[Evidence], arms: Sequence[Arm], seconds: float, stored: int
+    profile: Profile, curve: Sequence[Evidence], examples: int, arms: Sequence[Arm], *, seconds: float, stored: int
 ) -> RenderableType:
-    """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations."""
+    """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations.
+
+    `examples` are those that the curve rests on.
+    """
     names = ", ".join(arm.id for arm in arms)
     forecast = f"Forecast: about {words.seconds(seconds)} for the race and its baselines"
     lines = [
@@ -205,7 +241,7 @@ def probed(
         _title("The data"),
         Text(words.profile(profile)),
         _title("What each depth knows"),
-        depth_table(curve, None, "accuracy"),
+        depth_table(curve, None, examples),
         Padding(Text("\n".join(lines)), (1, 0, 0, 0)),
     )
 

@@ -44,6 +44,15 @@ def interval(low: float, high: float, metric: str) -> str:
     return f"{low:.3g} to {high:.3g}"
 
 
+def ranged(mean: float, low: float, high: float, metric: str) -> str:
+    """A score with its interval in one cell.
+
+    >>> ranged(0.93, 0.9, 0.951, "accuracy")
+    '93.0% (90.0 to 95.1%)'
+    """
+    return f"{score(mean, metric)} ({interval(low, high, metric)})"
+
+
 def seconds(value: float | None) -> str:
     """A time span, in the unit that keeps it short; a dash where there is none."""
     if value is None:
@@ -143,21 +152,24 @@ def middle(name: str, limit: int) -> str:
     """
     if len(name) <= limit:
         return name
-    tails = [name[i + 1 :] for i, letter in enumerate(name) if letter == "." and len(name) - i - 1 <= 0.7 * limit]
+    tails = [name[i + 1 :] for i, letter in enumerate(name) if letter == "." and 0 < len(name) - i - 1 <= 0.7 * limit]
     tail = tails[0] if tails else name[-(limit // 2) :]
     return f"{name[: limit - 1 - len(tail)]}…{tail}"
 
 
 def sets(summary: Mapping[str, Any]) -> str:
-    """The two sets in words: who cannot be told from the best, and who is proven to be near it."""
+    """The two sets in words: who cannot be told from the best, and who is proven to be near it.
+
+    Who is proven to be better than the choice is part of the decision's reason.
+    """
     decision = summary["decision"]
     chosen, plausible, proven = decision["arm"], decision["plausible"], decision["proven"]
     said: list[str] = []
-    if chosen not in plausible:
-        where = "the examples set aside" if summary["score"]["kind"] == "held_out" else "this data"
-        said.append(f"On {where}, which did not decide, {listed(plausible)} did better than it by more than chance.")
-    elif len(plausible) > 1:
+    outside = bool(plausible) and chosen not in plausible
+    if len(plausible) > 1 or outside:
         said.append(f"This data cannot tell these from the best: {listed(plausible)}.")
+    if outside:
+        said.append("The choice is not among them.")
     if set(proven) - {chosen}:
         points = f"{100 * decision['epsilon']:g}"
         near = f"{points} point{'' if points == '1' else 's'}" if summary["score"]["metric"] in SHARES else "epsilon"

@@ -114,22 +114,26 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
         "cached_vs_live": finals.cached_versus_live(bench, deepest, tested),
         "frozen_unchanged": finals.frozen_unchanged(bench, chosen.plan, handed),
         "augmentation_gap": gap,
+        "forecast_error": terms.forecast_error(bench, race.arms, studies.outcomes(run.study)),
     }
 
 
-def as_standing(bench: Bench, baseline: Baseline, aim: Aim) -> Standing:
-    """A baseline as an arm of the summary: its score is that on validation."""
+def as_standing(bench: Bench, baseline: Baseline, race: Race, aim: Aim) -> Standing:
+    """A baseline as an arm of the summary: with its score on validation, and the stage at which it left the race."""
     seen = standing.estimate(baseline.validation, bench.examples.targets, aim)
     outcome, plan = baseline.validation[0], baseline.arm.plan
     cost = terms.cost_of(bench, plan)
-    stage = "baseline" if baseline.apart else "finalist"
+    stage, _ = races.stages(race).get(baseline.arm.id, ("finalist", ""))  # scratch does not race
     return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
 
 
 def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int = 3) -> float:
-    """Forecast of a plain sweep: every cut frozen, 3 rates and 3 seeds each, on the full schedule, nothing stored."""
+    """Forecast of a plain sweep: every cut frozen, 3 rates and 3 seeds each, on the full schedule, nothing stored.
+
+    It shares the cores as the search does.
+    """
     layers = bench.anatomy.layers
     full = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
     plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
     alone = rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)
-    return alone / bench.workers  # the sweep, too, would run so many trainings side by side
+    return terms.crowding(bench) * alone / bench.workers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import joblib
 from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +29,7 @@ from frostline.search import race as races
 from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
+from frostline.search.schedule import Schedule
 from frostline.settings import Settings, settings
 from frostline.study import Study
 from frostline.values import (
@@ -36,6 +37,7 @@ from frostline.values import (
     Calibration,
     Decision,
     Event,
+    Evidence,
     Outcome,
     Plan,
     Show,
@@ -69,7 +71,7 @@ class Run:
 @contextmanager
 def begun(given: Settings) -> Generator[Run]:
     """A run directory, new or resumed; what an interrupt leaves is kept, and the time it took is noted."""
-    given = shared(given, os.cpu_count() or 1)
+    given = shared(given, cores())
     with directory.begun(given) as folder, workers.crew(given.workers or given.threads) as hands:
         study = studies.open_study(folder, resume=given.resume)
         run = Run(folder, given, study, time.perf_counter(), hands)
@@ -100,6 +102,7 @@ def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
         )
     studies.note(run.study, "data", marks)
     studies.note(run.study, "calibration", asdict(bench.calibration))
+    directory.resolve(run.folder, terms.resolved(bench))
     return bench
 
 
@@ -135,6 +138,15 @@ class Job:
     keep: bool  # whether its weights stay in the run
 
 
+def entered(bench: Bench, evidence: Sequence[Evidence], run: Run, *, show: Show = silent) -> Race:
+    """The race at its start. Its schedule is kept: a resumed run goes on with it, whatever it could afford by now."""
+    noted = studies.noted(run.study, "schedule")
+    begun_with = None if noted is None else TypeAdapter(Schedule).validate_python(noted)
+    found = terms.entered(bench, evidence, begun=begun_with, show=show)
+    studies.note(run.study, "schedule", asdict(found.schedule))
+    return found
+
+
 def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
     """Bring a race to its end, resuming from what the study holds."""
     targets, rungs = bench.examples.targets, len(given.schedule.rungs)
@@ -150,6 +162,7 @@ def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
         arms = {arm.id: arm for arm in given.arms}
         keep = given.schedule.rungs[rung - 1].epochs >= given.schedule.epochs
         every = len(races.rounds(given)[-1].units)
+        show(Event(stage, every - len(units), every))
         left = [(arms[unit.arm], unit) for unit in units]
         for done, outcome in enumerate(trained(bench, left, run, keep=keep), every - len(units) + 1):
             given = races.tell(given, outcome, targets)
@@ -164,7 +177,8 @@ def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: 
     """
     here = [(arm, unit) for arm, unit in units if exact(arm)]
     there = [(arm, unit) for arm, unit in units if not exact(arm)]
-    worth = bench.settings.workers is not None or sum(_seconds(bench, *one) for one in there) > PAYS
+    alone = sum(terms.unit_seconds(bench, with_epochs(arm.plan, unit.epochs)) for arm, unit in there)
+    worth = bench.settings.workers is not None or alone > PAYS
     hands = run.hands if bench.workers > 1 and len(there) > 1 and worth else None
     if hands is None:
         here, there = [*units], []
@@ -214,10 +228,6 @@ def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> 
     return outcome
 
 
-def _seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
-    return terms.cost_of(bench, with_epochs(arm.plan, unit.epochs)).training
-
-
 def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
     studies.record(study, outcome, bench.examples.targets)
     if bench.folder is not None:
@@ -256,6 +266,11 @@ def recalled(study: Study) -> Calibration | None:
     """The calibration that the run was begun with."""
     found = studies.noted(study, "calibration")
     return None if found is None else TypeAdapter(Calibration).validate_python(found)
+
+
+def cores() -> int:
+    """Those that this process may use: in a container or under a scheduler, fewer than the machine has."""
+    return joblib.cpu_count()
 
 
 def shared(settings: Settings, cores: int) -> Settings:

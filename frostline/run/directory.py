@@ -12,16 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import FrostlineError, RunError, StoreError
+from frostline.errors import RunError, StoreError
 from frostline.settings import Settings
 
 ODD = "backslashreplace"  # for file names that are no UTF-8: JSON reads such an escape back as the same name
-ALWAYS_NEW = ("resume", "workers", "threads", "out")  # may differ between a run and its resumption
+ALWAYS_NEW = ("recalibrate", "resume", "workers", "threads", "out")  # may differ between a run and its resumption
 
 
 @contextmanager
 def begun(settings: Settings) -> Generator[Path]:
-    """The run's directory: `begin`, and undone where the run is refused or fails before any unit was finished.
+    """The run's directory: `begin`, and undone where the run is refused or fails, however, before a unit was finished.
 
     A refused run must not stay behind as a directory that asks for --resume with the settings that were wrong, and a
     full disk is not left full of what nobody can use. What an interrupt leaves is kept, and so is every run that was
@@ -32,7 +32,7 @@ def begun(settings: Settings) -> Generator[Path]:
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield begin(settings)
-    except FrostlineError:
+    except Exception:
         if new and (folder / "config.json").exists() and not any(folder.glob("outcomes/*.npz")):
             for entry in folder.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -49,7 +49,7 @@ def _leave(folders: list[Path]) -> None:
 
 def place(settings: Settings) -> Path:
     """Where a run lies."""
-    return Path(settings.out) if settings.out else default_name(settings)
+    return default_name(settings) if settings.out is None else Path(settings.out)
 
 
 def begin(settings: Settings) -> Path:
@@ -81,6 +81,12 @@ def begin(settings: Settings) -> Path:
         raise RunError(f"{str(folder)!r} exists and is no run of Frostline; give another --out")
     write_json(config, document)
     return folder
+
+
+def resolve(folder: Path, found: Mapping[str, Any]) -> None:
+    """Add to config.json, as "resolved", what was left open in the settings and is known by now."""
+    given = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**given, "resolved": dict(found)})
 
 
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,9 +134,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RunError(
-            f"{str(path)!r} cannot be read: {error.strerror}; give the directory of a finished run"
-        ) from None
+        begun = (path.parent / "config.json").exists()
+        remedy = (
+            "the run there was begun and not finished: go on with --resume"
+            if begun
+            else "give the directory of a finished run"
+        )
+        raise RunError(f"{str(path)!r} cannot be read: {error.strerror}; {remedy}") from None
     except ValueError as error:
         raise RunError(f"{str(path)!r} is damaged: {error}; finish the run with --resume") from None
     if not isinstance(found, dict):

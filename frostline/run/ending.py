@@ -34,7 +34,7 @@ from frostline.search.race import Race
 from frostline.settings import Settings
 from frostline.values import Arm, Decision, Epoch, Evidence, Outcome, Plan, Profile, Score, Standing, Unit, Verdict
 
-UNSAID = ("data", "backbone", "resume", "workers", "threads")  # change nothing, or are said already
+UNSAID = ("data", "backbone", "resume", "out", "workers", "threads", "recalibrate")  # said already, or change nothing
 DEFAULTS: Mapping[str, Any] = Settings("", "").document()
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
 
@@ -65,8 +65,11 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         score=replace(score_of(ended, told), refit=given.refit_all),
         standings=standing.standings(ended.race, told, targets, costs, aim),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
+        certified={
+            f.arm.id: standing.estimate(f.certification, targets, aim) for f in ended.finalists if f.certification
+        },
         baselines={
-            b.name: (comparisons.as_standing(bench, b, aim), standing.estimate(b.judged, targets, aim))
+            b.name: (comparisons.as_standing(bench, b, ended.race, aim), standing.estimate(b.judged, targets, aim))
             for b in ended.baselines
         },
         cost=costs_of(run, ended, told),
@@ -78,10 +81,15 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         "command": command(given),
         "confusion": confusion(bench, judges).tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
-        "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists}
+        "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists if in_full(f)}
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
     }
     return write(run.folder, found, extras)
+
+
+def in_full(finalist: Finalist) -> bool:
+    """Whether it was trained on the full schedule: the last rung of a quick race is shorter."""
+    return exact(finalist.arm) or finalist.validation[0].unit.epochs >= finalist.arm.plan.recipe.epochs
 
 
 def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed: Unit) -> dict[str, Any]:
@@ -102,7 +110,10 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
         ),
         standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
         cost={"total_seconds": run.spent(), "final_seconds": sum(o.seconds for o in told), "peak_bytes": peak},
-        checks={"frozen_unchanged": finals.frozen_unchanged(bench, arm.plan, handed)},
+        checks={
+            "cached_vs_live": None if exact(arm) else finals.cached_versus_live(bench, arm, outcome.unit),
+            "frozen_unchanged": finals.frozen_unchanged(bench, arm.plan, handed),
+        },
     )
     summary = document(found)
     directory.write_json(run.folder / "summary.json", summary)

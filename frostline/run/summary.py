@@ -39,6 +39,7 @@ class Findings:
     decision: Decision | None = None
     score: Score | None = None
     standings: tuple[Standing, ...] = ()
+    certified: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])  # of finalists, where rows certify
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])  # why each arm ended where it did
     baselines: Mapping[str, tuple[Standing, Estimate | None]] = field(
         default_factory=dict[str, tuple[Standing, Estimate | None]]
@@ -70,11 +71,11 @@ def document(found: Findings) -> dict[str, Any]:
         },
         "decision": None if decision is None else {**asdict(decision), "plan": to_json(decision.plan)},
         "score": None if found.score is None else asdict(found.score),
-        "arms": [_arm(standing, found.reasons.get(standing.arm.id)) for standing in found.standings],
-        "baselines": {
-            name: _arm(standing, None) | {"certified": None if certified is None else asdict(certified)}
-            for name, (standing, certified) in found.baselines.items()
-        },
+        "arms": [
+            _arm(standing, found.reasons.get(standing.arm.id), found.certified.get(standing.arm.id))
+            for standing in found.standings
+        ],
+        "baselines": {name: _arm(standing, None, certified) for name, (standing, certified) in found.baselines.items()},
         "cost": dict(found.cost),
         "checks": dict(found.checks),
         "verdicts": [asdict(verdict) for verdict in found.verdicts],
@@ -83,12 +84,13 @@ def document(found: Findings) -> dict[str, Any]:
     }
 
 
-def _arm(standing: Standing, reason: str | None) -> dict[str, Any]:
+def _arm(standing: Standing, reason: str | None, certified: Estimate | None) -> dict[str, Any]:
     return {
         "id": standing.arm.id,
         "plan": _short(standing.arm.plan),
         "stage": standing.stage,
         "score": asdict(standing.score),
+        "certified": None if certified is None else asdict(certified),
         "seconds": standing.seconds,
         "peak_bytes": standing.peak_bytes,
         "learning_rate": None if exact(standing.arm) else standing.rate,  # a closed form has none

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
 
 from frostline.bench.bench import Bench
 from frostline.bench.recipe import recipe
@@ -16,16 +18,18 @@ from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule
 from frostline.training.prepare import top
-from frostline.values import Arm, Cost, Event, Evidence, Plan, Recipe, Show, silent
+from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, silent
 
 SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
-def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) -> Race:
-    """The arms at the start, on a schedule that the effort or the budget affords. Raises OptionError."""
-    arms, plain = proposed(bench, evidence), planned(bench)
-    budget, whole = bench.settings.budget, forecast_seconds(bench, arms, plain)
-    fitted = plain if budget is None else _fitted(bench, arms, plain, budget)
+def entered(bench: Bench, evidence: Sequence[Evidence], *, begun: Schedule | None = None, show: Show = silent) -> Race:
+    """The arms at the start, on the schedule that the run was `begun` with, or else on the one that is afforded.
+
+    What a budget affords depends on the workers, which a resumed run may have more of. Raises OptionError.
+    """
+    arms, budget = proposed(bench, evidence), bench.settings.budget
+    whole, fitted = forecast_seconds(bench, arms, planned(bench)), begun or afforded(bench, arms)
     spent = forecast_seconds(bench, arms, fitted)
     told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
     takes = f"the race and its baselines take about {spent:.0f} s{told}"
@@ -35,6 +39,12 @@ def entered(bench: Bench, evidence: Sequence[Evidence], *, show: Show = silent) 
     return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
 
 
+def afforded(bench: Bench, arms: Sequence[Arm]) -> Schedule:
+    """The schedule that the effort asks for, within the budget. Raises OptionError where even the least is beyond."""
+    plain, budget = planned(bench), bench.settings.budget
+    return plain if budget is None else _fitted(bench, arms, plain, budget)
+
+
 def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Wall-clock seconds that a race and its baselines are expected to take, from the calibration.
 
@@ -42,7 +52,10 @@ def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """
     still = {a.id: _epoch(bench, replace(a.plan, recipe=replace(a.plan.recipe, augment="none"))) for a in arms}
     full = {a.id: _epoch(bench, a.plan) for a in arms}
-    return (forecast(arms, of, still, full) + _baseline_seconds(bench, arms, of)) / bench.workers
+    ends = {a.id: predicting_seconds(bench, a.plan) for a in arms}
+    return (
+        crowding(bench) * (forecast(arms, of, still, full, ends) + _baseline_seconds(bench, arms, of)) / bench.workers
+    )
 
 
 def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
@@ -54,6 +67,33 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     scratch = scratch_of(bench, of.epochs)
     whole = cost_of(bench, scratch.plan).training
     return folds * (full + whole) + whole * len(scratch.rates) / SCREEN
+
+
+def unit_seconds(bench: Bench, plan: Plan) -> float:
+    """Seconds that one training of a plan is expected to take on its fold, with predicting the validation rows."""
+    return cost_of(bench, plan).training + predicting_seconds(bench, plan)
+
+
+def predicting_seconds(bench: Bench, plan: Plan) -> float:
+    """Seconds of predicting the validation rows of a fold, from the deepest activations that are stored."""
+    first = max((depth for depth in bench.whole if depth <= plan.freeze), default=0)
+    decode = 0.0 if first in bench.whole else bench.calibration.decode
+    return len(bench.split.folds[0].validation) * (decode + sum(bench.calibration.forward[first : top(plan)]))
+
+
+def crowding(bench: Bench) -> float:
+    """How many times as long a training takes while others run beside it."""
+    return bench.calibration.way.slower if bench.workers > 1 else 1.0
+
+
+def forecast_error(bench: Bench, arms: Sequence[Arm], told: Sequence[Outcome]) -> float | None:
+    """The median of |seconds / forecast - 1| over trainings; None where nothing was trained."""
+    plans, errors = {arm.id: arm.plan for arm in arms}, list[float]()
+    for outcome in told:
+        if outcome.unit.arm in plans and outcome.epochs and not outcome.diverged:
+            plan = with_epochs(plans[outcome.unit.arm], outcome.unit.epochs)
+            errors.append(abs(outcome.seconds / (crowding(bench) * unit_seconds(bench, plan)) - 1))
+    return median(errors) if errors else None
 
 
 def scratch_of(bench: Bench, epochs: int) -> Arm:
@@ -94,6 +134,24 @@ def planned(bench: Bench) -> Schedule:
     given, folds = bench.settings, bench.split.folds
     rows = len(folds[0].validation)
     return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
+
+
+def resolved(bench: Bench) -> dict[str, Any]:
+    """What the settings left open, as this bench has it: for config.json."""
+    recipe, way, how = base_recipe(bench), bench.calibration.way, bench.backbone.preprocessing
+    return {
+        "preprocessing": None if how is None else asdict(how),
+        "weights": bench.backbone.weights,
+        "data": bench.examples.detected,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch,
+        "augment": bench.settings.augment or recipe.augment,
+        "device": str(bench.device.device),
+        "precision": way.precision,
+        "layout": way.layout,
+        "threads": way.threads,
+        "workers": bench.workers,
+    }
 
 
 def batch_norms(bench: Bench) -> bool:

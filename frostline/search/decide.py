@@ -14,7 +14,7 @@ once, so that among equal arms a loser is declared no more often than the error 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,10 +70,16 @@ class Comparison:
 
     scores: Floats  # higher is better: a log-loss stands here with a minus
     behind: Floats  # the most that each may lie behind the best, at the confidence; 0 where there is only one
-    plausible: tuple[bool, ...]
+    beaten: NDArray[np.bool_]  # [i, j]: j is ahead of i by more than the bound for all pairs at once
     regret: Floats  # expected distance from the best over the bootstrap
     needed: tuple[int | None, ...]  # further examples that would bring `behind` to epsilon if all were equal
     examples: int  # that the comparison rests on
+    apart: bool = False  # examples that decided nothing
+
+    @property
+    def plausible(self) -> tuple[bool, ...]:
+        """Which finalists no other one beats."""
+        return tuple(not row.any() for row in self.beaten)
 
 
 def decide(
@@ -112,7 +118,7 @@ def decide(
     certain = seen
     if all(f.certification for f in running):
         drawn = sample([f.certification for f in running], targets, aim.metric, still, (), seed=seed + 1)
-        certain = compare(drawn, aim, alpha)
+        certain = replace(compare(drawn, aim, alpha), apart=True)
     return _decision(running, certain, at, rule, aim)
 
 
@@ -123,14 +129,14 @@ def compare(drawn: Sample, aim: Aim, alpha: float) -> Comparison:
     control = control_quantiles(errors, se, alpha)
     ahead = scores[None, :] - scores[:, None]  # how far column j is ahead of row i
     behind = np.maximum(0.0, (ahead + control[None, :] * se).max(axis=1))
-    plausible = np.all(ahead <= range_quantile(errors, se, alpha) * se + 1e-12, axis=1)
+    beaten = ahead > range_quantile(errors, se, alpha) * se + 1e-12
     draws = scores + errors
     regret = (draws.max(axis=1, keepdims=True) - draws).mean(axis=0)
     by_examples = standard_errors(drawn.by_examples)
     # m = z^2 var / epsilon^2, with the variance of a paired difference seen on n examples as n se^2
     enough = drawn.examples * (control[None, :] * by_examples).max(axis=1) ** 2 / max(aim.epsilon, 1e-9) ** 2
     needed = tuple(int(np.ceil(m)) - drawn.examples if m > drawn.examples else None for m in enough)
-    return Comparison(scores, behind, tuple(bool(p) for p in plausible), regret, needed, drawn.examples)
+    return Comparison(scores, behind, beaten, regret, needed, drawn.examples)
 
 
 def preference(finalist: Finalist, prefer: Prefer) -> tuple[float, int, int, str]:
@@ -161,7 +167,8 @@ def _decision(running: Sequence[Finalist], certain: Comparison, at: int, rule: s
     within = zip(names, certain.behind, strict=True)
     proven = tuple(name for name, behind in within if behind <= aim.epsilon and not alone)
     certified = names[at] in proven
-    needed = None if certified else certain.needed[at]
+    better = tuple(name for name, ahead in zip(names, certain.beaten[at], strict=True) if ahead)
+    needed = None if certified or better else certain.needed[at]  # no number of examples makes a worse arm the best
     return Decision(
         arm=names[at],
         plan=with_rate(running[at].arm.plan, running[at].validation[0].unit.rate),
@@ -170,8 +177,9 @@ def _decision(running: Sequence[Finalist], certain: Comparison, at: int, rule: s
         certified=certified,
         plausible=tuple(n for n, holds in zip(names, certain.plausible, strict=True) if holds),
         proven=proven,
+        better=better,
         expected_regret=float(certain.regret[at]),
-        reason=_because(names[at], rule, len(names), aim) + _standing(certified, needed, certain, aim),
+        reason=_because(names[at], rule, len(names), aim) + _standing(certified, needed, better, certain, aim),
         needed=needed,
     )
 
@@ -201,14 +209,18 @@ def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     }[rule]
 
 
-def _standing(certified: bool, needed: int | None, certain: Comparison, aim: Aim) -> str:
+def _standing(certified: bool, needed: int | None, better: Sequence[str], certain: Comparison, aim: Aim) -> str:
     """What may be claimed of the choice, as the second half of a sentence."""
+    where = "on the examples set aside, which did not decide," if certain.apart else "on this data"
     count = len(certain.scores)
     if count == 1:
         return ""
     percent = f"{100 * aim.confidence:g}%"
     if certified:
         return f"; at {percent} confidence it is within {_size(aim)} of the best of {count} finalists."
+    if better:
+        names = " and ".join(filter(None, (", ".join(better[:-1]), better[-1])))
+        return f". Not certified: {where} {names} did better than it by more than chance."
     lacking = f". Not certified: that it lies within {_size(aim)} of the best is not shown at {percent} confidence"
     if needed is None:
         return f"{lacking}, and more examples alone would not show it: the seeds or true differences are too large."

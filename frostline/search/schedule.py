@@ -95,30 +95,34 @@ def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
 
 
 def forecast(
-    arms: Sequence[Arm], of: Schedule, seconds: Mapping[str, float], full: Mapping[str, float] | None = None
+    arms: Sequence[Arm],
+    of: Schedule,
+    seconds: Mapping[str, float],
+    full: Mapping[str, float] | None = None,
+    ends: Mapping[str, float] | None = None,
 ) -> float:
     """Seconds that the race takes at most, but for widened grids, from the `seconds` of one epoch of each arm.
 
-    `full` are those of an epoch of the full schedule, where these differ. Which arms go on is not known yet: the
-    dearest are assumed to. Exact probes are counted as nothing.
+    `full` are those of an epoch of the full schedule, where these differ, `ends` what each training takes besides its
+    epochs. Which arms go on is not known yet: the dearest are assumed to. Exact probes are counted as nothing.
     """
     trained = sorted((a for a in arms if not exact(a)), key=lambda a: not a.protected)[: of.arms]
     total = 0.0
     for rung in of.rungs:
         of_one = full if full is not None and rung.epochs >= of.epochs else seconds
-        spent = sorted((of_one[a.id] for a in trained), reverse=True)[: rung.most]
-        total += sum(spent) * _epochs(rung)
+        once = [rung.epochs * of_one[a.id] + (0.0 if ends is None else ends[a.id]) for a in trained]
+        total += sum(sorted(once, reverse=True)[: rung.most]) * _times(rung)
     return total
 
 
-def _epochs(rung: Rung) -> int:
-    """What one arm trains in a rung."""
-    return rung.epochs * len(rung.pairs) * {"grid": 3, "near": 3, "best": 1}[rung.rates]
+def _times(rung: Rung) -> int:
+    """How often one arm is trained in a rung."""
+    return len(rung.pairs) * {"grid": 3, "near": 3, "best": 1}[rung.rates]
 
 
 def _trainings(of: Schedule, arms: int) -> int:
     """Epochs of all arms and rungs, when arms cost the same."""
-    return sum(_epochs(rung) * min(arms, rung.most or arms) for rung in of.rungs)
+    return sum(rung.epochs * _times(rung) * min(arms, rung.most or arms) for rung in of.rungs)
 
 
 def _part(epochs: int, share: int) -> int:

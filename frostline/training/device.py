@@ -9,7 +9,6 @@ import platform
 import resource
 import sys
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,16 +17,19 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from frostline.errors import OptionError
+from frostline.values import Layout, Precision
 
 Device = Accelerator
-Layout = Literal["contiguous", "channels_last"]
-Precision = Literal["fp32", "bf16", "fp16"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h: mallopt(3)
-_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_MIXED: dict[Precision, str] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def accelerator(device: str = "auto", precision: str = "fp32") -> Device:
-    """The accelerator for "auto", "cpu", "cuda" or "mps" at "fp32", "bf16" or "fp16". Raises OptionError."""
+    """The accelerator for "auto", "cpu", "cuda" or "mps" at "fp32", "bf16" or "fp16". Raises OptionError.
+
+    At the precision "auto" it is at "fp32": another may be chosen once it was measured.
+    """
+    precision = "fp32" if precision == "auto" else precision
     if precision not in _MIXED:
         raise OptionError(f"precision is {precision!r}; allowed are {', '.join(_MIXED)}")
     found = _available()
@@ -40,6 +42,14 @@ def accelerator(device: str = "auto", precision: str = "fp32") -> Device:
         _keep_pages()
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]  a second run may want other values
     return Accelerator(cpu=chosen == "cpu", mixed_precision=_MIXED[precision])
+
+
+def precisions(where: torch.device, asked: str) -> tuple[Precision, ...]:
+    """What calibration may choose from, the plainest first: for "auto", what the device can compute in."""
+    if asked in _MIXED:
+        return (asked,)
+    half = where.type == "cpu" or (where.type == "cuda" and torch.cuda.is_bf16_supported())
+    return ("fp32", "bf16") if half else ("fp32",)
 
 
 def _keep_pages() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from frostline.training.loop import Batch, Feed
 
@@ -32,11 +33,16 @@ def feed(
         if seed is not None:
             order = np.random.default_rng((seed, epoch)).permutation(len(rows))
         for part in np.array_split(order, steps(len(rows), batch)):
-            arrays = read(rows[part], epoch)
-            inputs = tuple(torch.from_numpy(np.ascontiguousarray(a)).to(device, non_blocking=True) for a in arrays)
+            inputs = tuple(_tensor(array).to(device, non_blocking=True) for array in read(rows[part], epoch))
             yield inputs, torch.from_numpy(targets[part]).to(device)
 
     return batches
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """As a tensor; NumPy has no bfloat16, so its bits come as uint16, which no frontier holds otherwise."""
+    found = torch.from_numpy(np.ascontiguousarray(array))
+    return found.view(torch.bfloat16) if array.dtype == np.uint16 else found
 
 
 def steps(rows: int, batch: int) -> int:

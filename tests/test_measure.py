@@ -1,0 +1,116 @@
+"""Ways are compared in turn, what is hopeless is not tried again, and a calibration is measured once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import stage
+import torch
+from stage import CALIBRATION
+
+from frostline.bench import remembered
+from frostline.bench.measure import HOPELESS, PATIENCE, ROUNDS, Trial, fastest, least
+from frostline.run import course
+from frostline.values import Preprocessing
+
+
+class Clock:
+    """Calls that take as long as they are told to, one time after another; the last time is repeated."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def call(self, name: str, *seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            taken = self.calls.count(name)
+            self.calls.append(name)
+            self.now += seconds[min(taken, len(seconds) - 1)]
+
+        return run
+
+
+def test_calls_are_compared_in_turn_by_their_least_time_and_the_first_only_warms_up() -> None:
+    clock = Clock()
+    calls = [clock.call("a", 0.1, 0.3, 0.2), clock.call("b", 0.1, 0.2, 0.4)]
+    assert least(calls, clock=lambda: clock.now) == pytest.approx([0.2, 0.2])
+    assert clock.calls == ["a", "b"] * (1 + ROUNDS)
+
+
+def test_what_is_hopeless_in_the_first_round_is_not_called_again() -> None:
+    clock = Clock()
+    calls = [clock.call("a", 1.0, 0.5), clock.call("b", 1.01 * HOPELESS)]
+    assert least(calls, clock=lambda: clock.now) == pytest.approx([0.5, 1.01 * HOPELESS])
+    assert clock.calls.count("b") == 1
+
+
+def test_long_calls_have_two_rounds_after_the_first() -> None:
+    clock = Clock()
+    least([clock.call("a", PATIENCE)], clock=lambda: clock.now)
+    assert clock.calls == ["a"] * 3
+
+
+def test_a_way_is_one_of_those_allowed_and_leaves_the_network_as_it_was() -> None:
+    backbone = stage.network()
+    before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
+    trial = Trial(backbone, stage.anatomy(backbone), torch.randn(4, 3, 8, 8))
+    threads = torch.get_num_threads()
+    try:
+        way = fastest(trial, precisions=("bf16",), shares=((1, 2),))
+    finally:
+        torch.set_num_threads(threads)
+    assert (way.precision, way.threads, way.at_once) == ("bf16", 1, 2)
+    assert way.slower >= 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.module.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in backbone.module.parameters())
+
+
+def marked(folder: Path, **changes: object) -> str:
+    given = {
+        "preprocessing": Preprocessing((8, 8), None, (0.5,), (0.5,)), "data": ["a"], "batch": 16,
+        "precisions": ("fp32",), "shares": ((1, 1),),
+    }  # fmt: skip
+    layers = stage.anatomy(stage.network()).layers
+    return remembered.mark(layers, torch.device("cpu"), folder, **{**given, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_calibration_is_recalled_as_it_was_kept_and_under_its_own_mark_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mark = marked(tmp_path)
+    assert remembered.recall(mark) is None
+    remembered.keep(mark, CALIBRATION)
+    assert remembered.recall(mark) == CALIBRATION
+    assert marked(tmp_path) == mark
+    others = [{"batch": 8}, {"data": ["b"]}, {"precisions": ("fp32", "bf16")}, {"shares": ((1, 1), (2, 1))}]
+    assert len({mark, *(marked(tmp_path, **other) for other in others)}) == 1 + len(others)
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert marked(tmp_path) != mark
+
+
+def test_a_damaged_calibration_is_measured_anew_and_a_cache_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remembered.keep("mark", CALIBRATION)
+    (file,) = tmp_path.rglob("mark.json")
+    file.write_text(file.read_text()[:50])
+    assert remembered.recall("mark") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))  # a file stands where the folder should be
+    remembered.keep("mark", CALIBRATION)
+    assert remembered.recall("mark") is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says which cores a process may use")
+def test_only_the_cores_that_this_process_may_use_are_counted() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert course.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
