@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test environment
 
 demo: environment
-	$(BIN)/frostline demo
+	$(BIN)/frostline demo --resume
 
 test: environment
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
