@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -132,14 +133,16 @@ def _shares(network: Network, source: Source, *, shared: bool) -> tuple[Share, .
     """How threads might be shared: a training on one or on all, or one on each thread, where there is a choice.
 
     What was given as an object cannot be reached from another process, and without a folder there is nothing to share.
+    How trainings side by side get on is measured with forks, which Linux alone does safely.
     """
     threads, asked = max(1, network.settings.threads), network.settings.workers
     if network.device.device.type != "cpu":
         return ((threads, asked or 1),)
-    if asked is not None:
+    if asked is not None and sys.platform == "linux":
         return tuple(dict.fromkeys([(1, asked), (threads, asked)]))
     alone = tuple(dict.fromkeys([(1, 1), (threads, 1)]))
-    return alone if not shared or source != Source() or threads == 1 else (*alone, (1, threads))
+    together = shared and source == Source() and threads > 1 and sys.platform == "linux"
+    return (*alone, (1, threads)) if together else alone
 
 
 def _fastest(measured: Calibration, workers: int) -> str:

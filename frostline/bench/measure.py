@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Barrier
+from typing import NoReturn
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
@@ -98,6 +100,7 @@ def fastest(trial: Trial, *, precisions: Sequence[Precision], shares: Sequence[S
     """The way in which training steps of the whole network are done fastest here; ways are compared in turn.
 
     First the layout and the precision, then how threads are shared. What is not the plainest must be worth it.
+    Trainings side by side share the memory's bandwidth: how much slower they are is measured beside forks.
     """
     threads = max(threads for threads, _ in shares)
     torch.set_num_threads(threads)
@@ -108,13 +111,14 @@ def fastest(trial: Trial, *, precisions: Sequence[Precision], shares: Sequence[S
     way = ways[worth.index(min(worth))]
     if len(shares) == 1 and shares[0][1] == 1:
         return way
-    tried = [*dict.fromkeys([*((threads, 1) for threads, _ in shares), *shares])]
-    seconds = dict(zip(tried, least([_together(trial, way, share) for share in tried]), strict=True))
+    alone = [*dict.fromkeys(threads for threads, _ in shares)]
+    seconds = dict(zip(alone, least([_on(threads, _whole(trial, way)) for threads in alone]), strict=True))
+    beside = {share: _beside(trial, way, share, seconds[share[0]]) for share in shares}
     # steps a second, of all trainings
-    done = {share: share[1] / seconds[share] / (1 if share == (1, 1) else TAKEN) for share in shares}
+    done = {share: share[1] / took / (1 if share == (1, 1) else TAKEN) for share, took in beside.items()}
     threads, at_once = max(done, key=lambda share: done[share])
-    slower = max(1.0, seconds[threads, at_once] / seconds[threads, 1])
-    return replace(way, threads=threads, at_once=at_once, slower=slower)
+    slower = beside[threads, at_once] / seconds[threads]
+    return replace(way, threads=threads, at_once=at_once, slower=max(1.0, slower))
 
 
 def least(
@@ -220,28 +224,54 @@ def _cast(trial: Trial, way: Way) -> AbstractContextManager[object]:
     return torch.autocast(trial.where.type, kind, enabled=way.precision != "fp32")
 
 
-def _together(trial: Trial, way: Way, share: Share) -> Call:
-    """So many steps side by side, on so many threads and a copy of the network each.
-
-    Processes share the memory's bandwidth as threads do, and not the interpreter: they are a little faster still.
-    """
-    threads, count = share
-    steps, gate = [_whole(trial, way) for _ in range(count)], Barrier(count)
-
-    def one(step: Call) -> None:
+def _on(threads: int, step: Call) -> Call:
+    def run() -> None:
         torch.set_num_threads(threads)
-        gate.wait()
         step()
 
-    def run() -> None:
-        if count == 1:
-            one(steps[0])
-            return
-        with ThreadPoolExecutor(count) as pool:
-            for _ in pool.map(one, steps):  # raises what a step raised
-                pass
-
     return run
+
+
+def _beside(trial: Trial, way: Way, share: Share, alone: float) -> float:
+    """Seconds of a step while the other trainings of a share are at work too."""
+    threads, count = share
+    if count == 1:
+        return alone
+    with _neighbours(_whole(trial, way), (count - 1) * threads):
+        return least([_on(threads, _whole(trial, way))])[0]
+
+
+@contextmanager
+def _neighbours(step: Call, count: int) -> Generator[None]:
+    """So many processes that take a step over and over, on one thread each, until this is left.
+
+    They are forks, and so have the network without reading it again. A fork must not start threads, which these do not.
+    """
+    leader, children = os.getpid(), list[int]()
+    try:
+        for _ in range(count):
+            with catch_warnings():
+                simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
+                child = os.fork()
+            if child == 0:
+                _endlessly(step, leader)
+            children.append(child)
+        yield
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _endlessly(step: Call, leader: int) -> NoReturn:
+    """In a fork: never comes back, and ends with the process that it is a fork of."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        torch.set_num_threads(1)
+        while os.getppid() == leader:
+            step()
+    finally:
+        os._exit(0)
 
 
 def _seconds(call: Call, clock: Callable[[], float]) -> float:
