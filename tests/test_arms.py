@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from frostline.plan import legal_depths, with_epochs
 from frostline.search.arms import FEWEST, MOST, PER_CLASS, STEP, baselines, exact, propose, widen
-from frostline.values import Arm, Recipe
+from frostline.values import Arm, Plan, Recipe
 from tests.planted import RECIPE, evidence, layers
 
 
@@ -67,6 +67,20 @@ def test_a_network_of_usual_length_gets_eight_to_fourteen_arms(count: int) -> No
     rising = evidence({d: 0.5 + 0.01 * d for d in range(1, count + 1)})
     arms = propose(layers(count), rising, recipe=RECIPE, classes=10, examples=500, batch_norms=True)
     assert FEWEST <= len(arms) <= MOST
+
+
+def test_one_arm_is_a_plain_training_loop_where_there_are_batch_norms_and_examples_enough() -> None:
+    rising = evidence({d: 0.5 + 0.01 * d for d in range(1, 10)})
+
+    def named(examples: int, *, batch_norms: bool) -> dict[str, Plan]:
+        proposed = propose(layers(9), rising, recipe=RECIPE, classes=10, examples=examples, batch_norms=batch_norms)
+        return {arm.id: arm.plan for arm in proposed}
+
+    plain = named(160, batch_norms=True)["batch_statistics"]
+    assert (plain.keep, plain.freeze, plain.statistics, plain.head.start) == (9, 0, "batch", "random")
+    assert set(plain.rates()) == {plain.recipe.lr}
+    assert "batch_statistics" not in named(159, batch_norms=True)
+    assert "batch_statistics" not in named(160, batch_norms=False)
 
 
 def test_where_the_probe_peaks_below_the_top_dropping_and_beginning_anew_are_tried() -> None:

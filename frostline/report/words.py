@@ -196,7 +196,7 @@ STRATEGIES: Mapping[str, str] = {
     "gradual": "layers are unfrozen one after the other, from the top (ULMFiT, Howard and Ruder 2018)",
     "drop": "the layers above n dropped, the upper ones below it trained",
     "reinit": "the layers above n begun anew, the upper ones below it trained",
-    "batch_statistics": "every layer is trained, batch norms with the statistics of the batch",
+    "batch_statistics": "every layer is trained at one rate under a new random head, batch norms following the batch",
     "scratch": "every layer begun anew: no transfer",
 }
 

@@ -156,8 +156,13 @@ def _suggested(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Re
 
 
 def _batch(layers: Sequence[Layer], recipe: Recipe, enough: bool) -> Iterable[Arm]:
+    """As a plain training loop does it: one rate for all layers, a new head, and batch norms that follow the batch.
+
+    The probe's head would not fit: it was fitted on features that stored statistics make.
+    """
     if enough:
-        yield _trained("batch_statistics", plan(layers, recipe, statistics="batch"))
+        plain = replace(recipe, kept_lr=1.0)
+        yield _trained("batch_statistics", plan(layers, plain, statistics="batch", head=Head(start="random")))
 
 
 def _spread(layers: Sequence[Layer], recipe: Recipe) -> Iterable[Arm]:
