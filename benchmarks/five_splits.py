@@ -1,11 +1,12 @@
 """Does the choice of `find` keep up with what people do? Several splits of one data set, paired.
 
-    python benchmarks/five_splits.py DATA --backbone B [--weights W] [--option KEY=VALUE ..] [--out FILE.md]
+    python benchmarks/five_splits.py DATA --backbone B [--weights W] [--option KEY=VALUE ..] [--rows FILE.jsonl]
+        [--out FILE.md]
 
 All pictures below DATA are pooled; each split sets 30% of every class aside as the test folder. The score of the model
 that `find` hands back is compared, on that same test folder, with the linear probe and with tuned full fine-tuning,
 both trained in the same run. Each is compared with over all splits; the better one of every single split, chosen in
-hindsight, stands beside it and flatters those two.
+hindsight, stands beside it and flatters those two. With `--rows`, splits that the file holds are not run again.
 """
 
 from __future__ import annotations
@@ -55,39 +56,57 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--option", action="append", default=[], help="KEY=VALUE, any other option of find")
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--rows", type=Path, help="where each split is kept as soon as it is there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
+    done = known(given.rows)
+    for number in range(given.splits):
+        if number not in done:
+            done[number] = one(number, given.data, given.backbone, {"weights": given.weights, **options})
+            print(line(done[number]), flush=True)
+            if given.rows:
+                with given.rows.open("a") as file:
+                    file.write(json.dumps(done[number]) + "\n")
     heads = ("split", "chosen", "its score", "linear probe", "full fine-tuning", "seconds")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    rows: list[tuple[float, float, float]] = []
-    folder = Path(tempfile.mkdtemp())
-    try:
-        for number in range(given.splits):
-            split(given.data, folder / f"data{number}", number)
-            started = time.perf_counter()
-            found = frostline.find(
-                str(folder / f"data{number}"),
-                given.backbone,
-                weights=given.weights,
-                out=str(folder / f"run{number}"),
-                seed=number,
-                **options,
-            ).summary
-            probe, full = (found["baselines"][name]["certified"]["mean"] for name in ("linear_probe", "full_finetune"))
-            rows.append((found["score"]["value"], probe, full))
-            scores = " | ".join(f"{value:.3f}" for value in rows[-1])
-            took = time.perf_counter() - started
-            lines.append(f"| {number} | {found['decision']['arm']} | {scores} | {took:.0f} |")
-            print(lines[-1], flush=True)
-            shutil.rmtree(folder / f"run{number}")
-    finally:
-        shutil.rmtree(folder)
-    lines += ["", *differences(np.array(rows))]
+    rows = [done[number] for number in range(given.splits)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(line, rows)]
+    lines += ["", *differences(np.array([row["scores"] for row in rows]))]
     text = "\n".join(lines)
     print(text)
     if given.out:
         given.out.write_text(f"`{given.data.name}`, `{given.backbone}` {' '.join(given.option)}\n\n{text}\n")
+
+
+def known(file: Path | None) -> dict[int, dict[str, Any]]:
+    """The splits that an earlier call kept."""
+    if file is None or not file.exists():
+        return {}
+    return {row["split"]: row for row in map(json.loads, file.read_text().splitlines())}
+
+
+def one(number: int, data: Path, backbone: str, options: dict[str, Any]) -> dict[str, Any]:
+    """One split: the scores of the choice, of the linear probe and of full fine-tuning."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        split(data, folder / "data", number)
+        started = time.perf_counter()
+        found = frostline.find(str(folder / "data"), backbone, out=str(folder / "run"), seed=number, **options).summary
+    finally:
+        shutil.rmtree(folder)
+    others = [found["baselines"][name]["certified"]["mean"] for name in ("linear_probe", "full_finetune")]
+    return {
+        "split": number,
+        "chosen": found["decision"]["arm"],
+        "scores": [found["score"]["value"], *others],
+        "seconds": round(time.perf_counter() - started),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    scores = " | ".join(f"{value:.3f}" for value in row["scores"])
+    return f"| {row['split']} | {row['chosen']} | {scores} | {row['seconds']} |"
 
 
 def differences(rows: NDArray[np.float64]) -> list[str]:

@@ -29,7 +29,7 @@ from frostline.settings import Settings, settings, unread
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
-DEMO_EPOCHS = 10
+DEMO_EPOCHS = 8
 DEMO_LABELLED = 300
 
 
@@ -73,8 +73,11 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         if run.finished:
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
+        course.roused(bench, run)
         evidence = probe_cuts(bench, show=show)
-        race = course.race(bench, course.entered(bench, evidence, run, show=show), run, show=show)
+        start = course.entered(bench, evidence, run, show=show)
+        run = replace(run, ahead=terms.serial_seconds(bench, start.arms, start.schedule))
+        race = course.race(bench, start, run, show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,

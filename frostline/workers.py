@@ -65,6 +65,12 @@ def run(work: Callable[[Job], Result], jobs: Sequence[Job], hands: Crew | None =
             futures.update((hands.pool.submit(work, job), job) for job in islice(waiting, 1))
 
 
+def rouse(prepare: Callable[..., object], arguments: tuple[object, ...], hands: Crew) -> None:
+    """Start the processes, each with a call that prepares it. Nobody waits for them: a failure shows in the work."""
+    for _ in range(hands.size):
+        hands.pool.submit(prepare, *arguments)
+
+
 def _begin() -> None:
     """In a new process: an interrupt is for the one that leads, and nobody works on when that one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

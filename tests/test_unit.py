@@ -198,7 +198,7 @@ def test_the_certification_rows_are_predicted_by_the_kept_model(bench: Bench) ->
     unit = stage.unit(arm)
     outcome = perform(bench, arm, unit, keep=True)
     aside = replace(bench, split=replace(bench.split, certification=outcome.rows[::-1].copy()))
-    proof = certify(aside, arm, unit)
+    (proof,) = certify(aside, [(arm, unit)])
     assert proof.rows.tolist() == outcome.rows[::-1].tolist()
     np.testing.assert_allclose(proof.log_probabilities[::-1], outcome.log_probabilities, atol=1e-4)
 

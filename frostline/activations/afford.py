@@ -88,15 +88,19 @@ def afford(
     *,
     examples: int,
     views: int = 1,
+    trained: int | None = None,
 ) -> Forecast:
     """The cuts whose whole activations to store, and where: of all choices that fit, one that takes the fewest seconds.
 
-    `demands` maps freeze depths to epochs, summed over all trainings to come. Leave out what runs on pooled features,
-    which are stored anyway. The result is exact for the model above, so more room never forecasts more seconds.
+    `demands` maps freeze depths to epochs, summed over all trainings to come; each epoch reads `trained` of the
+    `examples` that are stored, all where it is None. Leave out what runs on pooled features, which are stored anyway.
+    The result is exact for the model above, so more room never forecasts more seconds.
     """
     depths = sorted(demands)
     live, perfect = _live(calibration, depths), _perfect(calibration, depths)
-    epochs = np.array([demands[depth] for depth in depths], dtype=np.float64) * examples
+    epochs = np.array([demands[depth] for depth in depths], dtype=np.float64) * (
+        examples if trained is None else trained
+    )
     without = float(epochs @ live)
     options = _options(layers, calibration, depths, epochs, examples * views)
     limits = {"memory": room.memory, "disk": room.disk, "total": room.memory + room.disk}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from frostline.activations.fingerprint import fingerprint
 from frostline.bench.bench import Bench
@@ -17,24 +18,37 @@ from frostline.errors import FrozenMoved
 from frostline.training import checkpoint, loop
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import predictor, prepared
-from frostline.values import Arm, Outcome, Plan, Unit
+from frostline.values import Arm, Event, Outcome, Plan, Show, Unit, silent
 
 CHECKED_ROWS = 128  # that the comparison of stored and live activations trains on
 
 
-def certify(bench: Bench, arm: Arm, unit: Unit) -> Outcome:
-    """What the kept model of a unit predicts for the certification rows, from the pictures themselves."""
-    network = copy.deepcopy(bench.backbone.module)
-    head = checkpoint.read(kept_weights(bench, unit), network)
-    where = bench.device.device
-    predict = predictor(network.to(where), head.to(where), bench.anatomy, arm.plan)
-    how, rows = bench.backbone.preprocessing, bench.split.certification
+def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = silent) -> tuple[Outcome, ...]:
+    """What the kept models of units predict for the certification rows, from the pictures themselves.
+
+    Each picture is opened once for all of them: that takes longer than a small network does.
+    """
+    how, rows, where = bench.backbone.preprocessing, bench.split.certification, bench.device.device
     assert how is not None, "pictures come with preprocessing"
-    found = [
-        predict(torch.from_numpy(batches.decode(bench.examples, part, how, workers=bench.settings.threads)).to(where))
-        for part in np.array_split(rows, steps(len(rows), arm.plan.recipe.batch))
-    ]
-    return Outcome(unit, rows, torch.cat(found).cpu().numpy(), 0.0, 0)
+    predictors = [_predictor(bench, arm, unit) for arm, unit in models]
+    found: list[list[Tensor]] = [[] for _ in models]
+    parts = np.array_split(rows, steps(len(rows), min((arm.plan.recipe.batch for arm, _ in models), default=1)))
+    for number, part in enumerate(parts, 1):
+        decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
+        inputs = torch.from_numpy(decoded).to(where)
+        for predict, predicted in zip(predictors, found, strict=True):
+            predicted.append(predict(inputs).cpu())
+        show(Event("certify", number, len(parts)))
+    return tuple(
+        Outcome(unit, rows, torch.cat(predicted).numpy(), 0.0, 0)
+        for (_, unit), predicted in zip(models, found, strict=True)
+    )
+
+
+def _predictor(bench: Bench, arm: Arm, unit: Unit) -> Callable[[Tensor], Tensor]:
+    network, where = copy.deepcopy(bench.backbone.module), bench.device.device
+    head = checkpoint.read(kept_weights(bench, unit), network)
+    return predictor(network.to(where), head.to(where), bench.anatomy, arm.plan)
 
 
 def frozen_unchanged(bench: Bench, plan: Plan, unit: Unit) -> bool:

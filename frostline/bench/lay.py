@@ -39,7 +39,7 @@ from frostline.plan import legal_depths
 from frostline.search.arms import exact, propose
 from frostline.settings import Settings
 from frostline.training.device import Device, accelerator, arranged, out_of_memory, precisions
-from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Show, silent
+from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Recipe, Show, silent
 
 T = TypeVar("T")
 CHUNK = 32  # pictures of one forward pass of the fill
@@ -56,6 +56,16 @@ class Network:
     examples: Examples
     device: Device
     settings: Settings
+
+    @property
+    def trained(self) -> int:
+        """Examples of one training, but for near duplicates that the features will show."""
+        return len(split(self.examples, seed=self.settings.seed, folds=FOLDS).folds[0].train)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a training of so many is."""
+        return recipe(self.settings, self.trained)
 
 
 def lay(
@@ -109,12 +119,12 @@ def lay(
 def _measured(network: Network, source: Source, folder: Path | None, *, dry: bool, show: Show) -> Calibration:
     """As this machine remembers it for this network and this data; else measured, and remembered."""
     shared = dry or folder is not None
-    settings, where, sizes = network.settings, network.device.device, recipe(network.settings, len(network.examples))
+    settings, where, batch = network.settings, network.device.device, network.recipe.batch
     kinds = precisions(where, settings.precision)
     shares = _shares(network, source, shared=shared)
     mark = remembered.mark(
         network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
-        data=_ids(network), batch=sizes.batch, precisions=kinds, shares=shares,
+        data=_ids(network), batch=batch, precisions=kinds, shares=shares,
     )  # fmt: skip
     known = None if settings.recalibrate else remembered.recall(mark)
     if known is not None:
@@ -123,7 +133,7 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     with brief_disk() if dry else nullcontext(folder) as place:
         found = measure(
             network.backbone, network.anatomy, network.examples, where,
-            batch=sizes.batch, precisions=kinds, shares=shares, folder=place,
+            batch=batch, precisions=kinds, shares=shares, folder=place,
         )  # fmt: skip
     remembered.keep(mark, found)
     return found
@@ -137,7 +147,7 @@ def _shares(network: Network, source: Source, *, shared: bool) -> tuple[Share, .
     """
     threads, asked = max(1, network.settings.threads), network.settings.workers
     if network.device.device.type != "cpu":
-        return ((threads, asked or 1),)
+        return ((threads, 1),)  # a fork of a process that uses a GPU cannot use it
     if asked is not None and sys.platform == "linux":
         return tuple(dict.fromkeys([(1, asked), (threads, asked)]))
     alone = tuple(dict.fromkeys([(1, 1), (threads, 1)]))
@@ -160,17 +170,17 @@ def planned(network: Network, calibration: Calibration, room: Room) -> Forecast:
     What an interrupted run stored already is planned anew and found there: it takes no room from itself.
     """
     examples, demands = len(network.examples), _demands(network)
-    return afford(network.anatomy.layers, calibration, demands, room, examples=examples)
+    return afford(network.anatomy.layers, calibration, demands, room, examples=examples, trained=network.trained)
 
 
 def _demands(network: Network) -> Mapping[int, float]:
     """Epochs a freeze depth: each arm's first rung, and its part of what the later rungs spend."""
-    layers, epochs = network.anatomy.layers, recipe(network.settings, len(network.examples)).epochs
+    layers, base = network.anatomy.layers, network.recipe
     last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
-    arms = propose(layers, [last], recipe=recipe(network.settings, len(network.examples)), classes=2, examples=0)
+    arms = propose(layers, [last], recipe=base, classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
     finals = 0 if network.settings.augment not in (None, "none") else 2 * 2  # varied pictures are read, not stored
-    share = epochs * (3 / 6 + (4 * 2 / 3 + finals) / len(trained))
+    share = base.epochs * (3 / 6 + (4 * 2 / 3 + finals) / len(trained))
     demands = dict[int, float]()
     for arm in trained:
         demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share

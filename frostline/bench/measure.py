@@ -195,7 +195,7 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
 def _update(module: nn.Module, where: torch.device) -> Call:
     """A step of the optimiser for all parameters, with the clipping before it; rate 0, so that it changes nothing."""
     copies = [nn.Parameter(parameter.detach().clone()) for parameter in module.parameters()]
-    optimiser = torch.optim.AdamW(copies, lr=0.0)
+    optimiser = torch.optim.AdamW(copies, lr=0.0, fused=True)
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from frostline.data.pictures import Augment, augment, open_picture, preprocess
 from frostline.values import Examples, Preprocessing
+
+WORTH_A_THREAD = 1e-3  # seconds of a picture from which threads gain more than they wait for the interpreter
 
 
 def batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -23,7 +26,7 @@ def decode(
 ) -> NDArray[np.float32]:
     """These examples as the network reads them, rows x channels x height x width; the same every time.
 
-    `workers` threads share the decoding; 0 decodes in the caller's own. Raises DataError naming an unreadable file.
+    `workers` threads share the decoding where that is worth it. Raises DataError naming an unreadable file.
     """
     return pictures(examples, rows, preprocessing, workers=workers)
 
@@ -49,11 +52,12 @@ def pictures(
 
     if len(rows) == 0:
         return np.zeros((0, len(preprocessing.mean), *preprocessing.size), np.float32)
-    numbers = [int(row) for row in rows]
-    if workers < 1 or len(numbers) < 2:
-        return np.stack([one(row) for row in numbers])
+    started, first, *others = time.perf_counter(), *(int(row) for row in rows)
+    found = [one(first)]
+    if workers < 2 or time.perf_counter() - started < WORTH_A_THREAD:
+        return np.stack([*found, *map(one, others)])
     with ThreadPoolExecutor(workers) as pool:
-        return np.stack(list(pool.map(one, numbers)))
+        return np.stack([*found, *pool.map(one, others)])
 
 
 def _varied(examples: Examples, row: int, kind: Augment, draw: tuple[int, int, int]) -> NDArray[np.uint8]:

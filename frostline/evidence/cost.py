@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from frostline.errors import StoreError
 from frostline.values import Calibration, Cost, Layer, Plan
@@ -204,7 +204,7 @@ def _behind(froms: Mapping[int, float], forward: Floats, macs: Floats) -> Floats
 def _shared(ends: Mapping[int, float], macs: Floats) -> Floats:
     """Seconds of each layer from seconds up to some depths, 0 among them."""
     depths = sorted(ends)
-    rising = isotonic_regression([ends[depth] for depth in depths])
+    rising = isotonic_regression([ends[depth] for depth in depths]).x
     seconds = np.zeros(len(macs))
     for low, high, spent in zip(depths[:-1], depths[1:], np.diff(rising), strict=True):
         seconds[low:high] = spent * macs[low:high] / macs[low:high].sum()

@@ -57,11 +57,13 @@ def baselines(
     units = [(arm, Unit(arm.id, rate, 0, fold, 1, arm.plan.recipe.epochs)) for arm, rate in apart for fold in folds]
     show(Event("baselines", 0, len(units)))
     told = course.all_of(bench, units, run, progress=lambda done: show(Event("baselines", done, len(units))))
+    first = {arm.id: (arm, unit) for arm, unit in reversed(units)}
+    proofs = finals.certify(bench, list(first.values())) if chosen.certification else ()
+    proven = {outcome.unit.arm: outcome for outcome in proofs}
     for arm, rate in apart:
-        mine = [unit for each, unit in units if each.id == arm.id]
-        proof = finals.certify(bench, arm, mine[0]) if chosen.certification else None
+        mine = tuple(told[unit] for each, unit in units if each.id == arm.id)
         tuned = replace(arm, plan=with_rate(arm.plan, rate))
-        found.append(Baseline(str(arm.baseline), tuned, tuple(told[unit] for unit in mine), proof, apart=True))
+        found.append(Baseline(str(arm.baseline), tuned, mine, proven.get(arm.id), apart=True))
     return tuple(found)
 
 
@@ -114,7 +116,7 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
         "cached_vs_live": finals.cached_versus_live(bench, deepest, tested),
         "frozen_unchanged": finals.frozen_unchanged(bench, chosen.plan, handed),
         "augmentation_gap": gap,
-        "forecast_error": terms.forecast_error(bench, race.arms, studies.outcomes(run.study)),
+        "forecast_error": terms.forecast_error(bench, race, studies.outcomes(run.study)),
     }
 
 
@@ -136,4 +138,4 @@ def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int =
     full = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
     plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
     alone = rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)
-    return terms.crowding(bench) * alone / bench.workers
+    return terms.wall_seconds(bench, alone)

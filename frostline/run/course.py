@@ -23,7 +23,7 @@ from frostline.bench.finals import certify
 from frostline.bench.lay import lay
 from frostline.bench.unit import FINALISTS, kept_weights, perform
 from frostline.errors import RunError, RunFailed, StoreError
-from frostline.plan import to_json, with_epochs, with_rate
+from frostline.plan import to_json, with_rate
 from frostline.run import directory, terms
 from frostline.search import race as races
 from frostline.search.arms import exact
@@ -45,8 +45,6 @@ from frostline.values import (
     silent,
 )
 
-PAYS = 25.0  # forecast seconds of a round from which other processes are worth their start
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -57,6 +55,7 @@ class Run:
     study: Study
     started: float  # on the performance counter
     hands: workers.Crew | None  # other processes; they start when they are first needed
+    ahead: float = 0.0  # seconds that the trainings of the whole run are forecast to take, one after the other
 
     @property
     def finished(self) -> bool:
@@ -104,6 +103,13 @@ def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
     studies.note(run.study, "calibration", asdict(bench.calibration))
     directory.resolve(run.folder, terms.resolved(bench))
     return bench
+
+
+def roused(bench: Bench, run: Run) -> None:
+    """Let the other processes start and lay their benches while this one goes on, if they will be worth it."""
+    if run.hands is not None and terms.shared(bench, bench.forecast.seconds):
+        place = (str(run.folder), *_described(bench))
+        workers.rouse(_bench_at, place, run.hands)
 
 
 def bound(run: Run, plan: Plan) -> None:
@@ -173,13 +179,12 @@ def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
 def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool) -> Iterator[Outcome]:
     """Train units, on this process or on others, and keep each outcome in the study as soon as it is there.
 
-    Closed forms stay here, and so does what takes less time than other processes take to start.
+    Closed forms stay here, and so does everything where other processes are not worth their start.
     """
     here = [(arm, unit) for arm, unit in units if exact(arm)]
     there = [(arm, unit) for arm, unit in units if not exact(arm)]
-    alone = sum(terms.unit_seconds(bench, with_epochs(arm.plan, unit.epochs)) for arm, unit in there)
-    worth = bench.settings.workers is not None or alone > PAYS
-    hands = run.hands if bench.workers > 1 and len(there) > 1 and worth else None
+    alone = sum(terms.unit_seconds(bench, arm, unit) for arm, unit in there)
+    hands = run.hands if len(there) > 1 and terms.shared(bench, max(alone, run.ahead)) else None
     if hands is None:
         here, there = [*units], []
     for arm, unit in here:
@@ -247,8 +252,12 @@ def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
 
 def job(bench: Bench, arm: Arm, unit: Unit, *, keep: bool) -> Job:
     """A unit for another process."""
-    resolved, measured = json.dumps(bench.settings.document()), json.dumps(asdict(bench.calibration))
-    return Job(str(bench.folder), resolved, measured, arm, unit, keep)
+    return Job(str(bench.folder), *_described(bench), arm, unit, keep)
+
+
+def _described(bench: Bench) -> tuple[str, str]:
+    """The settings and the calibration as JSON: with the run's folder, what another process lays the same bench by."""
+    return json.dumps(bench.settings.document()), json.dumps(asdict(bench.calibration))
 
 
 def _perform_at(job: Job) -> Outcome:
@@ -281,17 +290,16 @@ def shared(settings: Settings, cores: int) -> Settings:
 def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tuple[Finalist, ...]:
     """The finalists with what decides and, apart from it, what certifies: read here for the first time."""
     told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
-    found: list[Finalist] = []
     full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
-    ended = races.finalists(race)
-    for number, (arm, rate, units) in enumerate(ended, 1):
-        arm = replace(arm, plan=with_rate(arm.plan, rate))
-        validation = tuple(told[unit] for unit in units)
-        proof = (certify(bench, arm, units[0]),) if full and len(bench.split.certification) else ()
-        found.append(Finalist(arm, terms.cost_of(bench, arm.plan), validation, proof))
-        if proof:
-            show(Event("certify", number, len(ended)))
-    return tuple(found)
+    ended = [(replace(arm, plan=with_rate(arm.plan, rate)), units) for arm, rate, units in races.finalists(race)]
+    proofs: dict[str, tuple[Outcome, ...]] = {}
+    if full and len(bench.split.certification):
+        proven = certify(bench, [(arm, units[0]) for arm, units in ended], show=show)
+        proofs = {outcome.unit.arm: (outcome,) for outcome in proven}
+    return tuple(
+        Finalist(arm, terms.cost_of(bench, arm.plan), tuple(told[unit] for unit in units), proofs.get(arm.id, ()))
+        for arm, units in ended
+    )
 
 
 def replicates(race: Race, run: Run) -> list[list[list[Outcome]]]:
@@ -309,7 +317,7 @@ def trained_in_full(bench: Bench, race: Race, chosen: Finalist, unit: Unit, run:
     outcome = once(bench, chosen.arm, unit, run)
     if not races.training_of_the_choice(race, chosen.arm.id):
         return chosen
-    proof = (certify(bench, chosen.arm, unit),) if len(bench.split.certification) else ()
+    proof = certify(bench, [(chosen.arm, unit)]) if len(bench.split.certification) else ()
     return replace(chosen, validation=(outcome,), certification=proof)
 
 

@@ -99,7 +99,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     """
     aim, targets = terms.aim(bench), bench.examples.targets
     unseen = bool(len(bench.split.certification))
-    judge = finals.certify(bench, arm, outcome.unit) if unseen else outcome
+    judge = finals.certify(bench, [(arm, outcome.unit)])[0] if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
     cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
     peak = max(o.peak_bytes for o in told)

@@ -18,8 +18,9 @@ from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule
 from frostline.training.prepare import top
-from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, silent
+from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
 
+PAYS = 25.0  # forecast seconds from which other processes are worth their start
 SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
@@ -46,16 +47,29 @@ def afforded(bench: Bench, arms: Sequence[Arm]) -> Schedule:
 
 
 def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
-    """Wall-clock seconds that a race and its baselines are expected to take, from the calibration.
+    """Wall-clock seconds that a race and its baselines are expected to take: side by side, where that is worth it."""
+    return wall_seconds(bench, serial_seconds(bench, arms, of))
 
-    Trainings run side by side; a search that is given arrays and no folder has one at a time.
+
+def wall_seconds(bench: Bench, alone: float) -> float:
+    """Wall-clock seconds of trainings that take so many seconds one after the other."""
+    return bench.calibration.way.slower * alone / bench.workers if shared(bench, alone) else alone
+
+
+def shared(bench: Bench, seconds: float) -> bool:
+    """Whether trainings that take so many seconds, one after the other, are shared with other processes.
+
+    A search that is given arrays and no folder has none.
     """
-    still = {a.id: _epoch(bench, replace(a.plan, recipe=replace(a.plan.recipe, augment="none"))) for a in arms}
+    return bench.workers > 1 and (bench.settings.workers is not None or seconds > PAYS)
+
+
+def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
+    """Seconds that a race and its baselines are expected to take one training after the other, from the calibration."""
+    short = {a.id: _epoch(bench, still(a.plan)) for a in arms}
     full = {a.id: _epoch(bench, a.plan) for a in arms}
     ends = {a.id: predicting_seconds(bench, a.plan) for a in arms}
-    return (
-        crowding(bench) * (forecast(arms, of, still, full, ends) + _baseline_seconds(bench, arms, of)) / bench.workers
-    )
+    return forecast(arms, of, short, full, ends) + _baseline_seconds(bench, arms, of)
 
 
 def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
@@ -69,9 +83,20 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     return folds * (full + whole) + whole * len(scratch.rates) / SCREEN
 
 
-def unit_seconds(bench: Bench, plan: Plan) -> float:
-    """Seconds that one training of a plan is expected to take on its fold, with predicting the validation rows."""
+def unit_seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
+    """Seconds that one training is expected to take on its fold, with predicting the validation rows.
+
+    Pictures vary in a full training alone.
+    """
+    plan = with_epochs(arm.plan, unit.epochs)
+    if unit.epochs < arm.plan.recipe.epochs:
+        plan = still(plan)
     return cost_of(bench, plan).training + predicting_seconds(bench, plan)
+
+
+def still(plan: Plan) -> Plan:
+    """The plan on pictures that do not vary."""
+    return replace(plan, recipe=replace(plan.recipe, augment="none"))
 
 
 def predicting_seconds(bench: Bench, plan: Plan) -> float:
@@ -81,18 +106,15 @@ def predicting_seconds(bench: Bench, plan: Plan) -> float:
     return len(bench.split.folds[0].validation) * (decode + sum(bench.calibration.forward[first : top(plan)]))
 
 
-def crowding(bench: Bench) -> float:
-    """How many times as long a training takes while others run beside it."""
-    return bench.calibration.way.slower if bench.workers > 1 else 1.0
-
-
-def forecast_error(bench: Bench, arms: Sequence[Arm], told: Sequence[Outcome]) -> float | None:
+def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float | None:
     """The median of |seconds / forecast - 1| over trainings; None where nothing was trained."""
-    plans, errors = {arm.id: arm.plan for arm in arms}, list[float]()
+    known, errors = {arm.id: arm for arm in race.arms}, list[float]()
+    crowded = shared(bench, serial_seconds(bench, race.arms, race.schedule))
+    slower = bench.calibration.way.slower if crowded else 1.0
     for outcome in told:
-        if outcome.unit.arm in plans and outcome.epochs and not outcome.diverged:
-            plan = with_epochs(plans[outcome.unit.arm], outcome.unit.epochs)
-            errors.append(abs(outcome.seconds / (crowding(bench) * unit_seconds(bench, plan)) - 1))
+        if outcome.unit.arm in known and outcome.epochs and not outcome.diverged:
+            expected = unit_seconds(bench, known[outcome.unit.arm], outcome.unit)
+            errors.append(abs(outcome.seconds / (slower * expected) - 1))
     return median(errors) if errors else None
 
 

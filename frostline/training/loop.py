@@ -99,8 +99,8 @@ def _step(
 
 def _optimiser(learner: Learner, plan: Plan) -> torch.optim.Optimizer:
     if plan.recipe.optimiser == "sgd":
-        return torch.optim.SGD(learner.groups, lr=plan.recipe.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(learner.groups, lr=plan.recipe.lr)
+        return torch.optim.SGD(learner.groups, lr=plan.recipe.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(learner.groups, lr=plan.recipe.lr, fused=True)
 
 
 def _pull(learner: Learner, optimiser: torch.optim.Optimizer, strength: float) -> None:
