@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from frostline import console, flags
 from frostline.errors import FrostlineError, OptionError
-from frostline.values import Event, Show, silent
 
 # what may befall any file, wherever it is written or read; each is for the user to mend
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,97 +29,45 @@ app = typer.Typer(
     rich_markup_mode="rich",  # for the panels; no help text here has a letter behind a square bracket
 )
 
-# an option in its panel of --help
-of_data = partial(typer.Option, rich_help_panel="Data")
-of_backbone = partial(typer.Option, rich_help_panel="Backbone")
-of_aim = partial(typer.Option, rich_help_panel="What is wanted")
-of_spending = partial(typer.Option, rich_help_panel="What is spent")
-of_machine = partial(typer.Option, rich_help_panel="Machine")
-of_run = partial(typer.Option, rich_help_panel="Run")
-
-Data = Annotated[
-    str | None,
-    typer.Argument(
-        help="A folder of pictures, a table (CSV, TSV, JSONL, Parquet) or a saved data set; --config may name it."
-    ),
-]
-Backbone = Annotated[
-    str | None, of_backbone(help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory.")
-]
-Weights = Annotated[str | None, of_backbone(help='A checkpoint (safetensors first), or "none" for random weights.')]
-Kwargs = Annotated[list[str] | None, of_backbone("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
-ImageSize = Annotated[int | None, of_backbone(help="Pixels of a side; the backbone's own by default.")]
-Mean = Annotated[str | None, of_backbone(help="Channel means, 0.485,0.456,0.406.")]
-Std = Annotated[str | None, of_backbone(help="Channel deviations, 0.229,0.224,0.225.")]
-Interpolation = Annotated[str | None, of_backbone(help="nearest, bilinear, bicubic or lanczos.")]
-DataFormat = Annotated[str | None, of_data(help="folder, table or huggingface; detected by default.")]
-Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
-PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
-Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
-Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
-Metric = Annotated[str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
-Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
-Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, from 0 to 1 [0.95].")]
-Effort = Annotated[str | None, of_spending(help="How much is tried: quick, default or thorough.")]
-Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
-Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from the data's size by default.")]
-Prefer = Annotated[str | None, of_aim(help="Which cost to keep low: training, inference or memory.")]
-Augment = Annotated[str | None, of_spending(help="Varies the finalists' pictures: none, flip, crop or flip_crop.")]
-BatchSize = Annotated[int | None, of_spending(help="Examples in a training step; from the data's size by default.")]
-Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cuda or mps.")]
-Precision = Annotated[
-    str | None, of_machine(help="Number format in training: auto, fp32, bf16 or fp16; auto measures.")
-]
-Storage = Annotated[int | None, of_machine(help="Bytes of activations that may be stored [8 GiB].")]
-Out = Annotated[str | None, of_run(help="The run's directory; runs/DATA-BACKBONE by default.")]
-DemoOut = Annotated[str | None, of_run("--out", help="The run's directory; runs/demo by default.")]
-Seed = Annotated[int | None, of_run(help="Decides every random draw [0].")]
-Workers = Annotated[int | None, of_machine(help="Processes that train at the same time; as many as pay by default.")]
-Recalibrate = Annotated[bool, of_machine("--recalibrate", help="Measure this machine anew, whatever it remembers.")]
-Resume = Annotated[bool, of_run("--resume", help="Go on with an interrupted run.")]
-Config = Annotated[Path | None, of_run(help="A TOML file with the same keys; a flag overrides it.")]
-Json = Annotated[bool, of_run("--json", help="Print one JSON document instead of text.")]
-
-
 # every verb that trains takes the same keys: those of settings.Settings
 
 
 @app.command()
 def find(
-    data: Data = None,
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    model_kwargs: Kwargs = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    task: Task = None,
-    metric: Metric = None,
-    epsilon: Epsilon = None,
-    confidence: Confidence = None,
-    prefer: Prefer = None,
-    effort: Effort = None,
-    budget: Budget = None,
-    epochs: Epochs = None,
-    augment: Augment = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    precision: Precision = None,
-    storage: Storage = None,
-    out: Out = None,
-    seed: Seed = None,
-    workers: Workers = None,
-    refit_all: Annotated[bool, of_run("--refit-all", help="Train the choice once more on all data.")] = False,
-    recalibrate: Recalibrate = False,
-    resume: Resume = False,
-    dry_run: Annotated[bool, of_run("--dry-run", help="Say what would be done and spent; write nothing.")] = False,
-    config: Config = None,
-    json_: Json = False,
+    data: flags.Data = None,
+    data_format: flags.DataFormat = None,
+    label: flags.Label = None,
+    path: flags.PathColumn = None,
+    group: flags.Group = None,
+    backbone: flags.Backbone = None,
+    weights: flags.Weights = None,
+    model_kwargs: flags.Kwargs = None,
+    image_size: flags.ImageSize = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    interpolation: flags.Interpolation = None,
+    task: flags.Task = None,
+    metric: flags.Metric = None,
+    epsilon: flags.Epsilon = None,
+    confidence: flags.Confidence = None,
+    prefer: flags.Prefer = None,
+    effort: flags.Effort = None,
+    budget: flags.Budget = None,
+    epochs: flags.Epochs = None,
+    augment: flags.Augment = None,
+    batch_size: flags.BatchSize = None,
+    device: flags.Device = None,
+    precision: flags.Precision = None,
+    storage: flags.Storage = None,
+    out: flags.Out = None,
+    seed: flags.Seed = None,
+    workers: flags.Workers = None,
+    refit_all: flags.RefitAll = False,
+    recalibrate: flags.Recalibrate = False,
+    resume: flags.Resume = False,
+    dry_run: flags.DryRun = False,
+    config: flags.Config = None,
+    json_: flags.Json = False,
 ) -> None:
     """The answer and the trained model."""
     options = _given(locals())
@@ -130,7 +75,7 @@ def find(
     from frostline.settings import settings, switched_on
 
     dry_run, json_ = dry_run or switched_on("dry_run", config), json_ or switched_on("json", config)
-    with _told(json_) as show:
+    with console.told(json_) as show:
         resolved = settings(options, config=config)
         found = journey.probe_with(resolved, show=show) if dry_run else journey.find_with(resolved, show=show)
     if isinstance(found, journey.Probed):
@@ -140,11 +85,13 @@ def find(
 
 
 @app.command()
-def demo(out: DemoOut = None, seed: Seed = None, resume: Resume = False, json_: Json = False) -> None:
+def demo(
+    out: flags.DemoOut = None, seed: flags.Seed = None, resume: flags.Resume = False, json_: flags.Json = False
+) -> None:
     """The whole job on a data set and a small pre-trained network that come with the package."""
     from frostline import journey
 
-    with _told(json_) as show:
+    with console.told(json_) as show:
         result = journey.demo(out=out, seed=seed, resume=resume, show=show)
     _print_result(result, json_)
 
@@ -152,16 +99,16 @@ def demo(out: DemoOut = None, seed: Seed = None, resume: Resume = False, json_: 
 @app.command()
 def layers(
     backbone: Annotated[str, typer.Argument(help="As for --backbone of the other commands.")],
-    weights: Weights = "none",
-    model_kwargs: Kwargs = None,
-    image_size: ImageSize = None,
-    json_: Json = False,
+    weights: flags.Weights = "none",
+    model_kwargs: flags.Kwargs = None,
+    image_size: flags.ImageSize = None,
+    json_: flags.Json = False,
 ) -> None:
     """The layers and legal cuts: parameters, MACs, bytes at each cut."""
     from frostline import journey
     from frostline.report import text
 
-    with _told(json_):
+    with console.told(json_):
         found = journey.layers(backbone, weights=weights, model_kwargs=_pairs(model_kwargs), image_size=image_size)
     if json_:
         _print_json({"layers": [text.layer_row(layer) for layer in found]})
@@ -173,24 +120,24 @@ def layers(
 
 @app.command()
 def probe(
-    data: Data = None,
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    model_kwargs: Kwargs = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    device: Device = None,
-    storage: Storage = None,
-    seed: Seed = None,
-    recalibrate: Recalibrate = False,
-    config: Config = None,
-    json_: Json = False,
+    data: flags.Data = None,
+    data_format: flags.DataFormat = None,
+    label: flags.Label = None,
+    path: flags.PathColumn = None,
+    group: flags.Group = None,
+    backbone: flags.Backbone = None,
+    weights: flags.Weights = None,
+    model_kwargs: flags.Kwargs = None,
+    image_size: flags.ImageSize = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    interpolation: flags.Interpolation = None,
+    device: flags.Device = None,
+    storage: flags.Storage = None,
+    seed: flags.Seed = None,
+    recalibrate: flags.Recalibrate = False,
+    config: flags.Config = None,
+    json_: flags.Json = False,
 ) -> None:
     """Seconds, no training: profile, linear-probe curve, forecast of what a search costs."""
     options = _given(locals())
@@ -198,40 +145,40 @@ def probe(
     from frostline.settings import settings, switched_on
 
     json_ = json_ or switched_on("json", config)
-    with _told(json_) as show:
+    with console.told(json_) as show:
         probed = journey.probe_with(settings(options, config=config), show=show)
     _print_probed(probed, json_)
 
 
 @app.command()
 def train(
-    data: Data = None,
+    data: flags.Data = None,
     *,
     plan: Annotated[Path, typer.Option(help="A plan.json, or the summary.json of a run.")],
-    data_format: DataFormat = None,
-    label: Label = None,
-    path: PathColumn = None,
-    group: Group = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    model_kwargs: Kwargs = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    metric: Metric = None,
-    epochs: Epochs = None,
-    augment: Augment = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    precision: Precision = None,
-    storage: Storage = None,
-    out: Out = None,
-    seed: Seed = None,
-    recalibrate: Recalibrate = False,
-    resume: Resume = False,
-    config: Config = None,
-    json_: Json = False,
+    data_format: flags.DataFormat = None,
+    label: flags.Label = None,
+    path: flags.PathColumn = None,
+    group: flags.Group = None,
+    backbone: flags.Backbone = None,
+    weights: flags.Weights = None,
+    model_kwargs: flags.Kwargs = None,
+    image_size: flags.ImageSize = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    interpolation: flags.Interpolation = None,
+    metric: flags.Metric = None,
+    epochs: flags.Epochs = None,
+    augment: flags.Augment = None,
+    batch_size: flags.BatchSize = None,
+    device: flags.Device = None,
+    precision: flags.Precision = None,
+    storage: flags.Storage = None,
+    out: flags.Out = None,
+    seed: flags.Seed = None,
+    recalibrate: flags.Recalibrate = False,
+    resume: flags.Resume = False,
+    config: flags.Config = None,
+    json_: flags.Json = False,
 ) -> None:
     """One plan, and its model."""
     options = _given(locals())
@@ -240,7 +187,7 @@ def train(
     from frostline.settings import settings, switched_on
 
     json_ = json_ or switched_on("json", config)
-    with _told(json_) as show:
+    with console.told(json_) as show:
         result = journey.train_with(settings(options, config=config), read(plan), show=show)
     _print_result(result, json_)
 
@@ -249,12 +196,12 @@ def train(
 def predict(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
     files: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    json_: Json = False,
+    json_: flags.Json = False,
 ) -> None:
     """Labels and probabilities, with the model of a run."""
     from frostline import journey
 
-    with _told(json_):
+    with console.told(json_):
         for row in journey.load(run).predict(files):
             if json_:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
@@ -267,7 +214,7 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
     """Write report.html of a finished run anew, and print its answer."""
     from frostline import journey
 
-    with _told(False):
+    with console.told(False):
         result = journey.report(run)
     _print_result(result, False)
 
@@ -325,50 +272,6 @@ def _pairs(texts: list[str] | None) -> dict[str, Any]:
         except ValueError:
             found[key] = value
     return found
-
-
-@contextmanager
-def _told(quiet: bool) -> Generator[Show]:
-    """Progress on standard error, and sentences between: bars on a terminal, lines elsewhere; nothing with --json."""
-    console = Console(stderr=True)
-    if quiet:
-        yield silent
-    elif console.is_terminal:
-        with _bars(console) as show:
-            yield show
-    else:
-        yield _lines()
-
-
-@contextmanager
-def _bars(console: Console) -> Generator[Show]:
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(event: Event) -> None:
-            if event.text:
-                progress.console.print(event.text, markup=False, highlight=False)
-            if event.total:
-                if event.stage not in bars:
-                    bars[event.stage] = progress.add_task(event.stage, total=event.total)
-                progress.update(bars[event.stage], completed=event.done, total=event.total)
-
-        yield show
-
-
-def _lines() -> Show:
-    """A line when a stage begins and at every tenth of it: in a file, bars would stand only at the very end."""
-    tenths: dict[str, int] = {}
-
-    def show(event: Event) -> None:
-        if event.text:
-            print(event.text, file=sys.stderr, flush=True)
-        if event.total and tenths.get(event.stage) != (tenth := 10 * event.done // event.total):
-            tenths[event.stage] = tenth
-            print(f"{event.stage}: {event.done} of {event.total}", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

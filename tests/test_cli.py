@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from world import CLASSES, LETTERS, ONE, Said, draw, end, refused, small, start, tell, tree
 
-from frostline import cli
+from frostline import console
 from frostline.values import Event
 
 Run = tuple[Path, Said]
@@ -397,7 +397,7 @@ def test_importing_frostline_and_asking_for_help_load_no_torch() -> None:
 
 
 def test_a_file_gets_a_line_when_a_stage_begins_and_at_every_tenth_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._told(False) as show:  # pyright: ignore[reportPrivateUsage]
+    with console.told(False) as show:
         for text in ("126 pictures [of 3] classes " + "x" * 200, "one more"):
             show(Event("read", text=text))
         assert "one more\n" in capsys.readouterr().err  # at once, not at the end
@@ -410,7 +410,7 @@ def test_a_file_gets_a_line_when_a_stage_begins_and_at_every_tenth_of_it(capsys:
     assert rounds[0] == "round 1: 1 of 32" and rounds[-1] == "round 1: 32 of 32"
     assert len(rounds) == 11
     assert lines[len(rounds) :] == ["train: 0 of 2", "train: 1 of 2", "train: 2 of 2"]
-    with cli._told(True) as show:  # pyright: ignore[reportPrivateUsage]
+    with console.told(True) as show:
         show(Event("read", 1, 2, text="nothing"))
     assert capsys.readouterr().err == ""
 

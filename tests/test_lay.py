@@ -71,3 +71,14 @@ def test_a_probe_forecasts_what_the_search_stores(data: Path, tmp_path: Path) ->
     real = lay(probed.bench.settings, Source(), folder=tmp_path, calibration=probed.bench.calibration)
     assert probed.stored == pytest.approx(sum(stored.bytes for stored in real.whole.values()), rel=0.01)
     assert all(probed.bench.store.begun(stored.key) == (None, 0) for stored in probed.bench.whole.values())
+
+
+def test_costs_are_measured_and_storing_is_weighed_by_what_one_training_reads(tmp_path: Path) -> None:
+    """Pictures that certify are stored like all others, and no training ever reads them."""
+    few, many = tmp_path / "few", tmp_path / "many"
+    for folder, count in ((few, 4), (many, 400)):
+        draw(folder / "train", 20)
+        draw(folder / "test", count, seed=1)
+    small, large = (both(given(folder, workers=1), tmp_path / f"{folder.name}-run")[1] for folder in (few, many))
+    assert small.forecast.without == pytest.approx(large.forecast.without)
+    assert lay(given(many, recalibrate=True), Source(), dry=True).calibration.batch == 16  # that of 48, not of 1,248

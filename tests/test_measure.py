@@ -13,9 +13,9 @@ import torch
 from stage import CALIBRATION
 
 from frostline.bench import remembered
-from frostline.bench.measure import HOPELESS, PATIENCE, ROUNDS, Trial, fastest, least
+from frostline.bench.measure import HOPELESS, PATIENCE, ROUNDS, Trial, best_share, best_way, fastest, least
 from frostline.run import course
-from frostline.values import Preprocessing
+from frostline.values import Preprocessing, Way
 
 
 class Clock:
@@ -67,6 +67,22 @@ def test_a_way_is_one_of_those_allowed_and_leaves_the_network_as_it_was() -> Non
     assert way.slower >= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.module.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in backbone.module.parameters())
+
+
+def test_a_way_must_be_worth_its_rounding_or_its_layout() -> None:
+    plain, last, half = Way(2, "contiguous", "fp32"), Way(2, "channels_last", "fp32"), Way(2, "contiguous", "bf16")
+    both = Way(2, "channels_last", "bf16")
+    assert best_way({plain: 1.0, last: 0.96, half: 0.88}) == plain
+    assert best_way({plain: 1.0, last: 0.94, half: 0.88}) == last
+    assert best_way({plain: 1.0, last: 0.94, half: 0.80}) == half
+    assert best_way({plain: 1.0, last: 0.94, half: 0.80, both: 0.79}) == half
+    assert best_way({plain: 1.0, last: 0.94, half: 0.80, both: 0.70}) == both
+
+
+def test_trainings_share_the_cores_by_which_most_gets_done() -> None:
+    assert best_share({(1, 1): 1.0, (4, 1): 0.5, (1, 4): 1.5}) == (1, 4)  # 1, 2 and 2.7 steps a second
+    assert best_share({(1, 1): 1.0, (4, 1): 0.5, (1, 4): 3.0}) == (4, 1)  # they take the memory from each other
+    assert best_share({(1, 1): 1.0, (4, 1): 0.95, (1, 4): 3.8}) == (1, 1)  # nothing is worth more than a core
 
 
 def marked(folder: Path, **changes: object) -> str:

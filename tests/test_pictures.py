@@ -178,7 +178,8 @@ def test_flips_happen_half_of_the_time() -> None:
     assert 70 <= flipped <= 130  # four standard deviations
 
 
-def test_augmented_pixels_depend_on_seed_epoch_and_row_alone() -> None:
+def test_augmented_pixels_depend_on_seed_epoch_and_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frostline.data.batches.WORTH_A_THREAD", 0.0)
     examples, how = of_arrays(12, 48), Preprocessing((16, 16), 18, *IMAGENET)
     rows = np.arange(12)
     whole = pictures(examples, rows, how, augment="flip_crop", seed=3, epoch=2)
@@ -193,7 +194,11 @@ def test_augmented_pixels_depend_on_seed_epoch_and_row_alone() -> None:
     assert len({picture.tobytes() for picture in varied}) == 12
 
 
-def test_decoding_is_the_same_whatever_the_threads_and_needs_no_rows() -> None:
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_decoding_is_the_same_whatever_the_threads_and_needs_no_rows(
+    worth: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frostline.data.batches.WORTH_A_THREAD", worth)
     examples, how = of_arrays(7), Preprocessing((16, 16), 16, *IMAGENET)
     assert np.array_equal(decode(examples, np.arange(7), how), decode(examples, np.arange(7), how, workers=4))
     assert decode(examples, np.arange(0), how).shape == (0, 3, 16, 16)

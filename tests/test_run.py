@@ -279,11 +279,25 @@ def test_arrays_and_a_module_are_searched_like_files_and_refit_on_everything(tmp
         frostline.find(arrays(60), module, out=str(tmp_path / "other"), workers=2)
 
 
+def test_what_is_over_before_other_processes_have_started_is_not_shared_unless_asked(tmp_path: Path) -> None:
+    bench = replace(stage.bench(tmp_path, epochs=6), workers=2)
+    asked = replace(bench, settings=replace(bench.settings, workers=2))
+    for seconds in (0.9 * terms.PAYS, 1.1 * terms.PAYS):
+        assert terms.wall_seconds(asked, seconds) == pytest.approx(seconds / 2)
+        assert terms.wall_seconds(replace(bench, workers=1), seconds) == seconds
+    assert terms.wall_seconds(bench, 0.9 * terms.PAYS) == 0.9 * terms.PAYS
+    assert terms.wall_seconds(bench, 1.1 * terms.PAYS) == pytest.approx(0.55 * terms.PAYS)
+    way = replace(bench.calibration.way, slower=1.5)
+    crowded = replace(bench, calibration=replace(bench.calibration, way=way))
+    assert terms.wall_seconds(crowded, 1.1 * terms.PAYS) == pytest.approx(1.5 * 0.55 * terms.PAYS)
+
+
 def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:
     def seconds(bench: Bench) -> float:
         return terms.forecast_seconds(bench, terms.proposed(bench, probe_cuts(bench)), terms.planned(bench))
 
     few, many = (stage.bench(tmp_path / str(epochs), epochs=epochs) for epochs in (6, 60))
     assert 8 * seconds(few) < seconds(many) < 12 * seconds(few)
+    assert seconds(few) > terms.PAYS
     assert seconds(replace(few, workers=2)) == pytest.approx(seconds(few) / 2)
     assert seconds(replace(few, settings=replace(few.settings, augment="flip"))) > seconds(few)

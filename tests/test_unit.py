@@ -30,7 +30,7 @@ from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
 from frostline.training import checkpoint
 from frostline.training.prepare import predictor
-from frostline.values import Adapter, Backbone, Epoch, Head, Outcome, Preprocessing, Recipe, Way
+from frostline.values import Adapter, Backbone, Epoch, Examples, Head, Outcome, Preprocessing, Recipe, Way
 
 RECIPE = Recipe(epochs=2, lr=1e-2, batch=8)
 KINDS: dict[str, dict[str, Any]] = {
@@ -201,6 +201,31 @@ def test_the_certification_rows_are_predicted_by_the_kept_model(bench: Bench) ->
     (proof,) = certify(aside, [(arm, unit)])
     assert proof.rows.tolist() == outcome.rows[::-1].tolist()
     np.testing.assert_allclose(proof.log_probabilities[::-1], outcome.log_probabilities, atol=1e-4)
+
+
+def test_models_are_certified_in_one_pass_as_each_would_be_by_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [stage.arm(bench, name, recipe=RECIPE, **KINDS[name]) for name in ("batch", "drop@3")]
+    models = [(arm, stage.unit(arm)) for arm in arms]
+    for arm, unit in models:
+        perform(bench, arm, unit, keep=True)
+    aside = replace(bench, split=replace(bench.split, certification=np.arange(7)))
+    alone = [certify(aside, [model])[0] for model in models]
+    opened: list[int] = []
+    decode = batches.decode
+
+    def counted(examples: Examples, rows: NDArray[np.int64], *given: Any, **more: Any) -> NDArray[np.float32]:
+        opened.extend(rows.tolist())
+        return decode(examples, rows, *given, **more)
+
+    monkeypatch.setattr(batches, "decode", counted)
+    together = certify(aside, models)
+    assert sorted(opened) == list(range(7))
+    assert [outcome.unit for outcome in together] == [unit for _, unit in models]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.log_probabilities, other.log_probabilities)
+    assert not np.allclose(alone[0].log_probabilities, alone[1].log_probabilities)
 
 
 def test_a_kept_model_whose_frozen_layers_are_not_the_source_s_is_not_handed_back(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from frostline.errors import RunFailed
-from frostline.workers import crew, run
+from frostline.workers import crew, rouse, run
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -38,6 +38,16 @@ def test_two_processes_find_what_one_finds() -> None:
     assert {job: result[0] for job, result in found} == alone == {n: n * n for n in jobs}
     assert len(found) == len(jobs)
     assert os.getpid() not in {result[1] for _, result in found}
+
+
+def test_processes_that_were_roused_are_ready_and_a_failure_in_it_is_left_to_the_work(tmp_path: Path) -> None:
+    with crew(2) as hands:
+        started = time.perf_counter()
+        rouse(touched, (tmp_path / "ready",), hands)
+        rouse(touched, (tmp_path / "fails",), hands)
+        assert time.perf_counter() - started < 1 or not (tmp_path / "ready").exists()  # nobody waited for them
+        assert {job: result[0] for job, result in run(squared, [1, 2], hands)} == {1: 1, 2: 4}
+        assert (tmp_path / "ready").read_text() == "done"
 
 
 def test_one_worker_works_here_and_only_as_far_as_it_is_asked() -> None:

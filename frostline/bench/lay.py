@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ FOLDS = 5
 MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Network:
     """A backbone on its device, taken apart, with the examples that it shall see."""
 
@@ -57,7 +58,7 @@ class Network:
     device: Device
     settings: Settings
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Examples of one training, but for near duplicates that the features will show."""
         return len(split(self.examples, seed=self.settings.seed, folds=FOLDS).folds[0].train)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,18 +107,29 @@ def fastest(trial: Trial, *, precisions: Sequence[Precision], shares: Sequence[S
     layouts = _layouts(trial.backbone.module)
     ways = [Way(threads, layout, precision) for precision in precisions for layout in layouts]
     took = least([_whole(trial, way) for way in ways]) if len(ways) > 1 else [1.0]
-    worth = [seconds * GAIN.get(w.layout, 1) * GAIN.get(w.precision, 1) for seconds, w in zip(took, ways, strict=True)]
-    way = ways[worth.index(min(worth))]
+    way = best_way(dict(zip(ways, took, strict=True)))
     if len(shares) == 1 and shares[0][1] == 1:
         return way
     alone = [*dict.fromkeys(threads for threads, _ in shares)]
     seconds = dict(zip(alone, least([_on(threads, _whole(trial, way)) for threads in alone]), strict=True))
     beside = {share: _beside(trial, way, share, seconds[share[0]]) for share in shares}
-    # steps a second, of all trainings
-    done = {share: share[1] / took / (1 if share == (1, 1) else TAKEN) for share, took in beside.items()}
-    threads, at_once = max(done, key=lambda share: done[share])
+    threads, at_once = best_share(beside)
     slower = beside[threads, at_once] / seconds[threads]
     return replace(way, threads=threads, at_once=at_once, slower=max(1.0, slower))
+
+
+def best_way(took: Mapping[Way, float]) -> Way:
+    """The fastest layout and precision by the seconds of a step; what is not the plainest must be so much faster."""
+    return min(took, key=lambda way: took[way] * GAIN.get(way.layout, 1.0) * GAIN.get(way.precision, 1.0))
+
+
+def best_share(beside: Mapping[Share, float]) -> Share:
+    """The share by which most steps a second are done, from the seconds of one while the others are at work."""
+
+    def done(share: Share) -> float:
+        return share[1] / beside[share] / (1.0 if share == (1, 1) else TAKEN)
+
+    return max(beside, key=done)
 
 
 def least(
