@@ -146,7 +146,9 @@ def probe(
 
     json_ = json_ or switched_on("json", config)
     with console.told(json_) as show:
-        probed = journey.probe_with(settings(options, config=config), show=show)
+        resolved = settings(options, config=config)
+        journey.tell_unread("probe", resolved, show)
+        probed = journey.probe_with(resolved, show=show)
     _print_probed(probed, json_)
 
 

@@ -168,8 +168,7 @@ def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **option
 def train_with(given: Settings, plan: Plan, *, source: Source | None = None, show: Show = silent) -> Result:
     """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
     refuse_untrained(plan)
-    for name in unread("train", given):  # one file of settings may serve several verbs
-        show(Event("read", text=f"Not used to train one plan: {name} = {getattr(given, name)!r}"))
+    tell_unread("train", given, show)
     with course.begun(given) as run:
         course.bound(run, plan)
         if run.finished:
@@ -244,6 +243,12 @@ def refuse_unread(verb: str, given: Settings) -> None:
     """Raise OptionError for settings that were given and that a verb has no use for."""
     if names := unread(verb, given):
         raise OptionError(f"{names[0]} is {getattr(given, names[0])!r}, and {verb} has no use for it; leave it away")
+
+
+def tell_unread(verb: str, given: Settings, show: Show) -> None:
+    """Say which settings a verb has no use for: one file of them may serve several verbs."""
+    for name in unread(verb, given):
+        show(Event("read", text=f"Not used by {verb}: {name} = {getattr(given, name)!r}"))
 
 
 def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Settings, Source]:

@@ -186,6 +186,10 @@ def test_flags_go_before_the_file_and_the_file_may_name_all(place: Path, tmp_pat
     assert said.code == 0, said.err
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (kept["batch_size"], kept["seed"], kept["epochs"]) == (7, 5, 1)
+    probed = tell("probe", "--config", config)
+    assert probed.code == 0, probed.err
+    assert "Not used by probe: out = " in probed.err
+    assert "seed" not in probed.err
 
 
 @pytest.mark.parametrize(
