@@ -6,7 +6,7 @@ Nothing here loads torch: the search, the study and the report live on these nou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,18 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def at(self, rows: NDArray[np.int64]) -> Examples:
+        """These rows alone, in that order."""
+        inputs, groups = self.inputs, self.groups
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            inputs=tuple(inputs[row] for row in rows) if isinstance(inputs, tuple) else inputs[rows],
+            targets=self.targets[rows],
+            parts=tuple(self.parts[row] for row in rows),
+            groups=None if groups is None else tuple(groups[row] for row in rows),
+        )
 
 
 @dataclass(frozen=True, slots=True)

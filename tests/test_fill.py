@@ -105,6 +105,29 @@ def test_an_interrupted_fill_goes_on_to_the_same_bytes(tmp_path: Path, after: in
     ]
 
 
+@pytest.mark.parametrize("tier", ["disk", "memory"])
+@pytest.mark.parametrize("learnable", [3, 40, 41, ROWS])
+def test_whole_activations_are_those_of_the_first_rows_and_pooled_ones_of_all(
+    tmp_path: Path, learnable: int, tier: Any
+) -> None:
+    everything = filled(Net().eval(), Store(None, memory=ROOM), tier="memory")
+    store = Store(tmp_path, disk=ROOM, memory=ROOM)
+    result = filled(Net().eval(), store, tier=tier, learnable=learnable)
+    assert result.whole[2].rows == learnable
+    np.testing.assert_array_equal(
+        store.read(result.whole[2], np.arange(learnable))[1], everything.pooled[1][:learnable]
+    )
+    for depth in (1, 2):
+        np.testing.assert_array_equal(result.pooled[depth], everything.pooled[depth])
+    store.forget(result.whole[2].key)  # then the rows behind are not computed again
+    told: list[tuple[int, int]] = []
+    wanted = Wanted({1: "x1", 2: "x2"}, ROWS, (1, 2), {2: tier}, BATCH, learnable=learnable)
+    again = fill(Tapped(Net().eval().tap, pool), batches, store, wanted, progress=lambda *step: told.append(step))
+    assert again.computed == min(ROWS, -(-learnable // BATCH) * BATCH)
+    assert told[-1] == (learnable, learnable)
+    np.testing.assert_array_equal(store.read(again.whole[2], np.arange(learnable))[1], everything.pooled[1][:learnable])
+
+
 def test_a_set_that_changes_its_tier_half_way_is_filled_from_the_start(tmp_path: Path) -> None:
     store = Store(tmp_path, disk=ROOM, memory=ROOM)
 

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stage import CALIBRATION
 from world import HOME, draw
 
+from frostline.backbones.halves import Halves
+from frostline.backbones.pooling import pool
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
+from frostline.bench.unit import ALL, plan_training
+from frostline.data.batches import decode
 from frostline.journey import probe_with
+from frostline.plan import plan
 from frostline.settings import Settings, settings
-from frostline.values import Way
+from frostline.values import Arm, Event, Recipe, Unit, Way
 
 MEBIBYTE = 2**20
 
@@ -65,7 +71,10 @@ def test_a_forecast_keeps_pooled_features_alone(data: Path, tmp_path: Path) -> N
 
 def test_a_probe_forecasts_what_the_search_stores(data: Path, tmp_path: Path) -> None:
     wanted = given(data, workers=1, storage=5 * MEBIBYTE)
-    probed = probe_with(wanted)
+    events: list[Event] = []
+    probed = probe_with(wanted, show=events.append)
+    learned = len(probed.bench.split.folds[0].train)
+    assert {event.total for event in events if event.stage == "control"} == {learned}  # nothing else is looked at
     assert probed.bench.calibration.read["disk"] > 1e3  # measured, where a bench without a folder takes it for useless
     assert probed.document()["forecast"]["bytes"] == probed.stored <= 5 * MEBIBYTE
     real = lay(probed.bench.settings, Source(), folder=tmp_path, calibration=probed.bench.calibration)
@@ -82,3 +91,30 @@ def test_costs_are_measured_and_storing_is_weighed_by_what_one_training_reads(tm
     small, large = (both(given(folder, workers=1), tmp_path / f"{folder.name}-run")[1] for folder in (few, many))
     assert small.forecast.without == pytest.approx(large.forecast.without)
     assert lay(given(many, recalibrate=True), Source(), dry=True).calibration.batch == 16  # that of 48, not of 1,248
+
+
+def test_what_crosses_a_cut_is_stored_of_what_may_be_learned_and_pooled_features_of_all(tmp_path: Path) -> None:
+    draw(tmp_path / "data", 21)
+    rows = sorted(path.relative_to(tmp_path) for path in (tmp_path / "data").rglob("*.png"))
+    lines = [f"{path},{path.parent.name},{'test' if path.stem == '000' else 'train'}" for path in rows]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *lines]))  # each class begins with its test
+    _, bench = both(given(tmp_path / "table.csv", workers=1), tmp_path / "run")
+    kept, how = np.asarray(bench.examples.parts) != "test", bench.backbone.preprocessing
+    assert how is not None
+    assert bench.places.tolist() != list(range(63))
+    rows = np.flatnonzero(kept)[::-3]
+    halves = Halves(bench.backbone.module, bench.anatomy)
+    for depth, stored in bench.whole.items():
+        assert stored.rows == kept.sum() == 60
+        assert bench.stores(depth, rows)
+        assert not bench.stores(depth, np.flatnonzero(~kept))
+    for row in (*rows[:3], *np.flatnonzero(~kept)):
+        picture = {bench.anatomy.data: torch.from_numpy(decode(bench.examples, np.asarray([row]), how))}
+        for depth, features in bench.pooled.items():
+            expected = pool(bench.anatomy, depth, halves.prefix(picture, depth))
+            np.testing.assert_allclose(features[row], expected[0], rtol=1e-4, atol=1e-5)
+        if kept[row]:
+            np.testing.assert_array_equal(bench.stored(0, np.asarray([row]))[0], picture[bench.anatomy.data].numpy())
+    arm = Arm("arm", plan(bench.anatomy.layers, Recipe(1, 1e-3), freeze=2), (1e-3,))
+    assert plan_training(bench, arm, Unit("arm", 1e-3, 1, 0, 0, 1)).start == max(d for d in bench.whole if d <= 2)
+    assert plan_training(bench, arm, Unit("arm", 1e-3, 1, ALL, 0, 1)).start == 0  # what certified is learned too

@@ -183,7 +183,7 @@ def curve_problem() -> tuple[dict[int, NDArray[np.float64]], NDArray[np.int64], 
 def test_the_curve_rises_where_the_features_are_better_and_permuted_labels_score_like_chance() -> None:
     features, labels, fold = curve_problem()
     rng = np.random.default_rng(1)
-    noise = {depth: rng.standard_normal(x.shape) for depth, x in features.items()}
+    noise = {depth: rng.standard_normal((len(fold.train), x.shape[1])) for depth, x in features.items()}
     first, second = probe_curve(CUTS, features, labels, fold, seed=0, random=noise)
     assert (first.cut, second.cut, second.features) == (*CUTS, 10)
     assert second.score.low > first.score.high

@@ -13,7 +13,7 @@ from torch import nn
 
 from frostline.activations.chunks import DTYPES, Field
 from frostline.activations.fingerprint import fingerprint
-from frostline.activations.store import Key, Store, Stored, Tier, Writing
+from frostline.activations.store import Key, Kind, Store, Stored, Tier, Writing
 from frostline.errors import FrozenMoved, StoreError
 
 Frontier = tuple[Any, ...]  # the tensors or arrays that cross one cut, examples first
@@ -40,12 +40,20 @@ class Wanted:
     whole: Mapping[int, Tier] = field(default_factory=dict[int, Tier])
     batch: int = 32  # rows of each batch but the last
     dtype: str | None = "float32"  # of floating activations in the store; None keeps the network's own
+    learnable: int | None = None  # rows of whole activations: the first ones; None stores all
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise StoreError(f"activations of {self.rows} rows cannot be stored; there must be at least one")
+        if self.rows < 1 or not 0 < self.count("whole") <= self.rows:
+            raise StoreError(
+                f"activations of {self.rows} rows, whole ones of {self.count('whole')}, cannot be stored; there must "
+                "be at least one of each, and no more whole ones than rows"
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise StoreError(f"activations cannot be stored as {self.dtype}; allowed: {', '.join(DTYPES)}")
+
+    def count(self, kind: Kind) -> int:
+        """Rows of a set."""
+        return self.rows if kind == "pooled" or self.learnable is None else self.learnable
 
     def sets(self) -> dict[Key, Tier | None]:
         """Every set, with the tier it shall lie in; pooled features take the disk where there is room."""
@@ -104,7 +112,7 @@ def _compute(
     progress: Callable[[int, int], None] | None,
 ) -> int:
     before = _settled(network.module)
-    start = min(store.begun(key)[1] for key in missing)
+    start, end = min(store.begun(key)[1] for key in missing), max(wanted.count(key.kind) for key in missing)
     row, writings = start, dict[Key, Writing]()
     try:
         for frontiers in _passes(network, batches(start)):
@@ -117,7 +125,9 @@ def _compute(
                     return _compute(network, batches, store, wanted, missing, progress)
             row += _append(writings, arrays, row)
             if progress is not None:
-                progress(row, wanted.rows)
+                progress(min(row, end), end)
+            if end <= row < wanted.rows:  # what is left is there already
+                break
         _unchanged(network.module, before)
     except FrozenMoved:
         for key in missing:  # also what an earlier, interrupted fill left: nobody proved that it had not moved either
@@ -128,8 +138,8 @@ def _compute(
             if store.begun(key)[1] == 0:
                 store.forget(key)
         raise
-    if row != wanted.rows:
-        raise StoreError(f"the batches ended at row {row}; {wanted.rows} rows were announced")
+    if not end <= row <= wanted.rows:
+        raise StoreError(f"the batches ended at row {row}; {end} rows were announced")
     return row - start
 
 
@@ -151,8 +161,9 @@ def _append(writings: Mapping[Key, Writing], arrays: Mapping[Key, list[NDArray[A
     for key, writing in writings.items():
         count = len(arrays[key][0])
         skip = max(0, min(count, writing.next - row))  # a resumed set may be further than its neighbours
-        if skip < count:
-            writing.append([array[skip:] for array in arrays[key]])
+        last = count if key.kind == "pooled" else min(count, writing.stored.rows - row)
+        if skip < last:
+            writing.append([array[skip:last] for array in arrays[key]])
     return count
 
 
@@ -164,12 +175,12 @@ def _arrays(network: Tapped, key: Key, frontiers: Mapping[int, Frontier]) -> lis
 
 def _begin(store: Store, key: Key, tier: Tier | None, arrays: list[NDArray[Any]], wanted: Wanted) -> Writing:
     dtype = "float32" if key.kind == "pooled" else wanted.dtype
-    fields = tuple(Field(array.shape[1:], _dtype(array, dtype)) for array in arrays)
+    fields, rows = tuple(Field(array.shape[1:], _dtype(array, dtype)) for array in arrays), wanted.count(key.kind)
     if tier is None:
         stored, _ = store.begun(key)
-        weight = sum(item.bytes for item in fields) * wanted.rows
+        weight = sum(item.bytes for item in fields) * rows
         tier = stored.tier if stored is not None else "disk" if weight <= store.free("disk") else "memory"
-    return store.begin(key, fields, wanted.rows, tier=tier, batch=wanted.batch)
+    return store.begin(key, fields, rows, tier=tier, batch=wanted.batch)
 
 
 def _dtype(array: NDArray[Any], wanted: str | None) -> str:

@@ -40,10 +40,19 @@ class Bench:
     anatomy: Anatomy
     store: Store
     pooled: Mapping[int, NDArray[np.float32]]  # depth -> features of all examples
-    whole: Mapping[int, Stored]  # depth -> what crosses the cut, for all examples; 0 is the preprocessed input
+    whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
+    places: NDArray[np.int64]  # of every example in those sets; beyond their rows for a test part
     calibration: Calibration
     forecast: Forecast  # what storing buys
     device: Device
     workers: int  # processes that train at the same time, on one bench each
     seconds: dict[str, float]  # what laying it out took, by stage
     heads: dict[tuple[int, int], Linear] = field(default_factory=dict[tuple[int, int], Linear])  # memo: fold, depth
+
+    def stores(self, depth: int, rows: NDArray[np.int64]) -> bool:
+        """Whether what crosses a cut is there for all of these examples."""
+        return depth in self.whole and bool((self.places[rows] < self.whole[depth].rows).all())
+
+    def stored(self, depth: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.generic], ...]:
+        """What crosses a cut, for these examples."""
+        return self.store.read(self.whole[depth], self.places[rows])

@@ -59,6 +59,16 @@ class Network:
     settings: Settings
 
     @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The examples in the order in which they are stored: those of a test part last, which nobody learns from."""
+        return np.argsort(np.asarray(self.examples.parts) == "test", kind="stable")
+
+    @property
+    def learnable(self) -> int:
+        """How many may be learned from."""
+        return sum(part != "test" for part in self.examples.parts)
+
+    @cached_property
     def trained(self) -> int:
         """Examples of one training, but for near duplicates that the features will show."""
         return len(split(self.examples, seed=self.settings.seed, folds=FOLDS).folds[0].train)
@@ -113,7 +123,7 @@ def lay(
     known = with_features(profile(examples), last, near)
     return Bench(
         folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled, filled.whole,
-        measured, forecast, network.device, workers, seconds,
+        np.argsort(network.order), measured, forecast, network.device, workers, seconds,
     )  # fmt: skip
 
 
@@ -170,7 +180,7 @@ def planned(network: Network, calibration: Calibration, room: Room) -> Forecast:
 
     What an interrupted run stored already is planned anew and found there: it takes no room from itself.
     """
-    examples, demands = len(network.examples), _demands(network)
+    examples, demands = network.learnable, _demands(network)
     return afford(network.anatomy.layers, calibration, demands, room, examples=examples, trained=network.trained)
 
 
@@ -191,7 +201,7 @@ def _demands(network: Network) -> Mapping[int, float]:
 def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
     """What is to be stored: what pays, and the inputs themselves where there is room left."""
     whole: dict[int, Tier] = dict(forecast.stored)
-    size = len(network.examples) * _input_bytes(network)
+    size = network.learnable * _input_bytes(network)
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
@@ -207,7 +217,7 @@ def _filled(network: Network, store: Store, whole: Mapping[int, Tier], show: Sho
 
 def _planned(network: Network, whole: Mapping[int, Tier]) -> Mapping[int, Stored]:
     """Handles to sets that are not there, as large as they would be."""
-    addresses, rows, found = _addresses(network, sorted(whole)), len(network.examples), dict[int, Stored]()
+    addresses, rows, found = _addresses(network, sorted(whole)), network.learnable, dict[int, Stored]()
     for depth, tier in whole.items():
         size = network.anatomy.layers[depth - 1].bytes if depth else _input_bytes(network)
         fields = (Field((size // 4,), "float32"),)
@@ -223,7 +233,7 @@ def _input_bytes(network: Network) -> int:
 def once_through(
     network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]
 ) -> Filled:
-    """Pooled features at every cut, and what crosses the cuts of `whole`, of all examples."""
+    """Pooled features at every cut, of all examples, and what crosses the cuts of `whole`, of what may be learned."""
     module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
     pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
     depths = sorted({*pooled, *whole})
@@ -235,10 +245,15 @@ def once_through(
             return halves.taps(inputs, depths)
 
     kind = "float32" if network.device.mixed_precision == "no" else None  # what autocast made is kept to the bit
-    wanted = Wanted(_addresses(network, depths), len(network.examples), pooled, whole, batch=CHUNK, dtype=kind)
+    wanted = Wanted(
+        _addresses(network, depths), len(network.examples), pooled, whole,
+        batch=CHUNK, dtype=kind, learnable=network.learnable,
+    )  # fmt: skip
     tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
     try:
-        return fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+        filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+        back = np.argsort(network.order)
+        return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -253,7 +268,7 @@ def once_through(
 def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
     how = network.backbone.preprocessing
     assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    rows = np.arange(start, len(network.examples))
+    rows = network.order[start:]
     for first in range(0, len(rows), CHUNK):
         yield batches.decode(network.examples, rows[first : first + CHUNK], how, workers=network.settings.threads)
 
@@ -271,8 +286,9 @@ def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
 
 
 def _ids(network: Network) -> list[str]:
-    """What each picture holds, as digests."""
-    return [mark.hex() for mark in marked(network.examples.inputs)]
+    """What each picture holds, as digests, in the order in which they are stored."""
+    marks = marked(network.examples.inputs)
+    return [marks[row].hex() for row in network.order]
 
 
 def _room(settings: Settings, workers: int, *, shared: bool) -> Room:

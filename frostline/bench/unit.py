@@ -62,7 +62,9 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     fold = fold_of(bench, unit.fold)
     if not live:
         plan = replace(plan, recipe=replace(plan.recipe, augment="none"))
-    start = 0 if live else max((depth for depth in bench.whole if depth <= plan.freeze), default=0)
+    rows = np.concatenate([fold.train, fold.validation])
+    usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
+    start = 0 if live else max(usable, default=0)
     seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
     return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live)
 
@@ -184,8 +186,8 @@ def _still(bench: Bench, training: Training) -> Read:
     """The same numbers each epoch: stored activations, or pictures as they are."""
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
-        if training.start in bench.whole:
-            return bench.store.read(bench.whole[training.start], rows)
+        if bench.stores(training.start, rows):
+            return bench.stored(training.start, rows)
         assert training.start == 0 and bench.backbone.preprocessing is not None, "only pictures can be read anew"
         return (batches.decode(bench.examples, rows, bench.backbone.preprocessing, workers=bench.settings.threads),)
 

@@ -131,9 +131,10 @@ def probe_curve(
 
     `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
     and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
-    scores where there are none). `random` holds the same from a network with random weights, `shifts` what is known of
-    the source's distance by depth. `seed` draws one permutation of the training labels for all cuts, which should score
-    like chance. The score is the accuracy, whatever metric decides later, with Wilson's interval at `confidence`.
+    scores where there are none). `random` holds the features of the training rows alone, from a network with random
+    weights, `shifts` what is known of the source's distance by depth. `seed` draws one permutation of the training
+    labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides later, with
+    Wilson's interval at `confidence`.
     """
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
@@ -148,7 +149,7 @@ def probe_curve(
             loss = log_loss(log_probabilities(head, features[cut.depth][fold.validation]), labels[fold.validation])
         control = None
         if random is not None:
-            control = ridge_loo(random[cut.depth][fold.train], train, classes=classes).accuracy
+            control = ridge_loo(random[cut.depth], train, classes=classes).accuracy
         curve.append(
             Evidence(
                 cut=cut,
