@@ -252,6 +252,8 @@ def once_through(
     tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
     try:
         filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+        if network.learnable == len(network.examples):
+            return filled
         back = np.argsort(network.order)
         return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
     except RuntimeError as error:
