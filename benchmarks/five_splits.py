@@ -60,10 +60,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
-    done = known(given.rows)
+    task = f"`{given.data.name}`, `{given.backbone}` {' '.join(given.option)}"
+    done = known(given.rows, task)
     for number in range(given.splits):
         if number not in done:
-            done[number] = one(number, given.data, given.backbone, {"weights": given.weights, **options})
+            done[number] = {
+                "task": task,
+                **one(number, given.data, given.backbone, {"weights": given.weights, **options}),
+            }
             print(line(done[number]), flush=True)
             if given.rows:
                 with given.rows.open("a") as file:
@@ -75,14 +79,13 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if given.out:
-        given.out.write_text(f"`{given.data.name}`, `{given.backbone}` {' '.join(given.option)}\n\n{text}\n")
+        given.out.write_text(f"{task}\n\n{text}\n")
 
 
-def known(file: Path | None) -> dict[int, dict[str, Any]]:
-    """The splits that an earlier call kept."""
-    if file is None or not file.exists():
-        return {}
-    return {row["split"]: row for row in map(json.loads, file.read_text().splitlines())}
+def known(file: Path | None, task: str) -> dict[int, dict[str, Any]]:
+    """The splits of this task that an earlier call kept."""
+    rows = map(json.loads, file.read_text().splitlines()) if file is not None and file.exists() else ()
+    return {row["split"]: row for row in rows if row["task"] == task}
 
 
 def one(number: int, data: Path, backbone: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def one(number: int, data: Path, backbone: str, options: dict[str, Any]) -> dict
         split(data, folder / "data", number)
         started = time.perf_counter()
         found = frostline.find(str(folder / "data"), backbone, out=str(folder / "run"), seed=number, **options).summary
+        took = time.perf_counter() - started
     finally:
         shutil.rmtree(folder)
     others = [found["baselines"][name]["certified"]["mean"] for name in ("linear_probe", "full_finetune")]
@@ -99,7 +103,7 @@ def one(number: int, data: Path, backbone: str, options: dict[str, Any]) -> dict
         "split": number,
         "chosen": found["decision"]["arm"],
         "scores": [found["score"]["value"], *others],
-        "seconds": round(time.perf_counter() - started),
+        "seconds": round(took),
     }
 
 

@@ -76,7 +76,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         course.roused(bench, run)
         evidence = probe_cuts(bench, show=show)
         start = course.entered(bench, evidence, run, show=show)
-        run = replace(run, ahead=terms.serial_seconds(bench, start.arms, start.schedule))
+        run = course.foreseen(bench, start, run)
         race = course.race(bench, start, run, show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
@@ -169,6 +169,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
     """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
     refuse_untrained(plan)
     tell_unread("train", given, show)
+    given = replace(given, workers=1)  # one training: it has the whole machine
     with course.begun(given) as run:
         course.bound(run, plan)
         if run.finished:

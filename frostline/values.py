@@ -66,12 +66,20 @@ class Preprocessing:
 # ------------------------------------------------------------------------------------------------ the data
 
 
+Inputs = tuple[Path | bytes, ...] | NDArray[np.uint8]  # files or their bytes, or n,h,w or n,h,w,c arrays of 0..255
+
+
+def picked(inputs: Inputs, rows: NDArray[np.int64]) -> Inputs:
+    """These rows of the inputs, in that order."""
+    return tuple(inputs[row] for row in rows) if isinstance(inputs, tuple) else inputs[rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Examples:
     """What was read: row i is inputs[i] with targets[i]."""
 
     ids: tuple[str, ...]  # a stable name of each example: its path below the data folder, or "row-17"
-    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]  # files or their bytes, or n,h,w or n,h,w,c arrays of 0..255
+    inputs: Inputs
     targets: NDArray[np.int64]  # class ids
     classes: tuple[str, ...]
     parts: tuple[Part, ...]  # the user's own folder or split column; "" where there is none
@@ -85,11 +93,11 @@ class Examples:
 
     def at(self, rows: NDArray[np.int64]) -> Examples:
         """These rows alone, in that order."""
-        inputs, groups = self.inputs, self.groups
+        groups = self.groups
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
-            inputs=tuple(inputs[row] for row in rows) if isinstance(inputs, tuple) else inputs[rows],
+            inputs=picked(self.inputs, rows),
             targets=self.targets[rows],
             parts=tuple(self.parts[row] for row in rows),
             groups=None if groups is None else tuple(groups[row] for row in rows),

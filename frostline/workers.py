@@ -1,4 +1,4 @@
-"""The same work on this process or on local processes; results come in any order, which the race does not mind."""
+"""Work shared by local processes; results come in any order, which the race does not mind."""
 
 from __future__ import annotations
 
@@ -6,72 +6,91 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from itertools import islice
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from frostline.errors import RunFailed
 
+Given = TypeVar("Given")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
 class Crew:
-    """Local processes that share the work."""
+    """Local processes that share the work; they start when they are first needed."""
 
-    pool: Executor
-    size: int
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._pool: ProcessPoolExecutor | None = None
+
+    def rouse(self, prepare: Callable[[Given], object], given: Given) -> None:
+        """Start the processes, each of which makes of `given` what its work needs; nobody waits for them.
+
+        They must be picklable: a function at the top of a file, and nouns. Those that work already stay as they are. A
+        failure shows in the work.
+        """
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")  # fork and threads do not mix
+            self._pool = ProcessPoolExecutor(self.size, mp_context=spawn, initializer=_begin, initargs=(prepare, given))
+            with suppress(BrokenProcessPool):
+                for _ in range(self.size):
+                    self._pool.submit(_prepared)
+
+    def run(self, work: Callable[[Any, Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """Each job with its result, as they are finished: `work(prepared, job)`.
+
+        `work` and the jobs must be picklable. No job is begun after one that failed, or for one who stops asking; what
+        was yielded before stands. Raises RunFailed where a process died without a word.
+        """
+        pool, waiting = self._pool, iter(jobs)
+        assert pool is not None, "the processes are roused before they work"
+
+        def begun(count: int) -> dict[Future[Result], Job]:
+            with _living():
+                return {pool.submit(_work, work, job): job for job in islice(waiting, count)}
+
+        futures = begun(self.size + 1)  # one more than there are: none of them waits, and nothing is called back
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                yield futures.pop(future), _result(future)
+                futures.update(begun(1))
+
+    def leave(self) -> None:
+        """The processes end when their work is done."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def stop(self) -> None:
+        """The processes end now: what they were at work on is begun anew on --resume."""
+        for child in multiprocessing.active_children():
+            child.terminate()
+        self.leave()
 
 
 @contextmanager
 def crew(workers: int) -> Generator[Crew | None]:
-    """Processes for `run`, started when they are first needed and gone afterwards; None for a single worker."""
+    """Processes, gone afterwards; None for a single worker."""
     if workers == 1:
         yield None
         return
-    spawn = multiprocessing.get_context("spawn")  # fork and threads do not mix
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin)
+    hands = Crew(workers)
     try:
-        yield Crew(pool, workers)
-        pool.shutdown(wait=True)
+        yield hands
+        hands.leave()
     except BaseException:
-        for child in multiprocessing.active_children():  # what it was at work on is begun anew on --resume
-            child.terminate()
-        pool.shutdown(wait=True)
+        hands.stop()
         raise
 
 
-def run(work: Callable[[Job], Result], jobs: Sequence[Job], hands: Crew | None = None) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, as they are finished, by a `crew` or, without one, here and now.
-
-    For a crew, `work` and the jobs must be picklable: a function at the top of a file, and nouns. No job is begun after
-    one that failed, or for one who stops asking; what was yielded before stands. Raises RunFailed where a process died
-    without a word.
-    """
-    if hands is None:
-        yield from ((job, work(job)) for job in jobs)
-        return
-    waiting = iter(jobs)
-    # one more than there are processes: none of them waits, and nothing has to be called back
-    futures = {hands.pool.submit(work, job): job for job in islice(waiting, hands.size + 1)}
-    while futures:
-        for future in wait(futures, return_when=FIRST_COMPLETED).done:
-            yield futures.pop(future), _result(future)
-            futures.update((hands.pool.submit(work, job), job) for job in islice(waiting, 1))
+_WAY: list[Callable[[], object]] = []  # in another process: how what its work needs is made
 
 
-def rouse(prepare: Callable[..., object], arguments: tuple[object, ...], hands: Crew) -> None:
-    """Start the processes, each with a call that prepares it. Nobody waits for them: a failure shows in the work."""
-    for _ in range(hands.size):
-        hands.pool.submit(prepare, *arguments)
-
-
-def _begin() -> None:
+def _begin(prepare: Callable[[Given], object], given: Given) -> None:
     """In a new process: an interrupt is for the one that leads, and nobody works on when that one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leader = multiprocessing.parent_process()
@@ -82,11 +101,32 @@ def _begin() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+    _WAY.append(partial(prepare, given))
+
+
+@lru_cache(maxsize=1)
+def _kept() -> object:
+    return _WAY[0]()
+
+
+def _prepared() -> None:
+    _kept()
+
+
+def _work(work: Callable[[Any, Job], Result], job: Job) -> Result:
+    return work(_kept(), job)
 
 
 def _result(future: Future[Result]) -> Result:
-    try:
+    with _living():
         return future.result()
+
+
+@contextmanager
+def _living() -> Generator[None]:
+    """A process that died is told apart from work that failed. Raises RunFailed."""
+    try:
+        yield
     except BrokenProcessPool as error:
         raise RunFailed(
             "a worker process died, most likely because memory ran out; what was finished is kept: "

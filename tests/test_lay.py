@@ -83,7 +83,7 @@ def test_a_probe_forecasts_what_the_search_stores(data: Path, tmp_path: Path) ->
 
 
 def test_costs_are_measured_and_storing_is_weighed_by_what_one_training_reads(tmp_path: Path) -> None:
-    """Pictures that certify are stored like all others, and no training ever reads them."""
+    """Pictures of a test part take no part in it: no training reads them."""
     few, many = tmp_path / "few", tmp_path / "many"
     for folder, count in ((few, 4), (many, 400)):
         draw(folder / "train", 20)
@@ -118,3 +118,14 @@ def test_what_crosses_a_cut_is_stored_of_what_may_be_learned_and_pooled_features
     arm = Arm("arm", plan(bench.anatomy.layers, Recipe(1, 1e-3), freeze=2), (1e-3,))
     assert plan_training(bench, arm, Unit("arm", 1e-3, 1, 0, 0, 1)).start == max(d for d in bench.whole if d <= 2)
     assert plan_training(bench, arm, Unit("arm", 1e-3, 1, ALL, 0, 1)).start == 0  # what certified is learned too
+
+
+def test_what_is_not_planned_any_more_takes_no_room(data: Path, tmp_path: Path) -> None:
+    """A run that is resumed with other workers has another plan, and the bytes of one."""
+    _, first = both(given(data, workers=1), tmp_path)
+    assert len(first.whole) > 1
+    _, second = both(given(data, workers=1, storage=0), tmp_path)
+    assert not second.whole
+    assert not list((tmp_path / "activations").glob("*whole*"))
+    for depth, features in first.pooled.items():
+        np.testing.assert_array_equal(second.pooled[depth], features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from world import CLASSES, Said, picture, small
 import frostline
 from frostline import journey, workers
 from frostline import study as studies
+from frostline.bench import again
 from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.bench.lay import lay
@@ -26,6 +28,7 @@ from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs
 from frostline.run import course, terms
 from frostline.settings import settings
+from frostline.values import Recipe, Unit
 
 Run = tuple[Path, Said]
 NUMBER = (int, float)
@@ -252,9 +255,10 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
         chosen = [(arm, unit) for arm in terms.proposed(bench, probe_cuts(bench))
                   for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
         full = [(replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), unit) for arm, unit in chosen]
-        jobs = [course.job(bench, arm, unit, keep=False) for arm, unit in full]
-        assert len(jobs) >= 3
-        for job, outcome in workers.run(course._perform_at, jobs, run.hands):
+        jobs = [course.Job(arm, unit, keep=False) for arm, unit in full]
+        assert len(jobs) >= 3 and run.hands is not None
+        run.hands.rouse(again.laid, again.blueprint(bench))
+        for job, outcome in run.hands.run(course.perform_job, jobs):
             unit = job.unit
             assert (outcome.rows == kept[unit].rows).all()
             assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)
@@ -287,9 +291,60 @@ def test_what_is_over_before_other_processes_have_started_is_not_shared_unless_a
         assert terms.wall_seconds(replace(bench, workers=1), seconds) == seconds
     assert terms.wall_seconds(bench, 0.9 * terms.PAYS) == 0.9 * terms.PAYS
     assert terms.wall_seconds(bench, 1.1 * terms.PAYS) == pytest.approx(0.55 * terms.PAYS)
+    assert terms.worth_sharing(bench, 1.1 * terms.PAYS) and not terms.worth_sharing(bench, 0.9 * terms.PAYS)
     way = replace(bench.calibration.way, slower=1.5)
     crowded = replace(bench, calibration=replace(bench.calibration, way=way))
     assert terms.wall_seconds(crowded, 1.1 * terms.PAYS) == pytest.approx(1.5 * 0.55 * terms.PAYS)
+
+
+def test_a_budget_is_kept_and_used_whatever_is_shared(tmp_path: Path) -> None:
+    bench = stage.bench(tmp_path, epochs=6)
+    layers = {"forward": (1e-4,) * 4, "backward": (2e-4,) * 4, "carry": (1e-4,) * 4, "decode": 0.0}
+    bench = replace(bench, calibration=replace(bench.calibration, **layers))
+    arms = terms.proposed(bench, probe_cuts(bench))
+    plain = terms.serial_seconds(bench, arms, terms.planned(bench))
+    assert plain < terms.PAYS  # so that a large budget crosses the line from which work is shared
+    for count, budget in product((1, 2, 8), (8.0, 20.0, 300.0, 3000.0)):
+        given = replace(bench, workers=count, settings=replace(bench.settings, budget=budget, epochs=None))
+        takes = terms.forecast_seconds(given, arms, terms.afforded(given, arms))
+        assert takes <= budget
+        assert takes > 0.5 * budget or budget < plain
+
+
+class Hands(workers.Crew):
+    """Processes that are asked and do nothing."""
+
+    asked: tuple[str, ...] = ()
+
+    def rouse(self, prepare: Any, given: Any) -> None:
+        self.asked += ("rouse",)
+
+    def run(self, work: Any, jobs: Any) -> Any:
+        self.asked += ("run",)
+        return iter(())
+
+
+def test_other_processes_start_early_where_much_is_ahead_and_not_for_what_is_soon_over(tmp_path: Path) -> None:
+    bench = replace(stage.bench(tmp_path, epochs=6), workers=2)
+    layers = {"forward": (1e-6,) * 4, "backward": (1e-6,) * 4, "carry": (1e-6,) * 4, "decode": 0.0}
+    bench = replace(bench, calibration=replace(bench.calibration, **layers))
+    arm = stage.arm(bench, "freeze@2", recipe=Recipe(2, 1e-3, batch=8), freeze=2)
+    units = [(arm, Unit(arm.id, 1e-3, 1, fold, 0, 2)) for fold in (0, 1)]
+    study = studies.open_study(tmp_path, resume=False)
+    run = course.Run(tmp_path, bench.settings, study, 0.0, Hands(2))
+    assert len(list(course.trained(bench, units, run, keep=False))) == 2
+    assert isinstance(run.hands, Hands) and run.hands.asked == ()
+    assert not list(course.trained(bench, units, replace(run, ahead=2 * terms.PAYS), keep=False))
+    assert run.hands.asked == ("rouse", "run")
+    much = replace(bench, forecast=replace(bench.forecast, seconds=2 * terms.PAYS))
+    course.roused(much, run)  # something is there already: it is resumed
+    assert run.hands.asked == ("rouse", "run")
+    (tmp_path / "new").mkdir()
+    new = replace(run, study=studies.open_study(tmp_path / "new", resume=False), hands=Hands(2))
+    course.roused(replace(bench, forecast=replace(bench.forecast, seconds=0.5 * terms.PAYS)), new)
+    assert isinstance(new.hands, Hands) and new.hands.asked == ()
+    course.roused(much, new)
+    assert new.hands.asked == ("rouse",)
 
 
 def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:

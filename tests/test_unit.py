@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from frostline.activations.fingerprint import fingerprint
 from frostline.activations.store import Store
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
+from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
 from frostline.bench.measure import measure
@@ -30,7 +32,20 @@ from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
 from frostline.training import checkpoint
 from frostline.training.prepare import predictor
-from frostline.values import Adapter, Backbone, Epoch, Examples, Head, Outcome, Preprocessing, Recipe, Way
+from frostline.values import (
+    Adapter,
+    Arm,
+    Backbone,
+    Epoch,
+    Examples,
+    Head,
+    Outcome,
+    Preprocessing,
+    Recipe,
+    Show,
+    Unit,
+    Way,
+)
 
 RECIPE = Recipe(epochs=2, lr=1e-2, batch=8)
 KINDS: dict[str, dict[str, Any]] = {
@@ -226,6 +241,21 @@ def test_models_are_certified_in_one_pass_as_each_would_be_by_itself(
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one.log_probabilities, other.log_probabilities)
     assert not np.allclose(alone[0].log_probabilities, alone[1].log_probabilities)
+    assert certify(aside, []) == ()
+    assert len(opened) == 7
+    whole = finals._certified  # pyright: ignore[reportPrivateUsage]
+
+    def short(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show, room: int = 1) -> tuple[Outcome, ...]:
+        if len(models) > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole(bench, models, show)
+
+    monkeypatch.setattr(finals, "_certified", short)
+    for one, other in zip(certify(aside, [*models, models[0]]), [*alone, alone[0]], strict=True):
+        np.testing.assert_array_equal(one.log_probabilities, other.log_probabilities)
+    monkeypatch.setattr(finals, "_certified", partial(short, room=0))
+    with pytest.raises(RunFailed, match="memory ran out while 'batch' predicted"):
+        certify(aside, models)
 
 
 def test_a_kept_model_whose_frozen_layers_are_not_the_source_s_is_not_handed_back(bench: Bench) -> None:

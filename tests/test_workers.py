@@ -1,4 +1,4 @@
-"""Laws of workers: the same work whoever does it, and no job after one that failed."""
+"""Laws of workers: all work is done once, by processes that are prepared once, and no job after one that failed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,39 @@ from pathlib import Path
 import pytest
 
 from frostline.errors import RunFailed
-from frostline.workers import crew, rouse, run
+from frostline.workers import crew
 
 
-def squared(number: int) -> tuple[int, int]:
-    return number * number, os.getpid()
+def tens(given: int) -> int:
+    return 10 * given
 
 
-def touched(path: Path) -> str:
+def nothing(given: Path) -> None:
+    """Leaves a mark for each process that it prepares; fails where its name says so."""
+    if given.name == "fails":
+        raise ValueError(f"{given.name} cannot be prepared")
+    (given / str(os.getpid())).write_text("ready")
+
+
+def dies_at_once(given: Path) -> None:
+    (given / "dead").write_text("")
+    os._exit(3)
+
+
+def behind_a_gate(gate: Path) -> int:
+    """Waits until it is opened, a minute at most."""
+    for _ in range(600):
+        if gate.exists():
+            return 1
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def squared(ten: int, number: int) -> tuple[int, int]:
+    return ten + number * number, os.getpid()
+
+
+def touched(prepared: None, path: Path) -> str:
     """Leaves a mark; fails where its name says so."""
     if path.name == "fails":
         raise ValueError(f"{path.name} is no number")
@@ -26,45 +51,82 @@ def touched(path: Path) -> str:
     return path.name
 
 
-def dies(path: Path) -> str:
+def dies(prepared: None, path: Path) -> str:
     os._exit(3)
 
 
-def test_two_processes_find_what_one_finds() -> None:
+def test_two_processes_do_every_job_once_with_what_they_were_prepared_with() -> None:
     jobs = list(range(6))
-    alone = {job: result[0] for job, result in run(squared, jobs)}
     with crew(2) as hands:
-        found = list(run(squared, jobs, hands))
-    assert {job: result[0] for job, result in found} == alone == {n: n * n for n in jobs}
+        assert hands is not None
+        hands.rouse(tens, 1)
+        hands.rouse(tens, 2)  # they are at work already
+        found = list(hands.run(squared, jobs))
+        again = list(hands.run(squared, [7]))
+    assert {job: result[0] for job, result in found} == {n: 10 + n * n for n in jobs}
     assert len(found) == len(jobs)
     assert os.getpid() not in {result[1] for _, result in found}
+    assert again[0][1][0] == 59
 
 
-def test_processes_that_were_roused_are_ready_and_a_failure_in_it_is_left_to_the_work(tmp_path: Path) -> None:
+def test_one_worker_needs_no_other_process() -> None:
+    with crew(1) as hands:
+        assert hands is None
+
+
+def test_processes_are_prepared_before_there_is_work_and_once_each(tmp_path: Path) -> None:
     with crew(2) as hands:
-        started = time.perf_counter()
-        rouse(touched, (tmp_path / "ready",), hands)
-        rouse(touched, (tmp_path / "fails",), hands)
-        assert time.perf_counter() - started < 1 or not (tmp_path / "ready").exists()  # nobody waited for them
-        assert {job: result[0] for job, result in run(squared, [1, 2], hands)} == {1: 1, 2: 4}
-        assert (tmp_path / "ready").read_text() == "done"
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        for _ in range(600):
+            if list(tmp_path.iterdir()):
+                break
+            time.sleep(0.1)
+        list(hands.run(touched, [tmp_path / f"job{n}" for n in range(8)]))
+    ready = [path for path in tmp_path.iterdir() if path.read_text() == "ready"]
+    assert 1 <= len(ready) <= 2
 
 
-def test_one_worker_works_here_and_only_as_far_as_it_is_asked() -> None:
-    results = run(squared, [1, 2, 3])
-    assert next(results) == (1, (1, os.getpid()))
+def test_a_process_that_dies_while_it_is_prepared_fails_the_run_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"a worker process died.*--resume"), crew(2) as hands:
+        assert hands is not None
+        hands.rouse(dies_at_once, tmp_path)
+        for _ in range(600):
+            if (tmp_path / "dead").exists():
+                break
+            time.sleep(0.1)
+        time.sleep(1.0)  # the pool notices
+        list(hands.run(touched, [tmp_path / "job"]))
+
+
+def test_nobody_waits_for_processes_that_are_roused(tmp_path: Path) -> None:
+    with crew(2) as hands:
+        assert hands is not None
+        hands.rouse(behind_a_gate, tmp_path / "gate")
+        (tmp_path / "gate").write_text("open")  # one that waited would never come here
+        assert next(hands.run(squared, [2]))[1][0] == 5
+
+
+def test_what_fails_in_the_preparation_comes_out_of_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fails cannot be prepared"), crew(2) as hands:
+        assert hands is not None
+        hands.rouse(nothing, tmp_path / "fails")
+        list(hands.run(touched, [tmp_path / "job"]))
 
 
 def test_a_process_that_dies_without_a_word_fails_the_run_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"a worker process died.*--resume"), crew(2) as hands:
-        list(run(dies, [tmp_path / f"job{n}" for n in range(4)], hands))
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        list(hands.run(dies, [tmp_path / f"job{n}" for n in range(4)]))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_path: Path, workers: int) -> None:
+def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_path: Path) -> None:
     jobs = [tmp_path / "fails", *(tmp_path / f"job{n}" for n in range(40))]
-    with pytest.raises(ValueError, match="fails is no number"), crew(workers) as hands:
-        list(run(touched, jobs, hands))
+    with pytest.raises(ValueError, match="fails is no number"), crew(2) as hands:
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        list(hands.run(touched, jobs))
     done = len(list(tmp_path.glob("job*")))
     assert done < 20
     time.sleep(0.5)
@@ -73,7 +135,9 @@ def test_an_error_of_a_job_comes_out_and_what_waited_behind_it_is_not_begun(tmp_
 
 def test_nothing_works_on_for_one_who_stops_asking(tmp_path: Path) -> None:
     with crew(2) as hands:
-        results = run(touched, [tmp_path / f"job{n}" for n in range(40)], hands)
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        results = hands.run(touched, [tmp_path / f"job{n}" for n in range(40)])
         next(results)
         assert isinstance(results, Generator)
         results.close()

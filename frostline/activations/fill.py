@@ -67,6 +67,7 @@ class Filled:
     """What the store holds after a fill."""
 
     pooled: Mapping[int, NDArray[np.float32]]  # depth -> rows x features
+    features: Mapping[int, Stored]  # the sets that these were read from
     whole: Mapping[int, Stored]
     computed: int  # rows that went through the network; 0 where everything was there
 
@@ -92,6 +93,7 @@ def fill(
     missing: dict[Key, Tier | None] = {key: tier for key, tier in sets.items() if store.held(key) is None}
     computed = _compute(network, batches, store, wanted, missing, progress) if missing else 0
     pooled: dict[int, NDArray[np.float32]] = {}
+    features: dict[int, Stored] = {}
     whole: dict[int, Stored] = {}
     for key in sets:
         stored = store.held(key)
@@ -99,8 +101,9 @@ def fill(
         if key.kind == "whole":
             whole[key.depth] = stored
         else:
+            features[key.depth] = stored
             pooled[key.depth] = store.read(stored, np.arange(stored.rows))[0]
-    return Filled(pooled, whole, computed)
+    return Filled(pooled, features, whole, computed)
 
 
 def _compute(

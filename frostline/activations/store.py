@@ -111,6 +111,10 @@ class Store:
             used = sum(stored.bytes for stored, _ in map(self._manifest, self._folders()))
         return self._limit[tier] - used
 
+    def sets(self) -> list[Stored]:
+        """Every set that was ever begun."""
+        return [*(stored for stored, _, _ in self._memory.values()), *(self._manifest(f)[0] for f in self._folders())]
+
     def held(self, key: Key) -> Stored | None:
         """The set if all of it is there."""
         stored, rows = self.begun(key)

@@ -40,8 +40,9 @@ class Bench:
     anatomy: Anatomy
     store: Store
     pooled: Mapping[int, NDArray[np.float32]]  # depth -> features of all examples
+    features: Mapping[int, Stored]  # the sets that they lie in, by place
     whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
-    places: NDArray[np.int64]  # of every example in those sets; beyond their rows for a test part
+    places: NDArray[np.int64]  # of every example in the sets; beyond the rows of the whole ones for a test part
     calibration: Calibration
     forecast: Forecast  # what storing buys
     device: Device

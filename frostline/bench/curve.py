@@ -34,7 +34,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
         module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.way.layout)
         fresh = replace(bench.backbone, module=module.eval())
         learned = bench.examples.at(bench.split.folds[0].train)  # nothing else is looked at
-        network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings)
+        network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings, len(learned))
         memory = Store(None, memory=_pooled_bytes(bench.pooled))
         random = once_through(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
     depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]

@@ -14,8 +14,9 @@ from frostline.activations.fingerprint import fingerprint
 from frostline.bench.bench import Bench
 from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
 from frostline.data import batches
-from frostline.errors import FrozenMoved
+from frostline.errors import FrozenMoved, RunFailed
 from frostline.training import checkpoint, loop
+from frostline.training.device import out_of_memory
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import predictor, prepared
 from frostline.values import Arm, Event, Outcome, Plan, Show, Unit, silent
@@ -26,13 +27,29 @@ CHECKED_ROWS = 128  # that the comparison of stored and live activations trains 
 def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = silent) -> tuple[Outcome, ...]:
     """What the kept models of units predict for the certification rows, from the pictures themselves.
 
-    Each picture is opened once for all of them: that takes longer than a small network does.
+    Each picture is opened once for all of them: that takes longer than a small network does. Where they do not fit into
+    memory together, they go in two halves. Raises RunFailed where a single one does not.
     """
+    try:
+        return _certified(bench, models, show) if models else ()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if len(models) == 1:
+            raise RunFailed(
+                f"memory ran out while {models[0][1].arm!r} predicted what was set aside; give a smaller --image-size "
+                "or a smaller backbone"
+            ) from error
+        middle = len(models) // 2
+        return certify(bench, models[:middle], show=show) + certify(bench, models[middle:], show=show)
+
+
+def _certified(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show) -> tuple[Outcome, ...]:
     how, rows, where = bench.backbone.preprocessing, bench.split.certification, bench.device.device
     assert how is not None, "pictures come with preprocessing"
     predictors = [_predictor(bench, arm, unit) for arm, unit in models]
     found: list[list[Tensor]] = [[] for _ in models]
-    parts = np.array_split(rows, steps(len(rows), min((arm.plan.recipe.batch for arm, _ in models), default=1)))
+    parts = np.array_split(rows, steps(len(rows), min(arm.plan.recipe.batch for arm, _ in models)))
     for number, part in enumerate(parts, 1):
         decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
         inputs = torch.from_numpy(decoded).to(where)

@@ -1,4 +1,4 @@
-"""Lay the bench: read, profile, load, cut, calibrate, fill, split. A second process finds the store warm."""
+"""Lay the bench: read, profile, load, cut, calibrate, fill, split."""
 
 from __future__ import annotations
 
@@ -57,21 +57,23 @@ class Network:
     examples: Examples
     device: Device
     settings: Settings
+    trained: int  # examples of one training, but for near duplicates that the features will show
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The examples in the order in which they are stored: those of a test part last, which nobody learns from."""
-        return np.argsort(np.asarray(self.examples.parts) == "test", kind="stable")
-
-    @property
-    def learnable(self) -> int:
-        """How many may be learned from."""
-        return sum(part != "test" for part in self.examples.parts)
+        """The examples in the order in which they are stored: those that nobody learns from last."""
+        return np.argsort(self._certifies, kind="stable")
 
     @cached_property
-    def trained(self) -> int:
-        """Examples of one training, but for near duplicates that the features will show."""
-        return len(split(self.examples, seed=self.settings.seed, folds=FOLDS).folds[0].train)
+    def learnable(self) -> int:
+        """How many may be learned from."""
+        return len(self.examples) - int(self._certifies.sum())
+
+    @property
+    def _certifies(self) -> NDArray[np.bool_]:
+        """A test part is learned from where the choice is trained once more on everything, and there alone."""
+        test = np.asarray(self.examples.parts) == "test"
+        return np.zeros_like(test) if self.settings.refit_all else test
 
     @property
     def recipe(self) -> Recipe:
@@ -100,7 +102,8 @@ def lay(
         existing(settings.data)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
-    network = Network(backbone, anatomy, examples, device, settings)
+    trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
+    network = Network(backbone, anatomy, examples, device, settings, trained)
     measured = _timed(
         seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry, show=show)
     )
@@ -122,8 +125,8 @@ def lay(
     show(Event("split", text=parted.how))
     known = with_features(profile(examples), last, near)
     return Bench(
-        folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled, filled.whole,
-        np.argsort(network.order), measured, forecast, network.device, workers, seconds,
+        folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled,
+        filled.features, filled.whole, np.argsort(network.order), measured, forecast, network.device, workers, seconds,
     )  # fmt: skip
 
 
@@ -211,8 +214,19 @@ def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tie
 
 def _filled(network: Network, store: Store, whole: Mapping[int, Tier], show: Show, *, dry: bool) -> Filled:
     """One pass over the data; a dry one leaves no whole activations, and says which there would be."""
+    if not dry:
+        _cleared(network, store, whole)
     found = once_through(network, store, {} if dry else whole, lambda done, all: show(Event("fill", done, all)))
     return replace(found, whole=_planned(network, whole)) if dry else found
+
+
+def _cleared(network: Network, store: Store, whole: Mapping[int, Tier]) -> None:
+    """Forget what an earlier session stored by another plan: a run that is resumed may have other workers."""
+    addresses = _addresses(network, sorted(whole))
+    for stored in store.sets():
+        key = stored.key
+        if key.kind == "whole" and (addresses.get(key.depth), network.learnable) != (key.address, stored.rows):
+            store.forget(key)
 
 
 def _planned(network: Network, whole: Mapping[int, Tier]) -> Mapping[int, Stored]:
@@ -329,7 +343,8 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
     return examples
 
 
-def _loaded(settings: Settings, source: Source, show: Show) -> tuple[Backbone, Anatomy]:
+def backbone_of(settings: Settings, source: Source) -> Backbone:
+    """The network that the settings name, or the one that was given. Raises BackboneError."""
     backbone = load(
         settings.backbone if source.module is None else source.module,
         weights=settings.weights,
@@ -343,6 +358,11 @@ def _loaded(settings: Settings, source: Source, show: Show) -> tuple[Backbone, A
         raise BackboneError(
             f"{backbone.name!r} does not say how pictures are to be prepared; give --image-size, --mean and --std"
         )
+    return backbone
+
+
+def _loaded(settings: Settings, source: Source, show: Show) -> tuple[Backbone, Anatomy]:
+    backbone = backbone_of(settings, source)
     anatomy = dissect(backbone)
     cuts = sum(layer.cut for layer in anatomy.layers)
     show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))

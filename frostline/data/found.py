@@ -17,7 +17,7 @@ from PIL import Image
 
 from frostline.data.pictures import UNREADABLE, explain
 from frostline.errors import DataError, LabelError
-from frostline.values import Examples, Part
+from frostline.values import Examples, Part, picked
 
 Progress = Callable[[int, int], None]  # pictures checked, pictures in all
 
@@ -52,11 +52,10 @@ class Found:
 
     def at(self, rows: Sequence[int]) -> Found:
         """These rows alone."""
-        inputs = self.inputs[np.asarray(rows, int)] if isinstance(self.inputs, np.ndarray) else self.inputs
         return Found(
             self.source,
             tuple(self.ids[row] for row in rows),
-            inputs if isinstance(inputs, np.ndarray) else tuple(inputs[row] for row in rows),
+            picked(self.inputs, np.asarray(rows, np.int64)),
             tuple(self.labels[row] for row in rows),
             tuple(self.parts[row] for row in rows),
             None if self.groups is None else tuple(self.groups[row] for row in rows),

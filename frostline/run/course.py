@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import joblib
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from frostline import study as studies
 from frostline import workers
+from frostline.bench import again
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
@@ -30,7 +30,7 @@ from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule
-from frostline.settings import Settings, settings
+from frostline.settings import Settings
 from frostline.study import Study
 from frostline.values import (
     Arm,
@@ -55,7 +55,7 @@ class Run:
     study: Study
     started: float  # on the performance counter
     hands: workers.Crew | None  # other processes; they start when they are first needed
-    ahead: float = 0.0  # seconds that the trainings of the whole run are forecast to take, one after the other
+    ahead: float = 0.0  # seconds that the trainings still to come are forecast to take, one after the other
 
     @property
     def finished(self) -> bool:
@@ -106,10 +106,13 @@ def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
 
 
 def roused(bench: Bench, run: Run) -> None:
-    """Let the other processes start and lay their benches while this one goes on, if they will be worth it."""
-    if run.hands is not None and terms.shared(bench, bench.forecast.seconds):
-        place = (str(run.folder), *_described(bench))
-        workers.rouse(_bench_at, place, run.hands)
+    """Let the other processes start and lay their benches while this one goes on, if they will be worth it.
+
+    A run that is resumed may have little left: there they start when they are needed.
+    """
+    begun_with = studies.outcomes(run.study)
+    if run.hands is not None and not begun_with and terms.worth_sharing(bench, bench.forecast.seconds):
+        run.hands.rouse(again.laid, again.blueprint(bench))
 
 
 def bound(run: Run, plan: Plan) -> None:
@@ -134,11 +137,8 @@ def ids_of(bench: Bench) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What another process needs to train one unit."""
+    """What another process needs to train one unit, beside its bench."""
 
-    folder: str  # of the run
-    settings: str  # as JSON: those of this session, which a resumed run may have other workers in
-    calibration: str  # as JSON
     arm: Arm
     unit: Unit
     keep: bool  # whether its weights stay in the run
@@ -151,6 +151,12 @@ def entered(bench: Bench, evidence: Sequence[Evidence], run: Run, *, show: Show 
     found = terms.entered(bench, evidence, begun=begun_with, show=show)
     studies.note(run.study, "schedule", asdict(found.schedule))
     return found
+
+
+def foreseen(bench: Bench, start: Race, run: Run) -> Run:
+    """The run with what its race and its baselines will still take, from their start."""
+    taken = sum(outcome.seconds for outcome in studies.outcomes(run.study))
+    return replace(run, ahead=max(0.0, terms.serial_seconds(bench, start.arms, start.schedule) - taken))
 
 
 def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
@@ -184,14 +190,13 @@ def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: 
     here = [(arm, unit) for arm, unit in units if exact(arm)]
     there = [(arm, unit) for arm, unit in units if not exact(arm)]
     alone = sum(terms.unit_seconds(bench, arm, unit) for arm, unit in there)
-    hands = run.hands if len(there) > 1 and terms.shared(bench, max(alone, run.ahead)) else None
-    if hands is None:
-        here, there = [*units], []
-    for arm, unit in here:
+    hands = run.hands if len(there) > 1 and terms.worth_sharing(bench, max(alone, run.ahead)) else None
+    for arm, unit in units if hands is None else here:
         yield _kept(bench, run.study, perform(bench, arm, unit, keep=keep))
-    jobs = [job(bench, arm, unit, keep=keep) for arm, unit in there]
-    for _, outcome in workers.run(_perform_at, jobs, hands):
-        yield _kept(bench, run.study, outcome)
+    if hands is not None:
+        hands.rouse(again.laid, again.blueprint(bench))
+        for _, outcome in hands.run(perform_job, [Job(arm, unit, keep) for arm, unit in there]):
+            yield _kept(bench, run.study, outcome)
 
 
 def all_of(
@@ -250,25 +255,9 @@ def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def job(bench: Bench, arm: Arm, unit: Unit, *, keep: bool) -> Job:
-    """A unit for another process."""
-    return Job(str(bench.folder), *_described(bench), arm, unit, keep)
-
-
-def _described(bench: Bench) -> tuple[str, str]:
-    """The settings and the calibration as JSON: with the run's folder, what another process lays the same bench by."""
-    return json.dumps(bench.settings.document()), json.dumps(asdict(bench.calibration))
-
-
-def _perform_at(job: Job) -> Outcome:
-    """What a worker process does: the bench is laid once for each process, from a store that is warm."""
-    return perform(_bench_at(job.folder, job.settings, job.calibration), job.arm, job.unit, keep=job.keep)
-
-
-@lru_cache(maxsize=1)
-def _bench_at(folder: str, resolved: str, measured: str) -> Bench:
-    calibration = TypeAdapter(Calibration).validate_json(measured)
-    return lay(settings(json.loads(resolved)), Source(), folder=Path(folder), calibration=calibration)
+def perform_job(bench: Bench, job: Job) -> Outcome:
+    """What another process does, on a bench of its own."""
+    return perform(bench, job.arm, job.unit, keep=job.keep)
 
 
 def recalled(study: Study) -> Calibration | None:

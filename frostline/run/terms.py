@@ -52,11 +52,19 @@ def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
 
 
 def wall_seconds(bench: Bench, alone: float) -> float:
-    """Wall-clock seconds of trainings that take so many seconds one after the other."""
-    return bench.calibration.way.slower * alone / bench.workers if shared(bench, alone) else alone
+    """Wall-clock seconds of trainings that take so many seconds one after the other.
+
+    Trainings that share a GPU are taken to gain nothing by it: nobody measured that.
+    """
+    return alone / _gain(bench) if worth_sharing(bench, alone) else alone
 
 
-def shared(bench: Bench, seconds: float) -> bool:
+def _gain(bench: Bench) -> float:
+    """How many times as much is done by all workers as by one."""
+    return bench.workers / bench.calibration.way.slower if bench.device.device.type == "cpu" else 1.0
+
+
+def worth_sharing(bench: Bench, seconds: float) -> bool:
     """Whether trainings that take so many seconds, one after the other, are shared with other processes.
 
     A search that is given arrays and no folder has none.
@@ -107,12 +115,12 @@ def predicting_seconds(bench: Bench, plan: Plan) -> float:
 
 
 def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float | None:
-    """The median of |seconds / forecast - 1| over trainings; None where nothing was trained."""
+    """The median of |seconds / forecast - 1| over the trainings of the race; None where nothing was trained."""
     known, errors = {arm.id: arm for arm in race.arms}, list[float]()
-    crowded = shared(bench, serial_seconds(bench, race.arms, race.schedule))
+    crowded = worth_sharing(bench, serial_seconds(bench, race.arms, race.schedule))
     slower = bench.calibration.way.slower if crowded else 1.0
     for outcome in told:
-        if outcome.unit.arm in known and outcome.epochs and not outcome.diverged:
+        if outcome.unit.arm in known and outcome.unit.rung and outcome.epochs and not outcome.diverged:
             expected = unit_seconds(bench, known[outcome.unit.arm], outcome.unit)
             errors.append(abs(outcome.seconds / (slower * expected) - 1))
     return median(errors) if errors else None
@@ -228,7 +236,9 @@ def fitted_to(bench: Bench, plan: Plan) -> Plan:
 
 def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -> Schedule:
     """The schedule scaled once to a budget of seconds. Raises OptionError where even the least does not fit."""
-    factor, least = budget / max(forecast_seconds(bench, arms, plain), 1e-9), 0.0
+    side = budget * _gain(bench)  # serial seconds that fit, if they are shared
+    room = side if worth_sharing(bench, side) else budget
+    factor, least = room / max(serial_seconds(bench, arms, plain), 1e-9), 0.0
     for _ in range(12):
         fitted = scale(plain, factor, arms=len(arms))
         least = forecast_seconds(bench, arms, fitted)

@@ -1,0 +1,70 @@
+"""The same bench in another process, without reading the pictures or taking the network apart once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.activations.afford import Forecast
+from frostline.activations.store import Store, Stored
+from frostline.backbones.anatomy import Anatomy
+from frostline.bench.bench import Bench, Source
+from frostline.bench.lay import backbone_of
+from frostline.settings import Settings
+from frostline.training.device import accelerator, arranged
+from frostline.values import Calibration, Examples, Profile, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What is known of a bench, without its network: that, and what is stored, each process reads itself."""
+
+    folder: Path
+    settings: Settings
+    examples: Examples
+    profile: Profile
+    split: Split
+    anatomy: Anatomy
+    features: Mapping[int, Stored | NDArray[np.float32]]  # arrays where they lie in another process's memory
+    whole: Mapping[int, Stored]
+    places: NDArray[np.int64]
+    calibration: Calibration
+    forecast: Forecast
+    workers: int
+
+
+def blueprint(bench: Bench) -> Blueprint:
+    """Of a bench whose data and backbone have names, in a run with a folder."""
+    assert bench.folder is not None, "other processes share a folder"
+    features = {
+        depth: stored if stored.tier == "disk" else bench.pooled[depth] for depth, stored in bench.features.items()
+    }
+    return Blueprint(
+        bench.folder, bench.settings, bench.examples, bench.profile, bench.split, bench.anatomy, features,
+        bench.whole, bench.places, bench.calibration, bench.forecast, bench.workers,
+    )  # fmt: skip
+
+
+def laid(plan: Blueprint) -> Bench:
+    """The bench, as another process has it. Raises BackboneError and StoreError."""
+    way = plan.calibration.way
+    device = accelerator(plan.settings.device, way.precision)
+    torch.set_num_threads(way.threads)
+    backbone = backbone_of(plan.settings, Source())
+    backbone = replace(backbone, module=arranged(backbone.module, way.layout))
+    store = Store(plan.folder / "activations")
+    pooled = {depth: _pooled(store, found, plan.places) for depth, found in plan.features.items()}
+    handles = {depth: found for depth, found in plan.features.items() if isinstance(found, Stored)}
+    return Bench(
+        plan.folder, plan.settings, plan.examples, plan.profile, plan.split, backbone, plan.anatomy, store, pooled,
+        handles, plan.whole, plan.places, plan.calibration, plan.forecast, device, plan.workers, {},
+    )  # fmt: skip
+
+
+def _pooled(store: Store, found: Stored | NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    return store.read(found, places)[0] if isinstance(found, Stored) else found
