@@ -255,10 +255,10 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
         chosen = [(arm, unit) for arm in terms.proposed(bench, probe_cuts(bench))
                   for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
         full = [(replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), unit) for arm, unit in chosen]
-        jobs = [course.Job(arm, unit, keep=False) for arm, unit in full]
+        jobs = [again.Job(arm, unit, keep=False) for arm, unit in full]
         assert len(jobs) >= 3 and run.hands is not None
         run.hands.rouse(again.laid, again.blueprint(bench))
-        for job, outcome in run.hands.run(course.perform_job, jobs):
+        for job, outcome in run.hands.run(again.done, jobs):
             unit = job.unit
             assert (outcome.rows == kept[unit].rows).all()
             assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)

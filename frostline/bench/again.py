@@ -15,9 +15,10 @@ from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import backbone_of
+from frostline.bench.unit import perform
 from frostline.settings import Settings
 from frostline.training.device import accelerator, arranged
-from frostline.values import Calibration, Examples, Profile, Split
+from frostline.values import Arm, Calibration, Examples, Outcome, Profile, Split, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class Blueprint:
     calibration: Calibration
     forecast: Forecast
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A unit that another process trains."""
+
+    arm: Arm
+    unit: Unit
+    keep: bool  # whether its weights stay in the run
 
 
 def blueprint(bench: Bench) -> Blueprint:
@@ -64,6 +74,11 @@ def laid(plan: Blueprint) -> Bench:
         plan.folder, plan.settings, plan.examples, plan.profile, plan.split, backbone, plan.anatomy, store, pooled,
         handles, plan.whole, plan.places, plan.calibration, plan.forecast, device, plan.workers, {},
     )  # fmt: skip
+
+
+def done(bench: Bench, job: Job) -> Outcome:
+    """The unit, trained on that process's own bench."""
+    return perform(bench, job.arm, job.unit, keep=job.keep)
 
 
 def _pooled(store: Store, found: Stored | NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from frostline.data.folders import SUFFIXES
 from frostline.data.found import PARTS, Found, listed, plain
 from frostline.errors import DataError, LabelError
 from frostline.values import Part
 
+if TYPE_CHECKING:  # half a second that only tables are worth
+    import pandas as pd
+
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "picture")
+MISSING = ("NAType", "NaTType")  # of pandas
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y", "species")
 SPLITS = ("split", "part", "partition", "subset", "set", "fold")
 _AS_WRITTEN: Any = False  # pandas' own stubs know no False here
@@ -70,6 +72,8 @@ def read_table(file: Path, *, label: str | None = None, path: str | None = None,
 
 
 def _parsed(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
     suffix = file.suffix.lower()
     try:
         if suffix == ".parquet":
@@ -173,7 +177,7 @@ def text_of(value: Any) -> str:
     """A cell as text; "" for an empty one, and no ".0" behind a whole number that passed through a float."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
-    if value is pd.NA or value is pd.NaT:
+    if type(value).__name__ in MISSING:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

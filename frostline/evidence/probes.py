@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
-from scipy.stats import binomtest
 
 from frostline.errors import LabelError
 from frostline.values import Cut, Estimate, Evidence, Fold
@@ -111,6 +110,8 @@ def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None)
 
 def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
     """Share of hits with Wilson's interval."""
+    from scipy.stats import binomtest  # takes longer to load than all probes of a small network do
+
     hits = int(correct.sum())
     interval = binomtest(hits, len(correct)).proportion_ci(confidence, method="wilson")
     return Estimate(hits / len(correct), float(interval.low), float(interval.high))

@@ -135,15 +135,6 @@ def ids_of(bench: Bench) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What another process needs to train one unit, beside its bench."""
-
-    arm: Arm
-    unit: Unit
-    keep: bool  # whether its weights stay in the run
-
-
 def entered(bench: Bench, evidence: Sequence[Evidence], run: Run, *, show: Show = silent) -> Race:
     """The race at its start. Its schedule is kept: a resumed run goes on with it, whatever it could afford by now."""
     noted = studies.noted(run.study, "schedule")
@@ -195,7 +186,7 @@ def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: 
         yield _kept(bench, run.study, perform(bench, arm, unit, keep=keep))
     if hands is not None:
         hands.rouse(again.laid, again.blueprint(bench))
-        for _, outcome in hands.run(perform_job, [Job(arm, unit, keep) for arm, unit in there]):
+        for _, outcome in hands.run(again.done, [again.Job(arm, unit, keep) for arm, unit in there]):
             yield _kept(bench, run.study, outcome)
 
 
@@ -253,11 +244,6 @@ def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
             gradients=[round(epoch.gradient, 5) for epoch in outcome.epochs],
         )
     return outcome
-
-
-def perform_job(bench: Bench, job: Job) -> Outcome:
-    """What another process does, on a bench of its own."""
-    return perform(bench, job.arm, job.unit, keep=job.keep)
 
 
 def recalled(study: Study) -> Calibration | None:
