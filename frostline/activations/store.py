@@ -105,11 +105,7 @@ class Store:
 
     def free(self, tier: Tier) -> int:
         """Bytes that can still be written; sets that were begun count in full."""
-        if tier == "memory":
-            used = sum(stored.bytes for stored, _, _ in self._memory.values())
-        else:
-            used = sum(stored.bytes for stored, _ in map(self._manifest, self._folders()))
-        return self._limit[tier] - used
+        return self._limit[tier] - sum(stored.bytes for stored in self.sets() if stored.tier == tier)
 
     def sets(self) -> list[Stored]:
         """Every set that was ever begun."""

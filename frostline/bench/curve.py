@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from frostline.activations.store import Store
 from frostline.bench.bench import Bench
-from frostline.bench.lay import CHUNK, Network, once_through
+from frostline.bench.passing import CHUNK, Network, once_through
 from frostline.bench.shift import shifts
 from frostline.data import batches
 from frostline.evidence import probes

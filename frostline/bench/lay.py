@@ -4,81 +4,39 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
-from frostline.activations.fill import Filled, Tapped, Wanted, fill
-from frostline.activations.fingerprint import fingerprint
-from frostline.activations.store import Key, Store, Stored, Tier, address
+from frostline.activations.fill import Filled
+from frostline.activations.store import Key, Store, Stored, Tier
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.cuts import dissect
-from frostline.backbones.halves import Halves
 from frostline.backbones.load import load
-from frostline.backbones.pooling import pool
 from frostline.bench import remembered
 from frostline.bench.bench import Bench, Source
 from frostline.bench.measure import Share, brief_disk, measure
-from frostline.bench.recipe import recipe
-from frostline.data import batches
-from frostline.data.found import marked
+from frostline.bench.passing import CHUNK, Network, addresses, input_bytes, once_through
 from frostline.data.near import near_duplicates
 from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
-from frostline.errors import BackboneError, RunFailed
-from frostline.plan import legal_depths
+from frostline.errors import BackboneError
 from frostline.search.arms import exact, propose
 from frostline.settings import Settings
-from frostline.training.device import Device, accelerator, arranged, out_of_memory, precisions
-from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Recipe, Show, silent
+from frostline.training.device import accelerator, arranged, precisions
+from frostline.values import Backbone, Calibration, Cut, Estimate, Event, Evidence, Examples, Show, silent
 
 T = TypeVar("T")
-CHUNK = 32  # pictures of one forward pass of the fill
 FOLDS = 5
 MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
-
-
-@dataclass(frozen=True)
-class Network:
-    """A backbone on its device, taken apart, with the examples that it shall see."""
-
-    backbone: Backbone
-    anatomy: Anatomy
-    examples: Examples
-    device: Device
-    settings: Settings
-    trained: int  # examples of one training, but for near duplicates that the features will show
-
-    @cached_property
-    def order(self) -> NDArray[np.int64]:
-        """The examples in the order in which they are stored: those that nobody learns from last."""
-        return np.argsort(self._certifies, kind="stable")
-
-    @cached_property
-    def learnable(self) -> int:
-        """How many may be learned from."""
-        return len(self.examples) - int(self._certifies.sum())
-
-    @property
-    def _certifies(self) -> NDArray[np.bool_]:
-        """A test part is learned from where the choice is trained once more on everything, and there alone."""
-        test = np.asarray(self.examples.parts) == "test"
-        return np.zeros_like(test) if self.settings.refit_all else test
-
-    @property
-    def recipe(self) -> Recipe:
-        """What a training of so many is."""
-        return recipe(self.settings, self.trained)
 
 
 def lay(
@@ -138,7 +96,7 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     shares = _shares(network, source, shared=shared)
     mark = remembered.mark(
         network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
-        data=_ids(network), batch=batch, precisions=kinds, shares=shares,
+        data=network.ids, batch=batch, precisions=kinds, shares=shares,
     )  # fmt: skip
     known = None if settings.recalibrate else remembered.recall(mark)
     if known is not None:
@@ -204,7 +162,7 @@ def _demands(network: Network) -> Mapping[int, float]:
 def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
     """What is to be stored: what pays, and the inputs themselves where there is room left."""
     whole: dict[int, Tier] = dict(forecast.stored)
-    size = network.learnable * _input_bytes(network)
+    size = network.learnable * input_bytes(network)
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
@@ -222,89 +180,22 @@ def _filled(network: Network, store: Store, whole: Mapping[int, Tier], show: Sho
 
 def _cleared(network: Network, store: Store, whole: Mapping[int, Tier]) -> None:
     """Forget what an earlier session stored by another plan: a run that is resumed may have other workers."""
-    addresses = _addresses(network, sorted(whole))
+    named = addresses(network, sorted(whole))
     for stored in store.sets():
         key = stored.key
-        if key.kind == "whole" and (addresses.get(key.depth), network.learnable) != (key.address, stored.rows):
+        if key.kind == "whole" and (named.get(key.depth), network.learnable) != (key.address, stored.rows):
             store.forget(key)
 
 
 def _planned(network: Network, whole: Mapping[int, Tier]) -> Mapping[int, Stored]:
     """Handles to sets that are not there, as large as they would be."""
-    addresses, rows, found = _addresses(network, sorted(whole)), network.learnable, dict[int, Stored]()
+    named, rows, found = addresses(network, sorted(whole)), network.learnable, dict[int, Stored]()
     for depth, tier in whole.items():
-        size = network.anatomy.layers[depth - 1].bytes if depth else _input_bytes(network)
+        size = network.anatomy.layers[depth - 1].bytes if depth else input_bytes(network)
         fields = (Field((size // 4,), "float32"),)
         chunk = rows_per_chunk(fields, rows, CHUNK)
-        found[depth] = Stored(Key(addresses[depth], depth), fields, rows, chunk, tier)
+        found[depth] = Stored(Key(named[depth], depth), fields, rows, chunk, tier)
     return found
-
-
-def _input_bytes(network: Network) -> int:
-    return 4 * int(np.prod(input_shape(network.backbone)))
-
-
-def once_through(
-    network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]
-) -> Filled:
-    """Pooled features at every cut, of all examples, and what crosses the cuts of `whole`, of what may be learned."""
-    module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
-    pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
-    depths = sorted({*pooled, *whole})
-    halves = Halves(module, anatomy)
-
-    def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
-        inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
-        with network.device.autocast():  # as the prefix would run live
-            return halves.taps(inputs, depths)
-
-    kind = "float32" if network.device.mixed_precision == "no" else None  # what autocast made is kept to the bit
-    wanted = Wanted(
-        _addresses(network, depths), len(network.examples), pooled, whole,
-        batch=CHUNK, dtype=kind, learnable=network.learnable,
-    )  # fmt: skip
-    tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
-    try:
-        filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
-        if network.learnable == len(network.examples):
-            return filled
-        back = np.argsort(network.order)
-        return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise RunFailed(
-            f"memory ran out while {CHUNK} pictures of {network.backbone.preprocessing} passed through the network; "
-            "give a smaller --image-size or a smaller backbone"
-        ) from error
-    finally:
-        module.cpu()
-
-
-def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
-    how = network.backbone.preprocessing
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    rows = network.order[start:]
-    for first in range(0, len(rows), CHUNK):
-        yield batches.decode(network.examples, rows[first : first + CHUNK], how, workers=network.settings.threads)
-
-
-def _addresses(network: Network, depths: list[int]) -> Mapping[int, str]:
-    """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
-    backbone, layers = network.backbone, network.anatomy.layers
-    ids, shape, found = _ids(network), input_shape(backbone), dict[int, str]()
-    kind = str(network.device.mixed_precision)
-    for depth in depths:
-        names = [name for layer in layers[:depth] for name in layer.members]
-        weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
-        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=0)
-    return found
-
-
-def _ids(network: Network) -> list[str]:
-    """What each picture holds, as digests, in the order in which they are stored."""
-    marks = marked(network.examples.inputs)
-    return [marks[row].hex() for row in network.order]
 
 
 def _room(settings: Settings, workers: int, *, shared: bool) -> Room:
@@ -376,10 +267,3 @@ def _timed(seconds: dict[str, float], stage: str, work: Callable[[], T]) -> T:
     found = work()
     seconds[stage] = time.perf_counter() - started
     return found
-
-
-def input_shape(backbone: Backbone) -> tuple[int, ...]:
-    """Channels, height, width of one preprocessed picture."""
-    how = backbone.preprocessing
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    return (len(how.mean), *how.size)

@@ -1,0 +1,136 @@
+"""One pass of all examples through a network: what each cut holds of them, by an address of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.activations.fill import Filled, Tapped, Wanted, fill
+from frostline.activations.fingerprint import fingerprint
+from frostline.activations.store import Store, Tier, address
+from frostline.backbones.anatomy import Anatomy
+from frostline.backbones.halves import Halves
+from frostline.backbones.pooling import pool
+from frostline.bench.recipe import recipe
+from frostline.data import batches
+from frostline.data.found import marked
+from frostline.errors import RunFailed
+from frostline.plan import legal_depths
+from frostline.settings import Settings
+from frostline.training.device import Device, out_of_memory
+from frostline.values import Backbone, Examples, Recipe
+
+CHUNK = 32  # pictures of one forward pass
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone on its device, taken apart, with the examples that it shall see."""
+
+    backbone: Backbone
+    anatomy: Anatomy
+    examples: Examples
+    device: Device
+    settings: Settings
+    trained: int  # examples of one training, but for near duplicates that the features will show
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The examples in the order in which they are stored: those that nobody learns from last."""
+        return np.argsort(self._certifies, kind="stable")
+
+    @cached_property
+    def learnable(self) -> int:
+        """How many may be learned from."""
+        return len(self.examples) - int(self._certifies.sum())
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """What each picture holds, as digests, in the order in which they are stored."""
+        marks = marked(self.examples.inputs)
+        return [marks[row].hex() for row in self.order]
+
+    @property
+    def _certifies(self) -> NDArray[np.bool_]:
+        """A test part is learned from where the choice is trained once more on everything, and there alone."""
+        test = np.asarray(self.examples.parts) == "test"
+        return np.zeros_like(test) if self.settings.refit_all else test
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a training of so many is."""
+        return recipe(self.settings, self.trained)
+
+
+def once_through(
+    network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]
+) -> Filled:
+    """Pooled features at every cut, of all examples, and what crosses the cuts of `whole`, of what may be learned."""
+    module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
+    pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
+    depths = sorted({*pooled, *whole})
+    halves = Halves(module, anatomy)
+
+    def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
+        inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
+        with network.device.autocast():  # as the prefix would run live
+            return halves.taps(inputs, depths)
+
+    kind = "float32" if network.device.mixed_precision == "no" else None  # what autocast made is kept to the bit
+    wanted = Wanted(
+        addresses(network, depths), len(network.examples), pooled, whole,
+        batch=CHUNK, dtype=kind, learnable=network.learnable,
+    )  # fmt: skip
+    tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
+    try:
+        filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
+        if network.learnable == len(network.examples):
+            return filled
+        back = np.argsort(network.order)
+        return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise RunFailed(
+            f"memory ran out while {CHUNK} pictures of {network.backbone.preprocessing} passed through the network; "
+            "give a smaller --image-size or a smaller backbone"
+        ) from error
+    finally:
+        module.cpu()
+
+
+def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
+    how = network.backbone.preprocessing
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    rows = network.order[start:]
+    for first in range(0, len(rows), CHUNK):
+        yield batches.decode(network.examples, rows[first : first + CHUNK], how, workers=network.settings.threads)
+
+
+def addresses(network: Network, depths: Sequence[int]) -> Mapping[int, str]:
+    """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
+    backbone, layers = network.backbone, network.anatomy.layers
+    ids, shape, found = network.ids, input_shape(backbone), dict[int, str]()
+    kind = str(network.device.mixed_precision)
+    for depth in depths:
+        names = [name for layer in layers[:depth] for name in layer.members]
+        weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
+        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=0)
+    return found
+
+
+def input_bytes(network: Network) -> int:
+    """Of one preprocessed picture in the store."""
+    return 4 * int(np.prod(input_shape(network.backbone)))
+
+
+def input_shape(backbone: Backbone) -> tuple[int, ...]:
+    """Channels, height, width of one preprocessed picture."""
+    how = backbone.preprocessing
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    return (len(how.mean), *how.size)
