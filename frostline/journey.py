@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         evidence = probe_cuts(bench, show=show)
         start = course.entered(bench, evidence, run, show=show)
         run = course.foreseen(bench, start, run)
-        race = course.race(bench, start, run, show=show)
+        race = course.race(bench, start, run, beside=partial(comparisons.wanted, bench), show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,

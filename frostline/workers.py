@@ -27,6 +27,7 @@ class Crew:
     def __init__(self, size: int) -> None:
         self.size = size
         self._pool: ProcessPoolExecutor | None = None
+        self._aside: dict[Future[Any], Any] = {}  # what is done or under way beside, with its job
 
     def rouse(self, prepare: Callable[[Given], object], given: Given) -> None:
         """Start the processes, each of which makes of `given` what its work needs; nobody waits for them.
@@ -41,24 +42,46 @@ class Crew:
                 for _ in range(self.size):
                     self._pool.submit(_prepared)
 
-    def run(self, work: Callable[[Any, Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-        """Each job with its result, as they are finished: `work(prepared, job)`.
+    @property
+    def free(self) -> bool:
+        """Whether one more job may begin beside: one process is always left for what is waited for."""
+        return len(self._aside) < self.size - 1
 
-        `work` and the jobs must be picklable. No job is begun after one that failed, or for one who stops asking; what
-        was yielded before stands. Raises RunFailed where a process died without a word.
+    @property
+    def engaged(self) -> bool:
+        """Whether something was begun beside and has not come back yet."""
+        return bool(self._aside)
+
+    def begin(self, work: Callable[[Any, Job], Result], job: Job) -> None:
+        """A job that nobody waits for: its result comes back among those of `run`, from whichever call is next."""
+        if job not in self._aside.values():
+            self._aside[self._submitted(work, job)] = job
+
+    def run(self, work: Callable[[Any, Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+        """Each job with its result, as they are finished: `work(prepared, job)`; and what was begun beside, meanwhile.
+
+        `work` and the jobs must be picklable. A job that is under way beside is waited for, not begun again. No job is
+        begun after one that failed, or for one who stops asking; what was yielded before stands. Raises RunFailed where
+        a process died without a word.
         """
-        pool, waiting = self._pool, iter(jobs)
-        assert pool is not None, "the processes are roused before they work"
+        owed = {future: job for future, job in self._aside.items() if job in jobs}
+        self._aside = {future: job for future, job in self._aside.items() if future not in owed}
+        waiting = iter([job for job in jobs if job not in owed.values()])
 
         def begun(count: int) -> dict[Future[Result], Job]:
-            with _living():
-                return {pool.submit(_work, work, job): job for job in islice(waiting, count)}
+            return {self._submitted(work, job): job for job in islice(waiting, count)}
 
-        futures = begun(self.size + 1)  # one more than there are: none of them waits, and nothing is called back
-        while futures:
-            for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                yield futures.pop(future), _result(future)
-                futures.update(begun(1))
+        owed |= begun(self.size + 1)  # one more than there are: none of them waits, and nothing is called back
+        while owed:
+            for future in wait({*owed, *self._aside}, return_when=FIRST_COMPLETED).done:
+                mine = future in owed
+                yield (owed if mine else self._aside).pop(future), _result(future)
+                owed |= begun(int(mine))
+
+    def _submitted(self, work: Callable[[Any, Job], Result], job: Job) -> Future[Result]:
+        assert self._pool is not None, "the processes are roused before they work"
+        with _living():
+            return self._pool.submit(_work, work, job)
 
     def leave(self) -> None:
         """The processes end when their work is done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ import frostline
 from frostline import journey, workers
 from frostline import study as studies
 from frostline.bench import again
+from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.bench.lay import lay
 from frostline.data.read import read
 from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs
-from frostline.run import course, terms
+from frostline.run import comparisons, course, terms
+from frostline.search.race import Race
 from frostline.settings import settings
-from frostline.values import Recipe, Unit
+from frostline.values import Outcome, Recipe, Unit
 
 Run = tuple[Path, Said]
 NUMBER = (int, float)
@@ -329,12 +332,12 @@ def test_other_processes_start_early_where_much_is_ahead_and_not_for_what_is_soo
     layers = {"forward": (1e-6,) * 4, "backward": (1e-6,) * 4, "carry": (1e-6,) * 4, "decode": 0.0}
     bench = replace(bench, calibration=replace(bench.calibration, **layers))
     arm = stage.arm(bench, "freeze@2", recipe=Recipe(2, 1e-3, batch=8), freeze=2)
-    units = [(arm, Unit(arm.id, 1e-3, 1, fold, 0, 2)) for fold in (0, 1)]
+    jobs = [Job(arm, Unit(arm.id, 1e-3, 1, fold, 0, 2), keep=False) for fold in (0, 1)]
     study = studies.open_study(tmp_path, resume=False)
     run = course.Run(tmp_path, bench.settings, study, 0.0, Hands(2))
-    assert len(list(course.trained(bench, units, run, keep=False))) == 2
+    assert len(list(course.trained(bench, jobs, run))) == 2
     assert isinstance(run.hands, Hands) and run.hands.asked == ()
-    assert not list(course.trained(bench, units, replace(run, ahead=2 * terms.PAYS), keep=False))
+    assert not list(course.trained(bench, jobs, replace(run, ahead=2 * terms.PAYS)))
     assert run.hands.asked == ("rouse", "run")
     much = replace(bench, forecast=replace(bench.forecast, seconds=2 * terms.PAYS))
     course.roused(much, run)  # something is there already: it is resumed
@@ -345,6 +348,71 @@ def test_other_processes_start_early_where_much_is_ahead_and_not_for_what_is_soo
     assert isinstance(new.hands, Hands) and new.hands.asked == ()
     course.roused(much, new)
     assert new.hands.asked == ("rouse",)
+
+
+class Beside(workers.Crew):
+    """Two processes that are this one: what is begun beside comes back before the next job that is waited for."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(2)
+        self.bench = bench
+        self.begun: list[Job] = []
+        self.done: list[Unit] = []
+
+    @property
+    def free(self) -> bool:
+        return not self.begun
+
+    @property
+    def engaged(self) -> bool:
+        return bool(self.begun)
+
+    def rouse(self, prepare: Any, given: Any) -> None:
+        pass
+
+    def begin(self, work: Any, job: Any) -> None:
+        self.begun.append(job)
+
+    def run(self, work: Any, jobs: Any) -> Any:
+        self.begun = [job for job in self.begun if job not in jobs]
+        for job in jobs:
+            aside, self.begun = self.begun, []
+            for each in (*aside, job):
+                self.done.append(each.unit)
+                yield each, work(self.bench, each)
+
+
+def test_what_is_compared_with_is_trained_beside_the_race_and_comes_out_as_after_it(tmp_path: Path) -> None:
+    def raced(folder: Path, beside: bool) -> tuple[dict[Unit, Outcome], course.Run, Race, Bench]:
+        folder.mkdir()
+        bench = replace(stage.bench(folder, effort="quick"), workers=2 if beside else 1)
+        study = studies.open_study(folder, resume=False)
+        hands = Beside(bench) if beside else None
+        run = course.Run(folder, bench.settings, study, 0.0, hands, ahead=2 * terms.PAYS)
+        with course.single_blas():
+            start = course.entered(bench, probe_cuts(bench), run)
+            few = [arm for arm in start.arms if arm.protected or arm.baseline == "linear_probe"]
+            race = course.race(bench, replace(start, arms=tuple(few)), run, beside=partial(comparisons.wanted, bench))
+        return course.told(run), run, race, bench
+
+    told, run, race, bench = raced(tmp_path / "beside", beside=True)
+    assert isinstance(run.hands, Beside)
+    longest = max(unit.epochs for unit in told)
+    scratch = [unit for unit in told if unit.arm == "scratch"]
+    assert longest == 3 * race.schedule.epochs
+    assert sum(unit.epochs == longest for unit in scratch) == len(terms.judged_folds(bench, race.schedule))
+    assert len(scratch) > 3  # with the short ones that chose its rate
+    left = comparisons.wanted(bench, race, told)
+    assert not [job for job in left if job.arm.id == "scratch"]
+    later, after, _, other = raced(tmp_path / "after", beside=False)
+    assert not [unit for unit in later if unit.arm == "scratch"]
+    while jobs := comparisons.wanted(other, race, later):
+        later = dict(later) | {outcome.unit: outcome for outcome in course.trained(other, jobs, after)}
+    told |= {outcome.unit: outcome for outcome in course.trained(bench, left, run)}
+    assert len(set(run.hands.done)) == len(run.hands.done)
+    assert told.keys() == later.keys()
+    for unit, outcome in told.items():
+        assert np.array_equal(outcome.log_probabilities, later[unit].log_probabilities), unit.key
 
 
 def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:

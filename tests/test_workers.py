@@ -51,6 +51,14 @@ def touched(prepared: None, path: Path) -> str:
     return path.name
 
 
+def patient(prepared: None, path: Path) -> str:
+    """Leaves one more mark, and then waits until a gate beside it is opened."""
+    with path.open("a") as file:
+        file.write("x")
+    behind_a_gate(path.with_name("gate"))
+    return path.name
+
+
 def dies(prepared: None, path: Path) -> str:
     os._exit(3)
 
@@ -67,6 +75,25 @@ def test_two_processes_do_every_job_once_with_what_they_were_prepared_with() -> 
     assert len(found) == len(jobs)
     assert os.getpid() not in {result[1] for _, result in found}
     assert again[0][1][0] == 59
+
+
+def test_nobody_waits_for_what_is_begun_beside_and_it_is_done_once(tmp_path: Path) -> None:
+    with crew(2) as hands:
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        assert hands.free and not hands.engaged
+        for _ in range(2):  # asked for twice
+            hands.begin(patient, tmp_path / "beside")
+        assert hands.engaged and not hands.free  # the other process is for what is waited for
+        found = [job.name for job, _ in hands.run(touched, [tmp_path / f"job{n}" for n in range(3)])]
+        assert sorted(found) == ["job0", "job1", "job2"]
+        (tmp_path / "gate").write_text("open")
+        assert list(hands.run(patient, [tmp_path / "beside"])) == [(tmp_path / "beside", "beside")]
+        assert (tmp_path / "beside").read_text() == "x"
+        assert hands.free and not hands.engaged
+        hands.begin(patient, tmp_path / "second")
+        slow = [tmp_path / f"job{n}" for n in range(3, 9)]
+        assert (tmp_path / "second", "second") in list(hands.run(touched, slow))  # among the others
 
 
 def test_one_worker_needs_no_other_process() -> None:

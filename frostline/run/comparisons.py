@@ -8,15 +8,17 @@ from typing import Any
 
 from frostline import study as studies
 from frostline.bench import finals
+from frostline.bench.again import Job
 from frostline.bench.bench import Bench
 from frostline.plan import legal_depths, plan, with_rate
 from frostline.run import course, terms
-from frostline.run.course import Run
+from frostline.run.course import Run, Told
 from frostline.search import arms as proposals
 from frostline.search import race as races
 from frostline.search import scores, standing
 from frostline.search.decide import Aim, Finalist
 from frostline.search.race import Race
+from frostline.search.schedule import whole
 from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
 
 ALWAYS = ("scratch", "linear_probe", "full_finetune")
@@ -46,25 +48,50 @@ def baselines(
     Those that did not are trained apart, once for each fold that the score of the choice rests on: one model where rows
     were set aside. Scratch is left out where the backbone cannot be built anew: it was given as a module.
     """
-    full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
-    ended = {finalist.arm.id: finalist for finalist in finalists} if full else {}
+    ended = {finalist.arm.id: finalist for finalist in finalists} if whole(race.schedule) else {}
     found = [_of_the_final(ended[arm.id]) for arm in race.arms if arm.baseline and arm.id in ended]
-    judges = [chosen.validation[0]] if chosen.certification else chosen.validation
-    folds = sorted({outcome.unit.fold for outcome in judges})
-    apart = [(a, _best_rate(race, a)) for a in race.arms if a.baseline in ALWAYS and a.id not in ended]
-    if bench.backbone.fresh is not None:
-        apart.append(_scratch(bench, race, run))
-    units = [(arm, Unit(arm.id, rate, 0, fold, 1, arm.plan.recipe.epochs)) for arm, rate in apart for fold in folds]
-    show(Event("baselines", 0, len(units)))
-    told = course.all_of(bench, units, run, progress=lambda done: show(Event("baselines", done, len(units))))
-    first = {arm.id: (arm, unit) for arm, unit in reversed(units)}
-    proofs = finals.certify(bench, list(first.values())) if chosen.certification else ()
+    done = 0
+    while jobs := wanted(bench, race, course.told(run)):
+        every = done + len(jobs)
+        show(Event("baselines", done, every))
+        for _ in course.trained(bench, jobs, run):
+            done += 1
+            show(Event("baselines", done, every))
+    told = course.told(run)
+    apart = [(arm, _units(bench, race, arm, rate)) for arm, rate in _apart(bench, race, told)[1]]
+    proofs = finals.certify(bench, [(arm, units[0]) for arm, units in apart]) if chosen.certification else ()
     proven = {outcome.unit.arm: outcome for outcome in proofs}
-    for arm, rate in apart:
-        mine = tuple(told[unit] for each, unit in units if each.id == arm.id)
-        tuned = replace(arm, plan=with_rate(arm.plan, rate))
+    for arm, units in apart:
+        tuned = replace(arm, plan=with_rate(arm.plan, units[0].rate))
+        mine = tuple(told[unit] for unit in units)
         found.append(Baseline(str(arm.baseline), tuned, mine, proven.get(arm.id), apart=True))
     return tuple(found)
+
+
+def wanted(bench: Bench, race: Race, told: Told) -> tuple[Job, ...]:
+    """What is trained for the comparison alone and can be by now, the longest first; after the race, all the rest."""
+    screening, apart = _apart(bench, race, told)
+    full = [Job(arm, unit, keep=True) for arm, rate in apart for unit in _units(bench, race, arm, rate)]
+    longest = sorted(full, key=lambda job: -job.unit.epochs)
+    return course.missing(bench, (*screening, *longest), told)
+
+
+def _apart(bench: Bench, race: Race, told: Told) -> tuple[tuple[Job, ...], list[tuple[Arm, float]]]:
+    """The short trainings that find scratch its learning rate, and what is trained in full at a rate known by now."""
+    last = races.rounds(race)[-1]
+    ended = last.onward if whole(race.schedule) else ()
+    staying = {arm.id for arm in last.entrants} if last.missing else set(ended)
+    left = [(arm, _best_rate(race, arm)) for arm in race.arms if arm.baseline in ALWAYS and arm.id not in staying]
+    if bench.backbone.fresh is None:
+        return (), left
+    screening, scratch, rate = _scratch(bench, race, told)
+    return screening, left if rate is None else [*left, (scratch, rate)]
+
+
+def _units(bench: Bench, race: Race, arm: Arm, rate: float) -> tuple[Unit, ...]:
+    """The full trainings that a strategy is judged by: on the folds that the score of the choice rests on."""
+    epochs, folds = arm.plan.recipe.epochs, terms.judged_folds(bench, race.schedule)
+    return tuple(Unit(arm.id, rate, 0, fold, 1, epochs) for fold in folds)
 
 
 def _of_the_final(finalist: Finalist) -> Baseline:
@@ -76,21 +103,33 @@ def _best_rate(race: Race, arm: Arm) -> float:
     return next(turn.rates[arm.id] for turn in reversed(races.rounds(race)) if arm.id in turn.rates)
 
 
-def _scratch(bench: Bench, race: Race, run: Run) -> tuple[Arm, float]:
-    """Fresh weights, three times the epochs, and its own learning rate: of a grid that is widened as every arm's is."""
+def _scratch(bench: Bench, race: Race, told: Told) -> tuple[tuple[Job, ...], Arm, float | None]:
+    """Fresh weights, three times the epochs, and its own learning rate, of a grid that is widened as every arm's is.
+
+    With the short schedules that choose the rate, as in the first rung; the rate is None before they are there.
+    """
     arm = terms.scratch_of(bench, race.schedule.epochs)
-    best = _screened(bench, arm, run)
-    wider = proposals.widen(arm, best)
-    return (arm, best) if wider is None else (wider, _screened(bench, wider, run))
+    best = _screened(bench, arm, told)
+    wider = None if best is None else proposals.widen(arm, best)
+    if wider is not None:
+        arm, best = wider, _screened(bench, wider, told)
+    return tuple(Job(arm, unit, keep=False) for unit in _short(arm)), arm, best
 
 
-def _screened(bench: Bench, arm: Arm, run: Run) -> float:
-    """The rate of least log-loss at its own temperature, on a short schedule: as the first rung chooses."""
+def _short(arm: Arm) -> tuple[Unit, ...]:
     epochs = max(1, arm.plan.recipe.epochs // terms.SCREEN)
-    units = [(arm, Unit(arm.id, rate, 0, 0, 0, epochs)) for rate in arm.rates]
+    return tuple(Unit(arm.id, rate, 0, 0, 0, epochs) for rate in arm.rates)
+
+
+def _screened(bench: Bench, arm: Arm, told: Told) -> float | None:
+    """The rate of least log-loss at its own temperature; None where not all were tried yet."""
+    units = _short(arm)
+    if any(unit not in told for unit in units):
+        return None
     losses = {
         unit.rate: float("inf") if outcome.diverged else scores.score("log_loss", tempered, truth)
-        for unit, outcome in course.all_of(bench, units, run, keep=False).items()
+        for unit in units
+        for outcome in [told[unit]]
         for truth in [bench.examples.targets[outcome.rows]]
         for tempered in [scores.tempered(outcome.log_probabilities, truth)]
     }

@@ -6,9 +6,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -18,10 +19,11 @@ from threadpoolctl import threadpool_limits
 from frostline import study as studies
 from frostline import workers
 from frostline.bench import again
+from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
-from frostline.bench.unit import FINALISTS, kept_weights, perform
+from frostline.bench.unit import FINALISTS, kept_weights
 from frostline.errors import RunError, RunFailed, StoreError
 from frostline.plan import to_json, with_rate
 from frostline.run import directory, terms
@@ -29,7 +31,7 @@ from frostline.search import race as races
 from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
-from frostline.search.schedule import Schedule
+from frostline.search.schedule import Schedule, whole
 from frostline.settings import Settings
 from frostline.study import Study
 from frostline.values import (
@@ -44,6 +46,13 @@ from frostline.values import (
     Unit,
     silent,
 )
+
+Told = Mapping[Unit, Outcome]  # what is known by now
+
+
+def nothing(*_: object) -> tuple[Job, ...]:
+    """No work besides what is asked for."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,62 +159,73 @@ def foreseen(bench: Bench, start: Race, run: Run) -> Run:
     return replace(run, ahead=max(0.0, terms.serial_seconds(bench, start.arms, start.schedule) - taken))
 
 
-def race(bench: Bench, given: Race, run: Run, *, show: Show = silent) -> Race:
-    """Bring a race to its end, resuming from what the study holds."""
+def race(
+    bench: Bench, given: Race, run: Run, *, beside: Callable[[Race, Told], Sequence[Job]] = nothing, show: Show = silent
+) -> Race:
+    """Bring a race to its end, resuming from what the study holds; `beside` is trained where processes are free."""
     targets, rungs = bench.examples.targets, len(given.schedule.rungs)
     known = {arm.id for arm in given.arms}
     for outcome in studies.outcomes(run.study):
-        if outcome.unit.arm in known and 0 < outcome.unit.rung <= rungs:
-            whole = given.schedule.rungs[outcome.unit.rung - 1].epochs >= given.schedule.epochs
-            if _usable(bench, outcome.unit, keep=whole):
-                given = races.tell(given, outcome, targets)
+        unit = outcome.unit
+        raced = unit.arm in known and 0 < unit.rung <= rungs
+        if raced and _usable(bench, unit, keep=whole(given.schedule, unit.rung)):
+            given = races.tell(given, outcome, targets)
     while units := races.ask(given):
         rung = units[0].rung
         stage = "final" if rung == rungs and rungs > 2 else f"round {rung}"
         arms = {arm.id: arm for arm in given.arms}
-        keep = given.schedule.rungs[rung - 1].epochs >= given.schedule.epochs
+        keep = whole(given.schedule, rung)
         every = len(races.rounds(given)[-1].units)
         show(Event(stage, every - len(units), every))
-        left = [(arms[unit.arm], unit) for unit in units]
-        for done, outcome in enumerate(trained(bench, left, run, keep=keep), every - len(units) + 1):
+        jobs, aside = [Job(arms[unit.arm], unit, keep) for unit in units], partial(beside, given)
+        for done, outcome in enumerate(trained(bench, jobs, run, aside=aside), every - len(units) + 1):
             given = races.tell(given, outcome, targets)
             show(Event(stage, done, every))
     return given
 
 
-def trained(bench: Bench, units: Sequence[tuple[Arm, Unit]], run: Run, *, keep: bool) -> Iterator[Outcome]:
+def trained(
+    bench: Bench, jobs: Sequence[Job], run: Run, *, aside: Callable[[Told], Sequence[Job]] = nothing
+) -> Iterator[Outcome]:
     """Train units, on this process or on others, and keep each outcome in the study as soon as it is there.
 
-    Closed forms stay here, and so does everything where other processes are not worth their start.
+    Closed forms stay here, and so does everything where other processes are not worth their start. Where they are, what
+    `aside` names is trained by those that are free, and nobody waits for it.
     """
-    here = [(arm, unit) for arm, unit in units if exact(arm)]
-    there = [(arm, unit) for arm, unit in units if not exact(arm)]
-    alone = sum(terms.unit_seconds(bench, arm, unit) for arm, unit in there)
-    hands = run.hands if len(there) > 1 and terms.worth_sharing(bench, max(alone, run.ahead)) else None
-    for arm, unit in units if hands is None else here:
-        yield _kept(bench, run.study, perform(bench, arm, unit, keep=keep))
-    if hands is not None:
-        hands.rouse(again.laid, again.blueprint(bench))
-        for _, outcome in hands.run(again.done, [again.Job(arm, unit, keep) for arm, unit in there]):
-            yield _kept(bench, run.study, outcome)
+    there = [job for job in jobs if not exact(job.arm)]
+    alone = sum(terms.unit_seconds(bench, job.arm, job.unit) for job in there)
+    worth = len(there) > 1 and terms.worth_sharing(bench, max(alone, run.ahead))
+    hands = run.hands if run.hands is not None and (worth or run.hands.engaged) else None
+    for job in jobs if hands is None else (job for job in jobs if exact(job.arm)):
+        yield _kept(bench, run.study, again.done(bench, job))
+    if hands is None:
+        return
+    hands.rouse(again.laid, again.blueprint(bench))
+    _begin(hands, run, aside)
+    for job, outcome in hands.run(again.done, there):
+        kept = _kept(bench, run.study, outcome)
+        if job in there:
+            yield kept
+        else:
+            _begin(hands, run, aside)
 
 
-def all_of(
-    bench: Bench,
-    units: Sequence[tuple[Arm, Unit]],
-    run: Run,
-    *,
-    keep: bool = True,
-    progress: Callable[[int], None] | None = None,
-) -> dict[Unit, Outcome]:
-    """Units outside the race, each trained unless the study holds it; `progress` is told how many are there."""
-    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
-    missing = [(arm, unit) for arm, unit in units if unit not in told or not _usable(bench, unit, keep=keep)]
-    for done, outcome in enumerate(trained(bench, missing, run, keep=keep), len(units) - len(missing) + 1):
-        told[outcome.unit] = outcome
-        if progress is not None:
-            progress(done)
-    return {unit: told[unit] for _, unit in units}
+def _begin(hands: workers.Crew, run: Run, aside: Callable[[Told], Sequence[Job]]) -> None:
+    """Let processes that are free begin what comes later."""
+    if hands.free:
+        for job in aside(told(run)):
+            if hands.free and not exact(job.arm):
+                hands.begin(again.done, job)
+
+
+def told(run: Run) -> dict[Unit, Outcome]:
+    """What the study holds."""
+    return {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
+
+
+def missing(bench: Bench, jobs: Sequence[Job], known: Told) -> tuple[Job, ...]:
+    """Those that nobody trained yet, or whose weights are wanted and gone."""
+    return tuple(job for job in jobs if job.unit not in known or not _usable(bench, job.unit, keep=job.keep))
 
 
 def _usable(bench: Bench, unit: Unit, *, keep: bool) -> bool:
@@ -220,7 +240,9 @@ def cleared(run: Run) -> None:
 
 def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:
     """One unit outside the race, trained unless the study holds it. Raises RunFailed where it diverged."""
-    outcome = all_of(bench, [(arm, unit)], run, keep=keep)[unit]
+    known = told(run)
+    known |= {o.unit: o for o in trained(bench, missing(bench, [Job(arm, unit, keep)], known), run)}
+    outcome = known[unit]
     if outcome.diverged:
         raise RunFailed(
             f"the training of {unit.arm!r} at learning rate {unit.rate:.3g} diverged, so no model of it is handed "
@@ -264,26 +286,25 @@ def shared(settings: Settings, cores: int) -> Settings:
 
 def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tuple[Finalist, ...]:
     """The finalists with what decides and, apart from it, what certifies: read here for the first time."""
-    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
-    full = race.schedule.rungs[-1].epochs >= race.schedule.epochs
+    known = told(run)
     ended = [(replace(arm, plan=with_rate(arm.plan, rate)), units) for arm, rate, units in races.finalists(race)]
     proofs: dict[str, tuple[Outcome, ...]] = {}
-    if full and len(bench.split.certification):
+    if whole(race.schedule) and len(bench.split.certification):
         proven = certify(bench, [(arm, units[0]) for arm, units in ended], show=show)
         proofs = {outcome.unit.arm: (outcome,) for outcome in proven}
     return tuple(
-        Finalist(arm, terms.cost_of(bench, arm.plan), tuple(told[unit] for unit in units), proofs.get(arm.id, ()))
+        Finalist(arm, terms.cost_of(bench, arm.plan), tuple(known[unit] for unit in units), proofs.get(arm.id, ()))
         for arm, units in ended
     )
 
 
 def replicates(race: Race, run: Run) -> list[list[list[Outcome]]]:
     """Earlier trainings that differ in their seed alone, rung by rung and arm by arm: they show how much it matters."""
-    told = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
+    known = told(run)
     found: list[list[list[Outcome]]] = []
     for turn in races.rounds(race)[1:-1]:
         units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]
-        found.append([[told[unit] for unit in group] for group in units if len(group) > 1])
+        found.append([[known[unit] for unit in group] for group in units if len(group) > 1])
     return found
 
 

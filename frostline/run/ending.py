@@ -31,6 +31,7 @@ from frostline.search import standing
 from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
+from frostline.search.schedule import whole
 from frostline.settings import Settings
 from frostline.values import Arm, Decision, Epoch, Evidence, Outcome, Plan, Profile, Score, Standing, Unit, Verdict
 
@@ -170,7 +171,7 @@ def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float
 
     The total is wall-clock time; race, finals and baselines are what their trainings took, which may run side by side.
     """
-    last, full = len(ended.race.schedule.rungs), ended.race.schedule.rungs[-1].epochs >= ended.race.schedule.epochs
+    last, full = len(ended.race.schedule.rungs), whole(ended.race.schedule)
     arms = {arm.id for arm in ended.race.arms}
     raced = [o for o in told if o.unit.rung > 0 and o.unit.arm in arms]
     finals = [o for o in raced if (full and o.unit.rung == last) or o.unit.rung > last]

@@ -16,7 +16,7 @@ from frostline.search import race as races
 from frostline.search.arms import baselines, closed, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
-from frostline.search.schedule import Schedule, forecast, scale, schedule
+from frostline.search.schedule import Schedule, forecast, scale, schedule, whole
 from frostline.training.prepare import top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
 
@@ -82,13 +82,23 @@ def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
 
 def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Scratch with its screening, and full fine-tuning where it does not come to the final, which is assumed."""
-    folds = 1 if len(bench.split.certification) else len({fold for fold, _ in of.rungs[-1].pairs})
+    folds = len(judged_folds(bench, of))
     full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune")
     if bench.backbone.fresh is None:
         return folds * full
     scratch = scratch_of(bench, of.epochs)
     whole = cost_of(bench, scratch.plan).training
     return folds * (full + whole) + whole * len(scratch.rates) / SCREEN
+
+
+def judged_folds(bench: Bench, of: Schedule) -> tuple[int, ...]:
+    """The folds that the score of the choice rests on: all of the final's where no rows are set aside to certify it.
+
+    Where the last rung is a short one, the choice is trained once more, on the first fold.
+    """
+    last = of.rungs[-1]
+    alone = len(bench.split.certification) or not whole(of)
+    return (last.pairs[0][0],) if alone else tuple(sorted({fold for fold, _ in last.pairs}))
 
 
 def unit_seconds(bench: Bench, arm: Arm, unit: Unit) -> float:

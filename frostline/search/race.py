@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from frostline.errors import RunError
 from frostline.search.arms import exact, widen
 from frostline.search.eliminate import Told, losers
-from frostline.search.schedule import Pair, Rung, Schedule
+from frostline.search.schedule import Pair, Rung, Schedule, whole
 from frostline.search.scores import losses, tempered
 from frostline.values import Arm, Outcome, Unit
 
@@ -125,7 +125,7 @@ def training_of_the_choice(race: Race, arm: str) -> tuple[Unit, ...]:
     """What is left to train of the chosen arm: one full schedule where the last rung was shorter, else nothing."""
     last = rounds(race)[-1]
     schedule = race.schedule
-    if last.rung.epochs >= schedule.epochs:
+    if whole(schedule):
         return ()
     fold, seed = last.rung.pairs[0]
     return (Unit(arm, last.rates[arm], len(schedule.rungs) + 1, fold, seed, schedule.epochs),)

@@ -76,6 +76,11 @@ def schedule(
     return Schedule(rungs if effort == "default" else rungs[:2], epochs, confidence)
 
 
+def whole(of: Schedule, rung: int = 0) -> bool:
+    """Whether a rung, counted from 1, trains the full schedule; the last one where none is named."""
+    return of.rungs[rung - 1].epochs >= of.epochs
+
+
 def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
     """The schedule at about `factor` of its cost, applied once and before the start; `arms` are those proposed.
 
