@@ -166,12 +166,17 @@ def savings(report: Report) -> tuple[str, ...]:
             f"The chosen plan is fitted in closed form, not trained: {words.seconds(chosen)} once the features of "
             "every example are there."
         )
+    longer = dict[str, float]()
     for baseline in ("full_finetune", "scratch"):
         other = seconds_of(report, baseline)
         if chosen and other and known(report)[baseline]["id"] != report.summary["decision"]["arm"]:
             name = "training from scratch" if baseline == "scratch" else words.named(baseline)
-            said.append(_beside(name, other, chosen, report))
-    return tuple(said)
+            if other < NOTICED * chosen:
+                taken = f"{words.seconds(chosen)} and {words.seconds(other)}"
+                said.append(f"Training the chosen plan is not noticeably faster than {name}: {taken}.")
+            else:
+                longer[name] = other
+    return (*said, _beside(longer, chosen, report)) if longer else tuple(said)
 
 
 def _searched(cost: Mapping[str, Any]) -> str:
@@ -189,17 +194,19 @@ def _searched(cost: Mapping[str, Any]) -> str:
     return f"{taken}; {plain} would have taken about {words.seconds(sweep)}, {words.ratio(sweep, total)} as long."
 
 
-def _beside(name: str, other: float, chosen: float, report: Report) -> str:
-    """One training of a known strategy beside one of the chosen plan, and when that repays the search."""
-    if other < NOTICED * chosen:
-        taken = f"{words.seconds(chosen)} and {words.seconds(other)}"
-        return f"Training the chosen plan is not noticeably faster than {name}: {taken}."
-    times = words.ratio(other, chosen)
+def _beside(longer: Mapping[str, float], chosen: float, report: Report) -> str:
+    """One training of each known strategy that takes longer than the chosen plan, and when that repays the search."""
+    times = {name: words.ratio(other, chosen) for name, other in longer.items()}
     if closed(report.plan):
-        return words.sentence(f"{name} takes {words.seconds(other)}, {times} as long.")
-    paid = words.saving(report.summary["cost"], chosen, other)
-    said = f"One training of the chosen plan takes {words.seconds(chosen)}, {name} {words.seconds(other)} ({times})"
-    return f"{said}: the search has paid for itself in time after {int(paid or 0) + 1:,} trainings."
+        said = [f"{name} takes {words.seconds(other)}, {times[name]} as long" for name, other in longer.items()]
+        return words.sentence(", and ".join(said))
+    paid = {name: int(words.saving(report.summary["cost"], chosen, other) or 0) + 1 for name, other in longer.items()}
+    first, *more = [
+        (f"beside {name} at {words.seconds(other)} ({times[name]})", f"after {paid[name]:,}")
+        for name, other in longer.items()
+    ]
+    said = [f"{first[0]} the search is repaid in time {first[1]} trainings", *(f"{what} {when}" for what, when in more)]
+    return f"One training of the chosen plan takes {words.seconds(chosen)}: {', '.join(said)}."
 
 
 def again(report: Report) -> str:

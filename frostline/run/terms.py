@@ -88,7 +88,7 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
         return folds * full
     scratch = scratch_of(bench, of.epochs)
     whole = cost_of(bench, scratch.plan).training
-    return folds * (full + whole) + whole * len(scratch.rates) / SCREEN
+    return folds * (full + whole) + whole * (len(scratch.rates) + 1) / SCREEN  # its grid may be widened too
 
 
 def judged_folds(bench: Bench, of: Schedule) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def forecast(
     full: Mapping[str, float] | None = None,
     ends: Mapping[str, float] | None = None,
 ) -> float:
-    """Seconds that the race takes at most, but for widened grids, from the `seconds` of one epoch of each arm.
+    """Seconds that the race takes at most, every grid widened, from the `seconds` of one epoch of each arm.
 
     `full` are those of an epoch of the full schedule, where these differ, `ends` what each training takes besides its
     epochs. Which arms go on is not known yet: the dearest are assumed to. Exact probes are counted as nothing.
@@ -121,8 +121,8 @@ def forecast(
 
 
 def _times(rung: Rung) -> int:
-    """How often one arm is trained in a rung."""
-    return len(rung.pairs) * {"grid": 3, "near": 3, "best": 1}[rung.rates]
+    """How often one arm is trained in a rung at most: a grid of three rates may be widened by a fourth."""
+    return len(rung.pairs) * {"grid": 4, "near": 3, "best": 1}[rung.rates]
 
 
 def _trainings(of: Schedule, arms: int) -> int:
