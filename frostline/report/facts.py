@@ -176,7 +176,7 @@ def savings(report: Report) -> tuple[str, ...]:
                 said.append(f"Training the chosen plan is not noticeably faster than {name}: {taken}.")
             else:
                 longer[name] = other
-    return (*said, _beside(longer, chosen, report)) if longer else tuple(said)
+    return (*said, _beside(longer, chosen, report)) if longer and chosen else tuple(said)
 
 
 def _searched(cost: Mapping[str, Any]) -> str:
