@@ -6,7 +6,7 @@ from frostline.settings import Settings
 from frostline.values import Recipe
 
 RATE = 1e-3  # the middle of the grids of AdamW for new layers
-FULL = 24  # epochs of the full schedule at 500 training examples or fewer
+FULL = 18  # epochs of the full schedule at 500 training examples or fewer
 FEWEST = 6
 
 
