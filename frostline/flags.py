@@ -49,6 +49,9 @@ Precision = Annotated[
     str | None, of_machine(help="Number format in training: auto, fp32, bf16 or fp16; auto measures.")
 ]
 Storage = Annotated[int | None, of_machine(help="Bytes of activations that may be stored [8 GiB].")]
+StoragePrecision = Annotated[
+    str | None, of_machine(help="Number format of stored activations: auto, fp32, fp16 or bf16; auto halves if short.")
+]
 Out = Annotated[str | None, of_run(help="The run's directory; runs/DATA-BACKBONE by default.")]
 DemoOut = Annotated[str | None, of_run("--out", help="The run's directory; runs/demo by default.")]
 Seed = Annotated[int | None, of_run(help="Decides every random draw [0].")]

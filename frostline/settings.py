@@ -22,6 +22,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "prefer": ("training", "inference", "memory"),
     "augment": ("none", "flip", "crop", "flip_crop"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "storage_precision": ("auto", "fp32", "fp16", "bf16"),
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
@@ -70,6 +71,7 @@ class Settings:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where calibration finds it faster
     storage: int = 8 * 2**30  # bytes of activations
+    storage_precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: half where fp32 lacks the room
     out: str | None = None
     seed: int = 0
     workers: int | None = None  # processes that train at the same time; None takes as many as pay

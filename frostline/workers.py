@@ -64,6 +64,10 @@ class Crew:
         begun after one that failed, or for one who stops asking; what was yielded before stands. Raises RunFailed where
         a process died without a word.
         """
+        for future in [future for future in self._aside if future.done()]:
+            if (job := self._aside[future]) not in jobs:
+                del self._aside[future]
+                yield job, _result(future)
         owed = {future: job for future, job in self._aside.items() if job in jobs}
         self._aside = {future: job for future, job in self._aside.items() if future not in owed}
         waiting = iter([job for job in jobs if job not in owed.values()])
@@ -73,7 +77,8 @@ class Crew:
 
         owed |= begun(self.size + 1)  # one more than there are: none of them waits, and nothing is called back
         while owed:
-            for future in wait({*owed, *self._aside}, return_when=FIRST_COMPLETED).done:
+            done = wait({*owed, *self._aside}, return_when=FIRST_COMPLETED).done
+            for future in sorted(done, key=lambda each: each.exception() is not None):  # what is there is not lost
                 mine = future in owed
                 yield (owed if mine else self._aside).pop(future), _result(future)
                 owed |= begun(int(mine))

@@ -32,6 +32,17 @@ def test_a_directory_is_begun_once_and_resumed_with_the_same_settings(tmp_path: 
         directory.begin(replace(again, epsilon=0.02))
 
 
+def test_a_run_that_was_begun_before_a_setting_was_invented_goes_on_with_its_default(tmp_path: Path) -> None:
+    first = given(tmp_path / "run")
+    directory.begin(first)
+    known = json.loads((tmp_path / "run" / "config.json").read_text())
+    del known["storage_precision"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(known))
+    assert directory.begin(replace(first, resume=True)) == tmp_path / "run"
+    with pytest.raises(RunError, match="storage_precision 'auto', and now it is 'fp16'"):
+        directory.begin(replace(first, resume=True, storage_precision="fp16"))
+
+
 def test_one_folder_may_be_spelt_in_another_way_when_a_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,10 +35,10 @@ def given(data: Path, **more: object) -> Settings:
     return settings({"data": str(data), **backbone, "device": "cpu", "threads": 2, "epochs": 5, **more})
 
 
-def both(wanted: Settings, folder: Path) -> tuple[Bench, Bench]:
+def both(wanted: Settings, folder: Path, *, decode: float = CALIBRATION.decode) -> tuple[Bench, Bench]:
     """The bench of a forecast and that of a search, with one calibration: seven slow layers, so that storing pays."""
     layers = {"forward": (1e-2,) * 7, "backward": (2e-2,) * 7, "carry": (1e-2,) * 7}
-    calibration = replace(CALIBRATION, **layers, way=Way(at_once=2))
+    calibration = replace(CALIBRATION, **layers, way=Way(at_once=2), decode=decode)
     return lay(wanted, Source(), calibration=calibration, dry=True), lay(
         wanted, Source(), folder=folder, calibration=calibration
     )

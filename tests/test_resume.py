@@ -19,7 +19,8 @@ def answer(folder: Path) -> tuple[Any, ...]:
     found = json.loads((folder / "summary.json").read_text())
     decision = {name: value for name, value in found["decision"].items() if name != "plan"}
     arms = [(arm["id"], arm["stage"], arm["score"], arm["learning_rate"]) for arm in found["arms"]]
-    return decision, found["decision"]["plan"], arms, found["score"]
+    baselines = {name: [arm[key] for key in ("id", "score", "certified")] for name, arm in found["baselines"].items()}
+    return decision, found["decision"]["plan"], arms, found["score"], baselines
 
 
 def words_of(place: Path, out: Path, *more: object) -> tuple[object, ...]:

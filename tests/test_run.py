@@ -29,7 +29,7 @@ from frostline.data.read import read
 from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs
 from frostline.run import comparisons, course, terms
-from frostline.search.race import Race
+from frostline.search.race import Race, training_of_the_choice
 from frostline.settings import settings
 from frostline.values import Outcome, Recipe, Unit
 
@@ -413,6 +413,43 @@ def test_what_is_compared_with_is_trained_beside_the_race_and_comes_out_as_after
     assert told.keys() == later.keys()
     for unit, outcome in told.items():
         assert np.array_equal(outcome.log_probabilities, later[unit].log_probabilities), unit.key
+
+
+def test_a_choice_that_people_know_is_its_own_baseline_and_is_trained_once(tmp_path: Path) -> None:
+    bench = stage.bench(tmp_path, effort="quick", augment="flip")
+    run = course.Run(tmp_path, bench.settings, studies.open_study(tmp_path, resume=False), 0.0, None)
+    with course.single_blas():
+        start = course.entered(bench, probe_cuts(bench), run)
+        few = [arm for arm in start.arms if arm.protected or arm.baseline == "linear_probe"]
+        race = course.race(bench, replace(start, arms=tuple(few)), run)
+        finalists = course.certified(bench, race, run)
+        picked = next(finalist for finalist in finalists if finalist.arm.id == "full_finetune")
+        (unit,) = training_of_the_choice(race, "full_finetune")
+        chosen = course.trained_in_full(bench, race, picked, unit, run)
+        known = {each.name: each for each in comparisons.baselines(bench, race, finalists, chosen, run)}
+        assert known["full_finetune"].validation == chosen.validation
+        assert not known["full_finetune"].apart
+        assert {"scratch", "linear_probe"} <= known.keys()
+        full = [told for told in course.told(run) if told.arm == "full_finetune" and told.epochs == unit.epochs]
+        assert sum(told.rung in (0, unit.rung) for told in full) == 1
+        checks = comparisons.checks(bench, race, chosen.arm, (unit, unit), run)
+    aside = next(told for told in course.told(run) if told == replace(unit, rung=0))
+    assert checks["augmentation_gap"] == pytest.approx(
+        accuracy(bench, chosen.validation[0]) - accuracy(bench, course.told(run)[aside])
+    )
+
+
+def accuracy(bench: Bench, outcome: Outcome) -> float:
+    return float((outcome.log_probabilities.argmax(axis=1) == bench.examples.targets[outcome.rows]).mean())
+
+
+def test_no_number_of_workers_makes_trainings_faster_that_wait_for_each_other(tmp_path: Path) -> None:
+    bench = stage.bench(tmp_path, epochs=60)
+    arms, of = terms.proposed(bench, probe_cuts(bench)), terms.planned(bench)
+    scratch = terms.cost_of(bench, terms.scratch_of(bench, of.epochs).plan).training
+    few, many = (terms.forecast_seconds(replace(bench, workers=count), arms, of) for count in (2, 1000))
+    assert terms.serial_seconds(bench, arms, of) / 2 == pytest.approx(few)
+    assert scratch < many < few
 
 
 def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_nobody_waits_for_what_is_begun_beside_and_it_is_done_once(tmp_path: Pat
         assert (tmp_path / "second", "second") in list(hands.run(touched, slow))  # among the others
 
 
+def test_what_fails_beside_comes_out_and_what_was_done_is_not_lost(tmp_path: Path) -> None:
+    with crew(2) as hands:
+        assert hands is not None
+        hands.rouse(nothing, tmp_path)
+        hands.begin(touched, tmp_path / "early")
+        for _ in range(600):
+            if (tmp_path / "early").exists():
+                break
+            time.sleep(0.1)
+        time.sleep(0.5)  # the result has come back
+        assert list(hands.run(touched, [])) == [(tmp_path / "early", "early")]
+        assert not list(hands.run(touched, []))
+        hands.begin(touched, tmp_path / "fails")
+        with pytest.raises(ValueError, match="fails is no number"):
+            list(hands.run(touched, [tmp_path / f"job{n}" for n in range(20)]))
+
+
 def test_one_worker_needs_no_other_process() -> None:
     with crew(1) as hands:
         assert hands is None

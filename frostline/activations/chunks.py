@@ -89,7 +89,7 @@ def encode(array: NDArray[Any], field: Field, out: NDArray[Any]) -> None:
     if field.dtype == "float16" and not np.isfinite(out).all() and np.isfinite(array).all():
         raise StoreError(
             f"an activation of {np.abs(array).max():.3g} does not fit float16, whose largest number is 65504; "
-            "store float32 or bfloat16 instead"
+            "store float32 or bfloat16 instead (--storage-precision)"
         )
 
 

@@ -39,7 +39,7 @@ class Wanted:
     pooled: tuple[int, ...]  # depths
     whole: Mapping[int, Tier] = field(default_factory=dict[int, Tier])
     batch: int = 32  # rows of each batch but the last
-    dtype: str | None = "float32"  # of floating activations in the store; None keeps the network's own
+    dtype: str | None = "float32"  # of floating activations behind depth 0; None keeps the network's own
     learnable: int | None = None  # rows of whole activations: the first ones; None stores all
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ def _arrays(network: Tapped, key: Key, frontiers: Mapping[int, Frontier]) -> lis
 
 
 def _begin(store: Store, key: Key, tier: Tier | None, arrays: list[NDArray[Any]], wanted: Wanted) -> Writing:
-    dtype = "float32" if key.kind == "pooled" else wanted.dtype
+    dtype = wanted.dtype if key.kind == "whole" and key.depth else "float32"  # what is probed or read is not rounded
     fields, rows = tuple(Field(array.shape[1:], _dtype(array, dtype)) for array in arrays), wanted.count(key.kind)
     if tier is None:
         stored, _ = store.begun(key)

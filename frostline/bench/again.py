@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from frostline.activations.afford import Forecast
 from frostline.activations.store import Store, Stored
@@ -65,6 +66,7 @@ def laid(plan: Blueprint) -> Bench:
     way = plan.calibration.way
     device = accelerator(plan.settings.device, way.precision)
     torch.set_num_threads(way.threads)
+    threadpool_limits(1, user_api="blas")  # as in the process that leads
     backbone = backbone_of(plan.settings, Source())
     backbone = replace(backbone, module=arranged(backbone.module, way.layout))
     store = Store(plan.folder / "activations")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from frostline.activations.fill import Filled, Tapped, Wanted, fill
 from frostline.activations.fingerprint import fingerprint
@@ -62,37 +64,55 @@ class Network:
         return np.zeros_like(test) if self.settings.refit_all else test
 
     @property
+    def mixed(self) -> bool:
+        """Whether it computes in half precision, as autocast does."""
+        return self.device.mixed_precision != "no"
+
+    @property
     def recipe(self) -> Recipe:
         """What a training of so many is."""
         return recipe(self.settings, self.trained)
 
 
 def once_through(
-    network: Network, store: Store, whole: Mapping[int, Tier], progress: Callable[[int, int], None]
+    network: Network,
+    store: Store,
+    whole: Mapping[int, Tier],
+    progress: Callable[[int, int], None],
+    *,
+    dtype: str = "float32",
 ) -> Filled:
-    """Pooled features at every cut, of all examples, and what crosses the cuts of `whole`, of what may be learned."""
-    module, anatomy = network.backbone.module.to(network.device.device), network.anatomy
+    """Pooled features at every cut, of all examples, and what crosses the cuts of `whole`, of what may be learned.
+
+    `dtype` is that of floating activations in the store; what autocast made is kept to the bit instead.
+    """
+    anatomy = network.anatomy
     pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
     depths = sorted({*pooled, *whole})
-    halves = Halves(module, anatomy)
 
     def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
         inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
         with network.device.autocast():  # as the prefix would run live
-            return halves.taps(inputs, depths)
+            return Halves(network.backbone.module, anatomy).taps(inputs, depths)
 
-    kind = "float32" if network.device.mixed_precision == "no" else None  # what autocast made is kept to the bit
     wanted = Wanted(
         addresses(network, depths), len(network.examples), pooled, whole,
-        batch=CHUNK, dtype=kind, learnable=network.learnable,
+        batch=CHUNK, dtype=None if network.mixed else dtype, learnable=network.learnable,
     )  # fmt: skip
-    tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
-    try:
+    with passed_through(network) as module:
+        tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
         filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
-        if network.learnable == len(network.examples):
-            return filled
-        back = np.argsort(network.order)
-        return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+    if network.learnable == len(network.examples):
+        return filled
+    back = np.argsort(network.order)
+    return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+
+
+@contextmanager
+def passed_through(network: Network) -> Generator[nn.Module]:
+    """The module on its device, for forward passes of `CHUNK` pictures. Raises RunFailed where memory runs out."""
+    try:
+        yield network.backbone.module.to(network.device.device)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -101,7 +121,15 @@ def once_through(
             "give a smaller --image-size or a smaller backbone"
         ) from error
     finally:
-        module.cpu()
+        network.backbone.module.cpu()
+
+
+def some_pictures(network: Network, count: int) -> NDArray[np.float32]:
+    """Pictures as the network reads them, taken evenly from those that may be learned: folders come class by class."""
+    how = network.backbone.preprocessing
+    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    places = np.unique(np.linspace(0, network.learnable - 1, count).astype(np.int64))
+    return batches.decode(network.examples, network.order[places], how, workers=network.settings.threads)
 
 
 def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,17 +48,17 @@ def baselines(
     Those that did not are trained apart, once for each fold that the score of the choice rests on: one model where rows
     were set aside. Scratch is left out where the backbone cannot be built anew: it was given as a module.
     """
-    ended = {finalist.arm.id: finalist for finalist in finalists} if whole(race.schedule) else {}
+    ended = {finalist.arm.id: finalist for finalist in (finalists if whole(race.schedule) else (chosen,))}
     found = [_of_the_final(ended[arm.id]) for arm in race.arms if arm.baseline and arm.id in ended]
     done = 0
-    while jobs := wanted(bench, race, course.told(run)):
+    while jobs := wanted(bench, race, course.told(run), ended):
         every = done + len(jobs)
         show(Event("baselines", done, every))
         for _ in course.trained(bench, jobs, run):
             done += 1
             show(Event("baselines", done, every))
     told = course.told(run)
-    apart = [(arm, _units(bench, race, arm, rate)) for arm, rate in _apart(bench, race, told)[1]]
+    apart = [(arm, _units(bench, race, arm, rate)) for arm, rate in _apart(bench, race, told, ended)[1]]
     proofs = finals.certify(bench, [(arm, units[0]) for arm, units in apart]) if chosen.certification else ()
     proven = {outcome.unit.arm: outcome for outcome in proofs}
     for arm, units in apart:
@@ -68,19 +68,23 @@ def baselines(
     return tuple(found)
 
 
-def wanted(bench: Bench, race: Race, told: Told) -> tuple[Job, ...]:
-    """What is trained for the comparison alone and can be by now, the longest first; after the race, all the rest."""
-    screening, apart = _apart(bench, race, told)
+def wanted(bench: Bench, race: Race, told: Told, ended: Collection[str] = ()) -> tuple[Job, ...]:
+    """What is trained for the comparison alone and can be by now, the longest first; after the race, all the rest.
+
+    Arms that `ended` the race with a full training need no other.
+    """
+    screening, apart = _apart(bench, race, told, ended)
     full = [Job(arm, unit, keep=True) for arm, rate in apart for unit in _units(bench, race, arm, rate)]
     longest = sorted(full, key=lambda job: -job.unit.epochs)
     return course.missing(bench, (*screening, *longest), told)
 
 
-def _apart(bench: Bench, race: Race, told: Told) -> tuple[tuple[Job, ...], list[tuple[Arm, float]]]:
+def _apart(
+    bench: Bench, race: Race, told: Told, ended: Collection[str]
+) -> tuple[tuple[Job, ...], list[tuple[Arm, float]]]:
     """The short trainings that find scratch its learning rate, and what is trained in full at a rate known by now."""
     last = races.rounds(race)[-1]
-    ended = last.onward if whole(race.schedule) else ()
-    staying = {arm.id for arm in last.entrants} if last.missing else set(ended)
+    staying = {arm.id for arm in last.entrants} if last.missing else ended
     left = [(arm, _best_rate(race, arm)) for arm in race.arms if arm.baseline in ALWAYS and arm.id not in staying]
     if bench.backbone.fresh is None:
         return (), left

@@ -69,7 +69,9 @@ def begin(settings: Settings) -> Path:
                 f"{str(folder)!r} holds a run that was {state}; give --resume {hint}, another --out, "
                 "or delete the folder"
             )
-        before, now = (_compared(known) for known in (read_json(config), json.loads(json.dumps(document))))
+        # a run that was begun before a setting was invented has its default
+        begun = {**Settings(settings.data, settings.backbone).document(), **read_json(config)}
+        before, now = (_compared(json.loads(json.dumps(known))) for known in (begun, document))
         other = [name for name in now if before.get(name) != now[name]]
         if other:
             raise RunError(

@@ -132,8 +132,16 @@ def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
         profile=bench.profile,
         split=bench.split,
         evidence=evidence,
-        notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings),
+        notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings, *rounded(bench)),
     )
+
+
+def rounded(bench: Bench) -> tuple[str, ...]:
+    """That activations were stored in less than they were computed in, where they were."""
+    formats = {field.dtype for stored in bench.whole.values() for field in stored.fields} & {"float16", "bfloat16"}
+    if bench.device.mixed_precision != "no" or not formats:
+        return ()
+    return (f"activations were stored in {formats.pop()}, so trainings from them differ a little from live ones",)
 
 
 def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:

@@ -47,8 +47,15 @@ def afforded(bench: Bench, arms: Sequence[Arm]) -> Schedule:
 
 
 def forecast_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
-    """Wall-clock seconds that a race and its baselines are expected to take: side by side, where that is worth it."""
-    return wall_seconds(bench, serial_seconds(bench, arms, of))
+    """Wall-clock seconds that a race and its baselines are expected to take: side by side, where that is worth it.
+
+    However many workers there are, scratch's trainings wait for each other: two for its rate and the full one.
+    """
+    alone = serial_seconds(bench, arms, of)
+    if not worth_sharing(bench, alone):
+        return alone
+    chain = _scratch_seconds(bench, of) * (1 + 2 / SCREEN)
+    return max(wall_seconds(bench, alone), bench.calibration.way.slower * chain)
 
 
 def wall_seconds(bench: Bench, alone: float) -> float:
@@ -77,18 +84,23 @@ def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     short = {a.id: _epoch(bench, still(a.plan)) for a in arms}
     full = {a.id: _epoch(bench, a.plan) for a in arms}
     ends = {a.id: predicting_seconds(bench, a.plan) for a in arms}
-    return forecast(arms, of, short, full, ends) + _baseline_seconds(bench, arms, of)
+    dearest = max((of.epochs * full[a.id] for a in arms if not exact(a)), default=0.0)
+    # on everything, and without what varies: both are trained of the choice alone
+    more = bench.settings.refit_all + (bench.settings.augment not in (None, "none"))
+    return forecast(arms, of, short, full, ends) + _baseline_seconds(bench, arms, of) + more * dearest
 
 
 def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Scratch with its screening, and full fine-tuning where it does not come to the final, which is assumed."""
     folds = len(judged_folds(bench, of))
     full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune")
-    if bench.backbone.fresh is None:
-        return folds * full
-    scratch = scratch_of(bench, of.epochs)
-    whole = cost_of(bench, scratch.plan).training
-    return folds * (full + whole) + whole * (len(scratch.rates) + 1) / SCREEN  # its grid may be widened too
+    scratch = _scratch_seconds(bench, of)
+    return folds * (full + scratch) + scratch * 4 / SCREEN  # three rates, and one more where its grid is widened
+
+
+def _scratch_seconds(bench: Bench, of: Schedule) -> float:
+    """Of its full training; none where the backbone cannot be built anew."""
+    return 0.0 if bench.backbone.fresh is None else cost_of(bench, scratch_of(bench, of.epochs).plan).training
 
 
 def judged_folds(bench: Bench, of: Schedule) -> tuple[int, ...]:
@@ -189,6 +201,7 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "device": str(bench.device.device),
         "precision": way.precision,
         "layout": way.layout,
+        "stored": {depth: sorted({field.dtype for field in found.fields}) for depth, found in bench.whole.items()},
         "threads": way.threads,
         "workers": bench.workers,
     }

@@ -117,6 +117,8 @@ def forecast(
         of_one = full if full is not None and rung.epochs >= of.epochs else seconds
         once = [rung.epochs * of_one[a.id] + (0.0 if ends is None else ends[a.id]) for a in trained]
         total += sum(sorted(once, reverse=True)[: rung.most]) * _times(rung)
+    if trained and not whole(of):  # the choice is then trained in full
+        total += max(of.epochs * (full or seconds)[a.id] + (0.0 if ends is None else ends[a.id]) for a in trained)
     return total
 
 

@@ -57,9 +57,17 @@ def prepared(
         run = stack.enter_context(Halves(network, anatomy).sawn(start, until=depth)) if start < depth else None
 
         def forward(inputs: tuple[Tensor, ...]) -> Tensor:
+            if device.mixed_precision == "no":
+                inputs = tuple(_widened(tensor, head) for tensor in inputs)
             return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
 
         yield Learner(module, forward, _groups(plan, network, head), _mode(plan, network, head), anchors)
+
+
+def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
+    """What was stored in half precision, in the precision that is computed in."""
+    kind = next(head.parameters()).dtype
+    return tensor.to(kind) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
