@@ -416,7 +416,7 @@ def test_what_is_compared_with_is_trained_beside_the_race_and_comes_out_as_after
 
 
 def test_a_choice_that_people_know_is_its_own_baseline_and_is_trained_once(tmp_path: Path) -> None:
-    bench = stage.bench(tmp_path, effort="quick", augment="flip")
+    bench = stage.bench(tmp_path, effort="quick", augment="flip", epochs=6)
     run = course.Run(tmp_path, bench.settings, studies.open_study(tmp_path, resume=False), 0.0, None)
     with course.single_blas():
         start = course.entered(bench, probe_cuts(bench), run)
