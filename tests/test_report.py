@@ -345,6 +345,23 @@ def test_the_depth_curve_is_called_accuracy_whatever_the_metric_and_says_what_it
     assert "after layer accuracy interval" in seen
 
 
+def test_what_is_said_of_a_curve_near_the_bottom_does_not_lie_across_the_axis() -> None:
+    from matplotlib.figure import Figure
+
+    report = build()
+    lowest = min(min(e.score.low for e in report.curve), min(e.random or 1.0 for e in report.curve))
+    for by in (0.0, 0.05, 0.3):
+        curve = [replace(e, permuted=lowest - by * (1 - lowest)) for e in report.curve]
+        figure = Figure(figsize=(7.6, 3.5), layout="constrained")
+        figures._depth_curve(figure, curve, report.plan, narrow=False)  # pyright: ignore[reportPrivateUsage]
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        said = [text for text in axes.texts if text.get_text() == "shuffled labels"]
+        assert said or "shuffled labels score" in axes.get_xlabel()
+        numbers = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert not any(text.get_window_extent().overlaps(box) for text in said for box in numbers)
+
+
 @pytest.mark.parametrize("out", ["", " --out 'my runs/1'", " --out=one"])
 def test_the_command_to_repeat_a_run_does_not_write_into_that_run(out: str) -> None:
     report = replace(build(), command=f"frostline find 'my data'{out} --seed 3")

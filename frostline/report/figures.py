@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WIDE, NARROW = 7.6, 4.2  # inches; text keeps its size, so a narrow picture is drawn anew and not shrunk
 LETTER, ASIDE = 5.2, 62.0  # points: of a letter at most, on average, and of what stands beside the axes
+LINE = 20.0  # points: of a line of text below a curve, and the space between them
 
 
 def depth_curve(curve: Sequence[Evidence], plan: Plan, *, narrow: bool = False) -> str:
@@ -85,7 +86,8 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: 
     letter = LETTER * (right - left) / (72 * figure.get_figwidth() - ASIDE)  # in units of the axis
     lines = _mark_plan(axes, plan, (left, right), top + room, letter)
     axes.set_xlabel("layers below the cut")
-    _controls(axes, curve, low - room, lines, (left, right, letter))
+    line = LINE * (top - low + 2.6 * room) / (72 * figure.get_figheight() - ASIDE)  # of text, on the other axis
+    _controls(axes, curve, low - room, low - room + line, lines, (left, right, letter))
     means = [e.score.mean for e in curve]
     lows, highs = [e.score.low for e in curve], [e.score.high for e in curve]
     axes.fill_between(xs, lows, highs, color=PALETTE["frost"], alpha=0.16, lw=0)
@@ -120,11 +122,17 @@ def _apart(xs: Sequence[int], least: float) -> list[str]:
 
 
 def _controls(
-    axes: Axes, curve: Sequence[Evidence], floor: float, lines: Sequence[float], room: tuple[float, float, float]
+    axes: Axes,
+    curve: Sequence[Evidence],
+    floor: float,
+    least: float,
+    lines: Sequence[float],
+    room: tuple[float, float, float],
 ) -> None:
     """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words.
 
-    `lines` are not to be written across; `room` is where the axis begins and ends, and how wide a letter is on it.
+    The picture ends at `floor`, and below `least` there is no room for text under a line. `lines` are not to be written
+    across; `room` is where the axis begins and ends, and how wide a letter is on it.
     """
     muted, (left, right, letter) = PALETTE["muted"], room
     xs, means = [e.cut.depth for e in curve], [e.score.mean for e in curve]
@@ -143,7 +151,9 @@ def _controls(
             gap = np.abs(np.asarray(values) - np.interp(at, xs, means)).tolist()
             x = clear_place(at, gap, lines, width, (left, right))
             under = np.interp(np.linspace(x - width, x, 20), at, values)
-            y = float(under.max() if lift > 0 else under.min())
+            above = lift > 0 or float(under.min()) < least
+            y = float(under.max() if above else under.min())
+            lift = abs(lift) if above else lift
             axes.annotate(text, (x, y), (0, lift), textcoords="offset points", ha="right", color=muted)
 
 

@@ -85,6 +85,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "snippet": facts.snippet(plan),
         "figures": _figures(report, rows),
         "costs": _costs(summary["cost"]),
+        "side_by_side": sum(took for _, took in _costs(summary["cost"])) > summary["cost"]["total_seconds"],
     }
 
 
