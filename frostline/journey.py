@@ -30,7 +30,7 @@ from frostline.settings import Settings, settings, unread
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
-DEMO_EPOCHS = 8
+DEMO_EPOCHS = 6
 DEMO_LABELLED = 300
 
 

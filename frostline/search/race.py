@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -84,6 +85,7 @@ def tell(race: Race, outcome: Outcome, targets: NDArray[np.int64]) -> Race:
     return replace(race, told=tuple(sorted((*race.told, told), key=lambda t: t.unit)))
 
 
+@lru_cache(maxsize=4)  # many ask for the same race, and a race never changes
 def rounds(race: Race) -> tuple[Round, ...]:
     """Every rung so far, the current one last."""
     known = {told.unit: told for told in race.told}
