@@ -86,8 +86,7 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: 
     letter = LETTER * (right - left) / (72 * figure.get_figwidth() - ASIDE)  # in units of the axis
     lines = _mark_plan(axes, plan, (left, right), top + room, letter)
     axes.set_xlabel("layers below the cut")
-    line = LINE * (top - low + 2.6 * room) / (72 * figure.get_figheight() - ASIDE)  # of text, on the other axis
-    _controls(axes, curve, low - room, low - room + line, lines, (left, right, letter))
+    _controls(axes, curve, low - room, lines, (left, right, letter))
     means = [e.score.mean for e in curve]
     lows, highs = [e.score.low for e in curve], [e.score.high for e in curve]
     axes.fill_between(xs, lows, highs, color=PALETTE["frost"], alpha=0.16, lw=0)
@@ -103,12 +102,21 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: 
         label = axes.annotate(said, (start, means[best]), (aside, 5), "data", "offset points")
         label.set(color=PALETTE["frost"], fontweight="bold", ha=side, va="bottom", zorder=5)
     axes.set_xlim(left, right)
-    axes.set_ylim(low - room, top + 1.6 * room)
+    axes.set_ylim(_bottom(figure, curve, low - room, top + 1.6 * room), top + 1.6 * room)
     names = [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
     fitting = not narrow and sum(map(len, names)) <= 100
     axes.set_xticks(xs, names if fitting else _apart(xs, 3 * letter))
     axes.set_ylabel("linear probe, accuracy")
     _number(axes.yaxis, "accuracy")
+
+
+def _bottom(figure: Figure, curve: Sequence[Evidence], floor: float, top: float) -> float:
+    """Where the picture ends: at `floor`, or lower where what is said below the line of shuffled labels needs room."""
+    seen = [e.permuted for e in curve if e.permuted is not None]
+    if not seen or max(seen) < floor:
+        return floor
+    line = LINE / (72 * figure.get_figheight() - ASIDE)  # as a share of the axis
+    return min(floor, (min(seen) - line * top) / (1 - line))
 
 
 def _apart(xs: Sequence[int], least: float) -> list[str]:
@@ -122,17 +130,11 @@ def _apart(xs: Sequence[int], least: float) -> list[str]:
 
 
 def _controls(
-    axes: Axes,
-    curve: Sequence[Evidence],
-    floor: float,
-    least: float,
-    lines: Sequence[float],
-    room: tuple[float, float, float],
+    axes: Axes, curve: Sequence[Evidence], floor: float, lines: Sequence[float], room: tuple[float, float, float]
 ) -> None:
     """What an untrained network and shuffled labels come to, in grey; what lies below the picture is said in words.
 
-    The picture ends at `floor`, and below `least` there is no room for text under a line. `lines` are not to be written
-    across; `room` is where the axis begins and ends, and how wide a letter is on it.
+    `lines` are not to be written across; `room` is where the axis begins and ends, and how wide a letter is on it.
     """
     muted, (left, right, letter) = PALETTE["muted"], room
     xs, means = [e.cut.depth for e in curve], [e.score.mean for e in curve]
@@ -151,9 +153,7 @@ def _controls(
             gap = np.abs(np.asarray(values) - np.interp(at, xs, means)).tolist()
             x = clear_place(at, gap, lines, width, (left, right))
             under = np.interp(np.linspace(x - width, x, 20), at, values)
-            above = lift > 0 or float(under.min()) < least
-            y = float(under.max() if above else under.min())
-            lift = abs(lift) if above else lift
+            y = float(under.max() if lift > 0 else under.min())
             axes.annotate(text, (x, y), (0, lift), textcoords="offset points", ha="right", color=muted)
 
 
