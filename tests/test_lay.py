@@ -20,7 +20,7 @@ from frostline.data.batches import decode
 from frostline.journey import probe_with
 from frostline.plan import plan
 from frostline.settings import Settings, settings
-from frostline.values import Arm, Event, Recipe, Unit, Way
+from frostline.values import Arm, Event, Precision, Recipe, Unit, Way
 
 MEBIBYTE = 2**20
 
@@ -35,10 +35,12 @@ def given(data: Path, **more: object) -> Settings:
     return settings({"data": str(data), **backbone, "device": "cpu", "threads": 2, "epochs": 5, **more})
 
 
-def both(wanted: Settings, folder: Path, *, decode: float = CALIBRATION.decode) -> tuple[Bench, Bench]:
+def both(
+    wanted: Settings, folder: Path, *, decode: float = CALIBRATION.decode, precision: Precision = "fp32"
+) -> tuple[Bench, Bench]:
     """The bench of a forecast and that of a search, with one calibration: seven slow layers, so that storing pays."""
     layers = {"forward": (1e-2,) * 7, "backward": (2e-2,) * 7, "carry": (1e-2,) * 7}
-    calibration = replace(CALIBRATION, **layers, way=Way(at_once=2), decode=decode)
+    calibration = replace(CALIBRATION, **layers, way=Way(at_once=2, precision=precision), decode=decode)
     return lay(wanted, Source(), calibration=calibration, dry=True), lay(
         wanted, Source(), folder=folder, calibration=calibration
     )
@@ -59,6 +61,13 @@ def test_a_forecast_plans_as_the_search_would(workers: int | None, storage: int,
         assert stored.bytes == pytest.approx(real.whole[depth].bytes, rel=0.01)
     for depth, features in real.pooled.items():
         np.testing.assert_array_equal(dry.pooled[depth], features)
+
+
+def test_a_forecast_counts_the_bytes_of_the_precision_that_is_computed_in(data: Path, tmp_path: Path) -> None:
+    dry, real = both(given(data, workers=1, precision="bf16"), tmp_path, precision="bf16")
+    assert "bfloat16" in {field.dtype for stored in real.whole.values() for field in stored.fields}
+    for depth, stored in dry.whole.items():
+        assert stored.fields == real.whole[depth].fields
 
 
 def test_a_forecast_keeps_pooled_features_alone(data: Path, tmp_path: Path) -> None:

@@ -108,6 +108,18 @@ def once_through(
     return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
 
 
+def crossing(network: Network, depths: Sequence[int]) -> Mapping[int, tuple[torch.Tensor, ...]]:
+    """What crosses these cuts of one picture, computed as a pass computes it."""
+    with passed_through(network) as module, torch.no_grad(), network.device.autocast():
+        inputs = {network.anatomy.data: torch.from_numpy(some_pictures(network, 1)).to(network.device.device)}
+        return Halves(module, network.anatomy).taps(inputs, depths) if depths else {}
+
+
+def kind(tensor: torch.Tensor) -> str:
+    """Its dtype, as the store calls it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 @contextmanager
 def passed_through(network: Network) -> Generator[nn.Module]:
     """The module on its device, for forward passes of `CHUNK` pictures. Raises RunFailed where memory runs out."""

@@ -1,0 +1,174 @@
+"""What to store of the activations, where and as what: chosen by its forecast, and filled in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from frostline.activations.afford import Forecast, Room, afford
+from frostline.activations.chunks import Field, rows_per_chunk
+from frostline.activations.fill import Filled
+from frostline.activations.store import Key, Store, Stored, Tier
+from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_bytes, kind, once_through
+from frostline.bench.rounding import TOLERANCE, change
+from frostline.errors import OptionError
+from frostline.search.arms import exact, propose
+from frostline.settings import Settings
+from frostline.training.device import Device
+from frostline.values import Calibration, Cut, Estimate, Event, Evidence, Show, silent
+
+MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
+HALVES: Mapping[str, str] = {"fp16": "float16", "bf16": "bfloat16"}  # the more exact one first
+WORTH_ROUNDING = 1.05  # times as fast as with float32: then half precision is stored unasked
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be stored."""
+
+    forecast: Forecast
+    whole: Mapping[int, Tier]  # by depth; 0 is the preprocessed input
+    dtype: str  # of floating activations behind depth 0
+
+
+def room(settings: Settings, workers: int, *, shared: bool) -> Room:
+    """Bytes in memory and on disk. Memory belongs to one process, so several workers share the disk alone."""
+    if not shared:
+        return Room(memory=settings.storage, disk=0, total=settings.storage)
+    memory = 0 if workers > 1 else min(MEMORY, settings.storage)
+    return Room(memory=memory, disk=settings.storage, total=settings.storage)
+
+
+def opened(network: Network, folder: Path | None, room: Room) -> Store:
+    """The store of a run; without a folder, in memory.
+
+    Pooled features are small and always needed: they come on top of the bytes that may be stored.
+    """
+    pooled = sum(max(layer.shape, default=1) for layer in network.anatomy.layers)  # most that pooling leaves of each
+    more = 4 * 4 * len(network.examples) * pooled + 2**20  # float32, and room for frontiers of several tensors
+    if folder is None:
+        return Store(None, memory=room.memory + more)
+    return Store(folder / "activations", disk=room.disk + more, memory=room.memory)
+
+
+def chosen(network: Network, calibration: Calibration, room: Room, *, show: Show = silent) -> Choice:
+    """What pays to be stored, and the inputs themselves where there is room left.
+
+    Raises OptionError where the number format that was asked for would change the features too much, or has no meaning.
+    """
+    forecast, dtype = _formatted(network, calibration, room, show)
+    show(Event("plan", text=forecast.sentence))
+    return Choice(forecast, _whole(network, forecast, room), dtype)
+
+
+def _formatted(network: Network, calibration: Calibration, room: Room, show: Show) -> tuple[Forecast, str]:
+    """In half precision where that was asked for, or where the bytes are too few."""
+    refuse_rounding(network.settings, network.device)
+    asked, full = network.settings.storage_precision, _planned(network, calibration, room)
+    if network.mixed or asked == "fp32":
+        return full, "float32"
+    half, limit = _planned(network, calibration, room, share=0.5), room.memory + room.disk
+    short = 2 * sum(half.bytes.values()) > (limit if room.total is None else min(limit, room.total))
+    pays = short and half.seconds * WORTH_ROUNDING <= full.seconds
+    depths = [depth for depth, _ in half.stored]
+    for name, dtype in HALVES.items():
+        if not depths or (asked != name and not (asked == "auto" and pays)):
+            continue
+        moved = change(network, depths, dtype)
+        if moved <= TOLERANCE:
+            told = f"Activations are stored in {name}: {_moved(name, moved)}, {TOLERANCE:.0%} is allowed"
+            show(Event("plan", text=told))
+            return half, dtype
+        if asked == name:
+            others = [other for other in ("fp32", *HALVES) if other != name]
+            raise OptionError(
+                f"storage_precision is {name!r}: {_moved(name, moved)}, and {TOLERANCE:.0%} is allowed; "
+                f"use {' or '.join(others)}"
+            )
+    return full, "float32"
+
+
+def _moved(name: str, by: float) -> str:
+    if math.isinf(by):
+        return f"an activation comes near to the largest number of {name}"
+    return f"they move the features behind the last cut by {by:.2%} at most on the pictures looked at"
+
+
+def refuse_rounding(settings: Settings, device: Device) -> None:
+    """Raise OptionError where half precision was asked for in the store of what is computed in it anyway."""
+    if device.mixed_precision != "no" and settings.storage_precision in HALVES:
+        raise OptionError(
+            f"storage_precision is {settings.storage_precision!r}, and computing in {device.mixed_precision} keeps "
+            "activations as they were computed; leave it away, or add --precision fp32"
+        )
+
+
+def _planned(network: Network, calibration: Calibration, room: Room, *, share: float = 1.0) -> Forecast:
+    """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence.
+
+    Each takes `share` of its bytes in float32. What an interrupted run stored already is planned anew and found there:
+    it takes no room from itself.
+    """
+    layers = [replace(layer, bytes=round(share * layer.bytes)) for layer in network.anatomy.layers]
+    return afford(layers, calibration, _demands(network), room, examples=network.learnable, trained=network.trained)
+
+
+def _demands(network: Network) -> Mapping[int, float]:
+    """Epochs a freeze depth: each arm's first rung, and its part of what the later rungs spend."""
+    layers, base = network.anatomy.layers, network.recipe
+    last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
+    arms = propose(layers, [last], recipe=base, classes=2, examples=0)
+    trained = [arm for arm in arms if not exact(arm)]
+    finals = 0 if network.settings.augment not in (None, "none") else 2 * 2  # varied pictures are read, not stored
+    share = base.epochs * (4 / 6 + (4 * 2 / 3 + finals) / len(trained))
+    demands = dict[int, float]()
+    for arm in trained:
+        demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share
+    return demands
+
+
+def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
+    whole: dict[int, Tier] = dict(forecast.stored)
+    size = network.learnable * input_bytes(network)
+    tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
+    fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
+    if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
+        whole[0] = tier
+    return whole
+
+
+def filled(network: Network, store: Store, choice: Choice, *, dry: bool, show: Show = silent) -> Filled:
+    """One pass over the data; a dry one leaves no whole activations, and says which there would be."""
+    if not dry:
+        _cleared(network, store, choice)
+    passing = {} if dry else choice.whole
+    found = once_through(network, store, passing, lambda done, all: show(Event("fill", done, all)), dtype=choice.dtype)
+    return replace(found, whole=_imagined(network, choice)) if dry else found
+
+
+def _cleared(network: Network, store: Store, choice: Choice) -> None:
+    """Forget what an earlier session stored by another plan: a run that is resumed may have other workers."""
+    named = addresses(network, sorted(choice.whole))
+    for stored in store.sets():
+        key = stored.key
+        stale = (named.get(key.depth), network.learnable) != (key.address, stored.rows)
+        formats = {field.dtype for field in stored.fields} & {"float32", *HALVES.values()}
+        other = not network.mixed and not formats <= {choice.dtype if key.depth else "float32"}
+        if key.kind == "whole" and (stale or other):
+            store.forget(key)
+
+
+def _imagined(network: Network, choice: Choice) -> Mapping[int, Stored]:
+    """Handles to sets that are not there, as large as they would be: what crosses each cut is seen on one picture."""
+    named, rows, found = addresses(network, sorted(choice.whole)), network.learnable, dict[int, Stored]()
+    for depth, frontier in crossing(network, sorted(choice.whole)).items():
+        rounded = choice.dtype if depth and not network.mixed else None
+        fields = tuple(
+            Field(tuple(tensor.shape[1:]), rounded if rounded and tensor.is_floating_point() else kind(tensor))
+            for tensor in frontier
+        )
+        chunk = rows_per_chunk(fields, rows, CHUNK)
+        found[depth] = Stored(Key(named[depth], depth), fields, rows, chunk, choice.whole[depth])
+    return found
