@@ -493,6 +493,14 @@ def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> N
     assert "not noticeably faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
 
 
+@pytest.mark.parametrize("total", [1.0, 1e6])
+def test_times_of_trainings_side_by_side_are_not_called_parts_of_the_search(total: float) -> None:
+    report = build()
+    cost = {**report.summary["cost"], "total_seconds": total}
+    seen = Page(page.render(replace(report, summary={**report.summary, "cost": cost}))).text
+    assert ("ran side by side; added up" in seen, "Of the search's time" in seen) == (total == 1.0, total != 1.0)
+
+
 def test_the_two_sets_are_told_and_a_choice_outside_of_them_too() -> None:
     summary = build().summary
 

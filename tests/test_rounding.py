@@ -22,6 +22,8 @@ from frostline.bench.passing import Network
 from frostline.bench.unit import perform
 from frostline.data.batches import decode
 from frostline.errors import OptionError
+from frostline.run import terms
+from frostline.run.ending import findings
 from frostline.settings import Settings
 from frostline.values import Event
 
@@ -147,6 +149,16 @@ def test_the_change_is_told_before_anything_is_stored(data: Path, tmp_path: Path
     assert "1% is allowed" in said
     stages = [event.stage for event in events]
     assert stages.index("plan") < stages.index("fill")
+
+
+def test_the_answer_says_that_activations_were_rounded(tmp_path: Path) -> None:
+    for asked, said in (("fp32", ""), ("fp16", "float16"), ("bf16", "bfloat16")):
+        bench = stage.bench(tmp_path / asked, storage_precision=asked)
+        notes = " ".join(findings(bench).notes)
+        assert (f"activations were stored in {said}," in notes) == bool(said)
+        formats = terms.resolved(bench)["stored"]
+        assert formats[0] == ["float32"]
+        assert {name for depth, names in formats.items() if depth for name in names} == {said or "float32"}
 
 
 def test_half_precision_of_what_is_computed_in_half_precision_is_refused(data: Path, tmp_path: Path) -> None:

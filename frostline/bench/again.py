@@ -42,7 +42,7 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A unit that another process trains."""
+    """A unit with its arm, to be trained here or by another process."""
 
     arm: Arm
     unit: Unit
