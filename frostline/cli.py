@@ -55,6 +55,7 @@ def find(
     budget: flags.Budget = None,
     epochs: flags.Epochs = None,
     augment: flags.Augment = None,
+    views: flags.Views = None,
     batch_size: flags.BatchSize = None,
     device: flags.Device = None,
     precision: flags.Precision = None,

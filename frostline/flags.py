@@ -43,6 +43,9 @@ Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5
 Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from the data's size by default.")]
 Prefer = Annotated[str | None, of_aim(help="Which cost to keep low: training, inference or memory.")]
 Augment = Annotated[str | None, of_spending(help="Varies the finalists' pictures: none, flip, crop or flip_crop.")]
+Views = Annotated[
+    int | None, of_spending(help="Variations of each picture that short trainings learn from, with --augment [4].")
+]
 BatchSize = Annotated[int | None, of_spending(help="Examples in a training step; from the data's size by default.")]
 Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cuda or mps.")]
 Precision = Annotated[

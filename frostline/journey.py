@@ -122,7 +122,7 @@ class Probed:
     @property
     def stored(self) -> int:
         """Bytes of activations that a search would store."""
-        return sum(stored.bytes for stored in self.bench.whole.values())
+        return sum(stored.bytes for stored in self.bench.sets)
 
     def document(self) -> dict[str, Any]:
         """The matching parts of summary.json, and the forecast."""
@@ -175,7 +175,8 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         course.bound(run, plan)
         if run.finished:
             return load(run.folder)
-        bench = course.laid(run, source or Source(), show=show)
+        live = replace(run, settings=replace(run.settings, views=1))  # a full training's pictures vary live
+        bench = course.laid(live, source or Source(), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
         unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)

@@ -28,14 +28,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 KINDS: Mapping[type, tuple[str, ...]] = {
     str: ("data", "backbone", "weights", "label", "path", "group", "device", "out", *CHOICES),
-    int: ("image_size", "epochs", "batch_size", "storage", "seed", "workers", "threads"),
+    int: ("image_size", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
 }
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
-    "train": ("effort", "budget", "prefer", "epsilon", "workers"),
+    "train": ("effort", "budget", "prefer", "epsilon", "workers", "views"),
     "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
@@ -67,6 +67,7 @@ class Settings:
     budget: float | None = None  # seconds; scales the schedule once, at the start
     prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen
     augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # live, for finalists; a plan brings its own
+    views: int = 4  # of each picture, where pictures vary, that short trainings learn from; the first is as it is
     batch_size: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where calibration finds it faster
@@ -91,7 +92,7 @@ class Settings:
         for name, low, high in (("epsilon", 0.0, 1.0), ("confidence", 0.5, 1.0)):
             if not low < getattr(self, name) < high:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 1), ("image_size", 2)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
                 raise OptionError(f"{name} is {value}; it must be at least {least}")

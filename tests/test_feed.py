@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis.strategies import integers
@@ -80,3 +81,16 @@ def test_all_tensors_of_a_frontier_are_handed_on_as_they_are() -> None:
     assert [tensor.dtype for tensor in inputs] == [torch.float32, torch.float64]
     assert inputs[1].tolist() == [3.0, 2.0, 1.0, 0.0]
     assert targets.dtype == torch.int64
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_reading_ahead_changes_no_batch(seed: int | None) -> None:
+    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
+        return (rows + 100 * epoch).astype(np.float32), rows
+
+    rows = np.arange(23)
+    plain, early = (feed(read, rows, rows % 3, 5, device=CPU, seed=seed, waits=waits) for waits in (False, True))
+    for epoch in (0, 1):
+        found = [[[*inputs, targets] for inputs, targets in batches(epoch)] for batches in (plain, early)]
+        for one, other in zip(*found, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -493,6 +493,25 @@ def test_search_pays_for_itself_after_its_cost_over_what_a_training_saves() -> N
     assert "not noticeably faster than full fine-tuning: 7.0 s and 6.0 s." in " ".join(facts.savings(slower))
 
 
+def test_what_the_run_found_of_its_own_work_is_told_on_the_page_and_in_the_terminal() -> None:
+    checks = {"cached_vs_live": 2e-6, "frozen_unchanged": True, "augmentation_gap": -0.0123, "forecast_error": 0.154}
+    report = build()
+    report = replace(report, summary={**report.summary, "checks": checks})
+    said = " ".join(facts.checked(report))
+    assert said == (
+        "Frozen layers are bit for bit what they were. The losses of training from the store and from the pictures "
+        "differ by 2e-06 nats at most. Pictures that vary anew in every epoch give the chosen plan 1.23 points less "
+        "than the stored variations that short trainings learned from. A training took 15% more or less than forecast "
+        "(median)."
+    )
+    assert said in Page(page.render(report)).text
+    assert said in " ".join(printed(text.render(report)).split())
+    more = replace(report, summary={**report.summary, "checks": {**checks, "augmentation_gap": 0.02}})
+    assert "2.00 points more than" in " ".join(facts.checked(more))
+    silent = replace(report, summary={**report.summary, "checks": {"augmentation_gap": None, "cached_vs_live": None}})
+    assert facts.checked(silent) == ()
+
+
 @pytest.mark.parametrize("total", [1.0, 1e6])
 def test_times_of_trainings_side_by_side_are_not_called_parts_of_the_search(total: float) -> None:
     report = build()

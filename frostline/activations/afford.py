@@ -2,8 +2,9 @@
 
 The model (seconds, N examples): training that freezes f layers for E epochs costs E*N*(decode + F(0..f) + T(f..)) from
 the pictures, and E*N*max(bytes(c)/read, F(c..f) + T(f..)) from what is stored at a cut c <= f, reading overlapped with
-computing; F is forward, T forward and backward. Storing c costs N*V*bytes(c)/write once, V views of each example; the
-forward pass that makes the activations is spent anyway, on the pooled features at every cut.
+computing; F is forward, T forward and backward. Storing c costs N*V*bytes(c)/write once, V views of each example. The
+forward pass that makes the activations of one view is spent anyway, on the pooled features at every cut; each further
+view costs N*(decode + F(0..d)), d the deepest cut that is stored.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Forecast:
     bytes: Mapping[Tier, int]
     bound: float  # no store, however large and fast, makes these demands faster than so many times
     reason: str
+    views: int = 1  # of each example
 
     @property
     def sentence(self) -> str:
@@ -62,9 +64,10 @@ class Forecast:
         size = f"{megabytes:.0f}" if megabytes >= 9.5 else f"{megabytes:.2g}"
         # a store that makes heads alone free has no bound worth saying
         most = "" if math.isinf(self.bound) else f"; {self.bound:.2f} times is the most that any store could reach"
+        varied = f" ({self.views} views of each picture)" if self.views > 1 else ""
         return (
-            f"Storing {size} MB of activations at depth {places} brings the trainings, one after the other, from "
-            f"{_seconds(self.without)} to {_seconds(self.seconds)}, "
+            f"Storing {size} MB of activations at depth {places}{varied} brings the trainings, one after the other, "
+            f"from {_seconds(self.without)} to {_seconds(self.seconds)}, "
             f"{_ratio(self.without, self.seconds):.2f} times as fast{most}."
         )
 
@@ -108,8 +111,9 @@ def afford(
         limits["total"] = min(limits["total"], room.total)
     paying = [option for option in options if option.saved.sum() > option.write]
     fitting = [option for option in paying if option.bytes <= min(limits[option.tier], limits["total"])]
-    chosen = _best(fitting, limits)
-    writing = sum(option.write for option in chosen)
+    passing = [examples * (views - 1) * seconds for seconds in _passing(calibration)]
+    chosen = _chosen(fitting, limits, passing)
+    writing = sum(option.write for option in chosen) + passing[max((option.depth for option in chosen), default=0)]
     saved = np.max([option.saved for option in chosen], axis=0) if chosen else np.zeros(len(depths))
     sizes: dict[Tier, int] = {"memory": 0, "disk": 0}
     for option in chosen:
@@ -122,6 +126,7 @@ def afford(
         sizes,
         _ratio(without, float(epochs @ perfect)),
         _reason(options, paying, fitting, chosen),
+        views,
     )
 
 
@@ -158,6 +163,26 @@ def _options(
             saved = np.where(reachable, np.maximum(0.0, live - cost), 0.0) * epochs
             options.append(_Option(depth, tier, size * copies, size * copies / calibration.write[tier], saved))
     return options
+
+
+def _passing(calibration: Calibration) -> list[float]:
+    """Seconds of an example's pass through the first layers, for each number of them; none is no pass at all."""
+    return [0.0, *(calibration.decode + float(seconds) for seconds in np.cumsum(calibration.forward))]
+
+
+def _chosen(options: Sequence[_Option], limits: Mapping[str, int], passing: Sequence[float]) -> tuple[_Option, ...]:
+    """The subset of greatest value where its deepest member costs passes beside; exact.
+
+    The best subset has a deepest member. Among those that are at most so deep, `_best` finds one that saves as much.
+    """
+
+    def value(chosen: tuple[_Option, ...]) -> float:
+        saved = float(np.max([option.saved for option in chosen], axis=0).sum()) if chosen else 0.0
+        spent = sum(option.write for option in chosen)
+        return saved - spent - passing[max((option.depth for option in chosen), default=0)]
+
+    deepest = sorted({option.depth for option in options}) if any(passing) else [len(passing)]
+    return max(((), *(_best([o for o in options if o.depth <= depth], limits) for depth in deepest)), key=value)
 
 
 class _Branch(NamedTuple):
@@ -232,7 +257,7 @@ def _reason(
     if not fitting:
         smallest = min(option.bytes for option in paying)
         return f"the smallest set that would pay has {smallest} bytes, more than the storage budget leaves"
-    raise AssertionError("a set that fits and pays alone was not chosen")
+    return "passing every view of the pictures through the network would take longer than it saves"
 
 
 def _seconds(value: float) -> str:

@@ -41,12 +41,12 @@ def address(
     preprocessing: Preprocessing | None,
     size: tuple[int, ...],
     dtype: str,
-    view: int,
+    view: str,
 ) -> str:
     """What activations were computed from, as a short text; a change of any of it gives another address.
 
     `weights` is the `fingerprint` of the prefix, `ids` name the examples in the order of their rows, `size` is the
-    shape of one input, `dtype` that of the computation, `view` the seed of the augmentation (0 where there is none).
+    shape of one input, `dtype` that of the computation, `view` what was drawn to vary the examples, or nothing.
     Give ids that change when the picture does, a hash of its file for one: a name alone does not notice an edit.
     """
     parts = {

@@ -42,6 +42,7 @@ class Bench:
     pooled: Mapping[int, NDArray[np.float32]]  # depth -> features of all examples
     features: Mapping[int, Stored]  # the sets that they lie in, by place
     whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
+    varied: tuple[Mapping[int, Stored], ...]  # the same of further views, at the same depths
     places: NDArray[np.int64]  # of every example in the sets; beyond the rows of the whole ones for a test part
     calibration: Calibration
     forecast: Forecast  # what storing buys
@@ -50,10 +51,16 @@ class Bench:
     seconds: dict[str, float]  # what laying it out took, by stage
     heads: dict[tuple[int, int], Linear] = field(default_factory=dict[tuple[int, int], Linear])  # memo: fold, depth
 
+    @property
+    def sets(self) -> tuple[Stored, ...]:
+        """All that is stored of what crosses the cuts."""
+        return tuple(found for view in (self.whole, *self.varied) for found in view.values())
+
     def stores(self, depth: int, rows: NDArray[np.int64]) -> bool:
         """Whether what crosses a cut is there for all of these examples."""
         return depth in self.whole and bool((self.places[rows] < self.whole[depth].rows).all())
 
-    def stored(self, depth: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.generic], ...]:
-        """What crosses a cut, for these examples."""
-        return self.store.read(self.whole[depth], self.places[rows])
+    def stored(self, depth: int, rows: NDArray[np.int64], *, view: int = 0) -> tuple[NDArray[np.generic], ...]:
+        """What crosses a cut, for one view of these examples."""
+        found = self.varied[view - 1] if view else self.whole
+        return self.store.read(found[depth], self.places[rows])

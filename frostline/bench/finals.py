@@ -92,7 +92,8 @@ def cached_versus_live(bench: Bench, arm: Arm, unit: Unit) -> float | None:
         return None
     rows = stored.rows[:CHECKED_ROWS]
     short = replace(stored, rows=rows, plan=replace(stored.plan, recipe=replace(stored.plan.recipe, batch=8)))
-    cached, live = (_losses(bench, training) for training in (short, replace(short, start=0, live=True)))
+    bare = replace(bench, whole={}, varied=())
+    cached, live = _losses(bench, short), _losses(bare, replace(short, start=0))
     return float(np.abs(np.subtract(cached, live)).max())
 
 
@@ -105,7 +106,7 @@ def _losses(bench: Bench, training: Training) -> list[float]:
 
     def one(epoch: int) -> Iterator[loop.Batch]:
         part = parts[epoch]
-        return feed(read, training.rows[part], targets[part], len(part), device=where)(0)
+        return feed(read, training.rows[part], targets[part], len(part), device=where)(epoch)
 
     with (
         prepared(

@@ -70,7 +70,7 @@ def lay(
     room = storing.room(settings, workers, shared=shared)
     store = storing.opened(network, folder, room)
     choice = storing.chosen(network, measured, room, show=show)
-    filled = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
+    filled, varied = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
     last = filled.pooled[max(filled.pooled)]
     near = near_duplicates(last, examples.targets)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
@@ -78,8 +78,8 @@ def lay(
     known = with_features(profile(examples), last, near)
     return Bench(
         folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled,
-        filled.features, filled.whole, np.argsort(network.order), measured, choice.forecast, network.device, workers,
-        seconds,
+        filled.features, filled.whole, varied, np.argsort(network.order), measured, choice.forecast, network.device,
+        workers, seconds,
     )  # fmt: skip
 
 

@@ -14,13 +14,15 @@ from torch import nn
 
 from frostline.activations.fill import Filled, Tapped, Wanted, fill
 from frostline.activations.fingerprint import fingerprint
-from frostline.activations.store import Store, Tier, address
+from frostline.activations.store import Store, Stored, Tier, address
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
 from frostline.bench.recipe import recipe
 from frostline.data import batches
+from frostline.data.ahead import ahead
 from frostline.data.found import marked
+from frostline.data.pictures import Augment
 from frostline.errors import RunFailed
 from frostline.plan import legal_depths
 from frostline.settings import Settings
@@ -64,6 +66,16 @@ class Network:
         return np.zeros_like(test) if self.settings.refit_all else test
 
     @property
+    def augment(self) -> Augment:
+        """How pictures vary in training."""
+        return self.settings.augment or "none"
+
+    @property
+    def views(self) -> int:
+        """Of each picture, that short trainings learn from; the first is the picture as it is."""
+        return 1 if self.augment == "none" else self.settings.views
+
+    @property
     def mixed(self) -> bool:
         """Whether it computes in half precision, as autocast does."""
         return self.device.mixed_precision != "no"
@@ -86,26 +98,55 @@ def once_through(
 
     `dtype` is that of floating activations in the store; what autocast made is kept to the bit instead.
     """
-    anatomy = network.anatomy
-    pooled = tuple(depth for depth in legal_depths(anatomy.layers) if depth)
-    depths = sorted({*pooled, *whole})
+    pooled = tuple(depth for depth in legal_depths(network.anatomy.layers) if depth)
+    filled = _filled(network, store, pooled, whole, progress, dtype)
+    if network.learnable == len(network.examples):
+        return filled
+    back = np.argsort(network.order)
+    return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+
+
+def viewed(
+    network: Network,
+    store: Store,
+    whole: Mapping[int, Tier],
+    progress: Callable[[int, int], None],
+    *,
+    view: int,
+    dtype: str = "float32",
+) -> Mapping[int, Stored]:
+    """What crosses the cuts of `whole`, of a further view of what may be learned."""
+    return _filled(network, store, (), whole, progress, dtype, view=view).whole
+
+
+def _filled(
+    network: Network,
+    store: Store,
+    pooled: tuple[int, ...],
+    whole: Mapping[int, Tier],
+    progress: Callable[[int, int], None],
+    dtype: str,
+    *,
+    view: int = 0,
+) -> Filled:
+    anatomy, depths = network.anatomy, sorted({*pooled, *whole})
 
     def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
         inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
         with network.device.autocast():  # as the prefix would run live
             return Halves(network.backbone.module, anatomy).taps(inputs, depths)
 
+    rows = network.learnable if view else len(network.examples)
     wanted = Wanted(
-        addresses(network, depths), len(network.examples), pooled, whole,
+        addresses(network, depths, view=view), rows, pooled, whole,
         batch=CHUNK, dtype=None if network.mixed else dtype, learnable=network.learnable,
     )  # fmt: skip
     with passed_through(network) as module:
         tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
-        filled = fill(tapped, lambda start: _pictures(network, start), store, wanted, progress=progress)
-    if network.learnable == len(network.examples):
-        return filled
-    back = np.argsort(network.order)
-    return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+        rows = network.order[:rows]
+        return fill(
+            tapped, lambda start: ahead(_pictures(network, rows[start:], view)), store, wanted, progress=progress
+        )
 
 
 def crossing(network: Network, depths: Sequence[int]) -> Mapping[int, tuple[torch.Tensor, ...]]:
@@ -144,23 +185,25 @@ def some_pictures(network: Network, count: int) -> NDArray[np.float32]:
     return batches.decode(network.examples, network.order[places], how, workers=network.settings.threads)
 
 
-def _pictures(network: Network, start: int) -> Iterator[NDArray[np.float32]]:
-    how = network.backbone.preprocessing
+def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[NDArray[np.float32]]:
+    how, given = network.backbone.preprocessing, network.settings
     assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    rows = network.order[start:]
-    for first in range(0, len(rows), CHUNK):
-        yield batches.decode(network.examples, rows[first : first + CHUNK], how, workers=network.settings.threads)
+    for part in batches.batches(rows, CHUNK):
+        yield batches.view(
+            network.examples, part, how, view, augment=network.augment, seed=given.seed, workers=given.threads
+        )
 
 
-def addresses(network: Network, depths: Sequence[int]) -> Mapping[int, str]:
-    """What the activations of each depth are computed from: weights below it, preprocessing, pictures."""
+def addresses(network: Network, depths: Sequence[int], *, view: int = 0) -> Mapping[int, str]:
+    """What the activations of each depth are computed from: weights below it, preprocessing, a view of the pictures."""
     backbone, layers = network.backbone, network.anatomy.layers
     ids, shape, found = network.ids, input_shape(backbone), dict[int, str]()
     kind = str(network.device.mixed_precision)
+    varied = f"{network.augment} {network.settings.seed} {view}" if view else ""
     for depth in depths:
         names = [name for layer in layers[:depth] for name in layer.members]
         weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
-        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=0)
+        found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=varied)
     return found
 
 

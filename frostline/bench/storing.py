@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled
 from frostline.activations.store import Key, Store, Stored, Tier
-from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_bytes, kind, once_through
+from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_bytes, kind, once_through, viewed
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
 from frostline.search.arms import exact, propose
@@ -112,7 +112,10 @@ def _planned(network: Network, calibration: Calibration, room: Room, *, share: f
     it takes no room from itself.
     """
     layers = [replace(layer, bytes=round(share * layer.bytes)) for layer in network.anatomy.layers]
-    return afford(layers, calibration, _demands(network), room, examples=network.learnable, trained=network.trained)
+    return afford(
+        layers, calibration, _demands(network), room,
+        examples=network.learnable, views=network.views, trained=network.trained,
+    )  # fmt: skip
 
 
 def _demands(network: Network) -> Mapping[int, float]:
@@ -131,7 +134,7 @@ def _demands(network: Network) -> Mapping[int, float]:
 
 def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
     whole: dict[int, Tier] = dict(forecast.stored)
-    size = network.learnable * input_bytes(network)
+    size = network.views * network.learnable * input_bytes(network)
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
@@ -139,30 +142,45 @@ def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tie
     return whole
 
 
-def filled(network: Network, store: Store, choice: Choice, *, dry: bool, show: Show = silent) -> Filled:
-    """One pass over the data; a dry one leaves no whole activations, and says which there would be."""
+def filled(
+    network: Network, store: Store, choice: Choice, *, dry: bool, show: Show = silent
+) -> tuple[Filled, tuple[Mapping[int, Stored], ...]]:
+    """One pass over the data for each view; a dry one leaves no whole activations, and says which there would be.
+
+    With the further views of what crosses the cuts, beside the first one in `Filled`.
+    """
     if not dry:
         _cleared(network, store, choice)
-    passing = {} if dry else choice.whole
-    found = once_through(network, store, passing, lambda done, all: show(Event("fill", done, all)), dtype=choice.dtype)
-    return replace(found, whole=_imagined(network, choice)) if dry else found
+    passing, further = {} if dry else choice.whole, range(1, network.views if choice.whole else 1)
+    rows, more = len(network.examples), network.learnable
+    told = rows + (0 if dry else len(further) * more)
+    first = once_through(network, store, passing, lambda done, _: show(Event("fill", done, told)), dtype=choice.dtype)
+    if dry:
+        return replace(first, whole=_imagined(network, choice)), tuple(_imagined(network, choice, v) for v in further)
+
+    def progress(view: int) -> Callable[[int, int], None]:
+        return lambda done, _: show(Event("fill", rows + (view - 1) * more + done, told))
+
+    views = (viewed(network, store, passing, progress(v), view=v, dtype=choice.dtype) for v in further)
+    return first, tuple(views)
 
 
 def _cleared(network: Network, store: Store, choice: Choice) -> None:
     """Forget what an earlier session stored by another plan: a run that is resumed may have other workers."""
-    named = addresses(network, sorted(choice.whole))
+    named = [addresses(network, sorted(choice.whole), view=view) for view in range(network.views)]
     for stored in store.sets():
         key = stored.key
-        stale = (named.get(key.depth), network.learnable) != (key.address, stored.rows)
+        stale = stored.rows != network.learnable or key.address not in {view.get(key.depth) for view in named}
         formats = {field.dtype for field in stored.fields} & {"float32", *HALVES.values()}
         other = not network.mixed and not formats <= {choice.dtype if key.depth else "float32"}
         if key.kind == "whole" and (stale or other):
             store.forget(key)
 
 
-def _imagined(network: Network, choice: Choice) -> Mapping[int, Stored]:
+def _imagined(network: Network, choice: Choice, view: int = 0) -> Mapping[int, Stored]:
     """Handles to sets that are not there, as large as they would be: what crosses each cut is seen on one picture."""
-    named, rows, found = addresses(network, sorted(choice.whole)), network.learnable, dict[int, Stored]()
+    named, rows = addresses(network, sorted(choice.whole), view=view), network.learnable
+    found = dict[int, Stored]()
     for depth, frontier in crossing(network, sorted(choice.whole)).items():
         rounded = choice.dtype if depth and not network.mixed else None
         fields = tuple(

@@ -39,6 +39,7 @@ class Training:
     seed: int
     start: int  # depth at which stored activations are read
     live: bool  # pictures are read and augmented anew each epoch instead
+    views: int  # of each picture, that epochs take in turn where it is not live
 
 
 def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcome:
@@ -60,13 +61,13 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     refuse_untrained(arm.plan)
     plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
     fold = fold_of(bench, unit.fold)
-    if not live:
-        plan = replace(plan, recipe=replace(plan.recipe, augment="none"))
     rows = np.concatenate([fold.train, fold.validation])
     usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
     start = 0 if live else max(usable, default=0)
+    views = 1 + len(bench.varied) if start in bench.whole else bench.settings.views
+    views = 1 if live or plan.recipe.augment == "none" else views
     seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
-    return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live)
+    return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
 
 
 def starting_head(bench: Bench, fold: int, depth: int) -> probes.Linear:
@@ -123,20 +124,22 @@ def _attempt(bench: Bench, training: Training, unit: Unit, batch: int, *, keep: 
     names = [name for layer in plan.layers[: plan.freeze] for name in layer.members]
     before = fingerprint(bench.backbone.module, names)
     head = head_of(bench, training)
-    where, read = bench.device.device, reader(bench, training)
+    where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
+    held = None if training.live else bench.whole.get(training.start)
+    waits = held is None or held.tier == "disk"
     with (
         torch.random.fork_rng(),
         prepared(
             bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
         ) as learner,
     ):
-        learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed)
+        learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed, waits=waits)
         if plan.statistics == "reestimate":
             reestimate(learner, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
         epochs = list(loop.train(learner, learn, plan, steps(len(training.rows), batch), bench.device))
         loop.blend(learner, plan.blend)
-        look = feed(_still(bench, training), training.predict, targets[training.predict], batch, device=where)
+        look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
         predicted = loop.predict(learner, look, bench.device).numpy()
         network = learner.module.get_submodule("network")
         if fingerprint(network, names) != before:
@@ -163,16 +166,15 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
 def reader(bench: Bench, training: Training) -> Read:
     """What gives the loop its inputs: the store, or pictures that are read and augmented anew each epoch."""
     if not training.live:
-        return _still(bench, training)
+        return _stored(bench, training, training.views)
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
         assert bench.backbone.preprocessing is not None, "pictures come with preprocessing"
-        kind = training.plan.recipe.augment
         draw = batches.pictures(
             bench.examples,
             rows,
             bench.backbone.preprocessing,
-            augment=kind,
+            augment=training.plan.recipe.augment,
             seed=training.seed,
             epoch=epoch,
             workers=bench.settings.threads,
@@ -182,13 +184,15 @@ def reader(bench: Bench, training: Training) -> Read:
     return read
 
 
-def _still(bench: Bench, training: Training) -> Read:
-    """The same numbers each epoch: stored activations, or pictures as they are."""
+def _stored(bench: Bench, training: Training, views: int) -> Read:
+    """One fixed view after the other, epoch by epoch, from what is stored of it or from the pictures."""
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
+        number, how, given = epoch % views, bench.backbone.preprocessing, bench.settings
         if bench.stores(training.start, rows):
-            return bench.stored(training.start, rows)
-        assert training.start == 0 and bench.backbone.preprocessing is not None, "only pictures can be read anew"
-        return (batches.decode(bench.examples, rows, bench.backbone.preprocessing, workers=bench.settings.threads),)
+            return bench.stored(training.start, rows, view=number)
+        assert training.start == 0 and how is not None, "only pictures can be read anew"
+        kind = training.plan.recipe.augment
+        return (batches.view(bench.examples, rows, how, number, augment=kind, seed=given.seed, workers=given.threads),)
 
     return read

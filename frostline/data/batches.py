@@ -31,6 +31,21 @@ def decode(
     return pictures(examples, rows, preprocessing, workers=workers)
 
 
+def view(
+    examples: Examples,
+    rows: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    number: int,
+    *,
+    augment: Augment,
+    seed: int,
+    workers: int = 0,
+) -> NDArray[np.float32]:
+    """One of several fixed variations of these pictures; number 0 is each picture as it is."""
+    kind: Augment = augment if number else "none"
+    return pictures(examples, rows, preprocessing, augment=kind, seed=seed, epoch=number, workers=workers)
+
+
 def pictures(
     examples: Examples,
     rows: NDArray[np.int64],

@@ -179,6 +179,26 @@ def savings(report: Report) -> tuple[str, ...]:
     return (*said, _beside(longer, chosen, report)) if longer and chosen else tuple(said)
 
 
+def checked(report: Report) -> tuple[str, ...]:
+    """What a run found when it looked at its own work, sentence by sentence."""
+    checks, metric, said = report.summary["checks"], report.summary["score"]["metric"], list[str]()
+    if checks.get("frozen_unchanged"):
+        said.append("Frozen layers are bit for bit what they were.")
+    if checks.get("cached_vs_live") is not None:
+        apart = f"{checks['cached_vs_live']:.1g}"
+        said.append(f"The losses of training from the store and from the pictures differ by {apart} nats at most.")
+    if checks.get("augmentation_gap") is not None:
+        gap = checks["augmentation_gap"]
+        than = "more" if gap > 0 else "less"
+        said.append(
+            "Pictures that vary anew in every epoch give the chosen plan "
+            f"{words.gap(abs(gap), metric)} {than} than the stored variations that short trainings learned from."
+        )
+    if checks.get("forecast_error") is not None:
+        said.append(f"A training took {checks['forecast_error']:.0%} more or less than forecast (median).")
+    return tuple(said)
+
+
 def _searched(cost: Mapping[str, Any]) -> str:
     """The whole search beside a plain sweep, whichever took longer."""
     total, sweep = float(cost["total_seconds"]), cost.get("exhaustive_seconds")

@@ -77,6 +77,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "chosen": next(row for row in rows if row.chosen),
         "full_seconds": facts.seconds_of(report, "full_finetune"),
         "savings": facts.savings(report),
+        "checked": facts.checked(report),
         "relative": facts.relative(report),
         "layers": facts.layer_rows(plan),
         "trainable": facts.trainable(plan),

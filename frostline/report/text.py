@@ -58,6 +58,7 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     parts += [_title(f"Strategies in the race (validation {metric.replace('_', ' ')})"), arms_table(report)]
     parts += [_title("Beside what people usually do"), baselines_table(report)]
     parts += [Padding(Text("\n".join(facts.savings(report))), (1, 0, 0, 0))]
+    parts += [Padding(Text(" ".join(facts.checked(report)), style=MUTED), (1, 0, 0, 0))]
     if page is not None:
         parts.append(Padding(Text.assemble("Report: ", (str(page), FROST), overflow="fold"), (1, 0, 0, 0)))
     return Group(*parts)

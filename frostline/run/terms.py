@@ -198,6 +198,7 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "epochs": recipe.epochs,
         "batch_size": recipe.batch,
         "augment": bench.settings.augment or recipe.augment,
+        "views": 1 + len(bench.varied),
         "device": str(bench.device.device),
         "precision": way.precision,
         "layout": way.layout,

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frostline.data.ahead import ahead
 from frostline.training.loop import Batch, Feed
 
 Read = Callable[[NDArray[np.int64], int], Sequence[NDArray[np.generic]]]  # rows, epoch -> what crosses the cut
@@ -22,27 +23,33 @@ def feed(
     *,
     device: torch.device,
     seed: int | None = None,
+    waits: bool = False,
 ) -> Feed:
     """Batches of nearly equal size over `rows`, shuffled anew each epoch by `seed`; None keeps their order.
 
-    `targets` are those of `rows`. No row is dropped and no batch is tiny: 33 rows at batch 32 make 17 and 16.
+    `targets` are those of `rows`. No row is dropped and no batch is tiny: 33 rows at batch 32 make 17 and 16. Where
+    reading `waits`, for a disk or for decoding, the next batch is read while the one at hand is computed on.
     """
+    pinned = device.type == "cuda"  # memory from which a GPU copies while it computes
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.arange(len(rows))
         if seed is not None:
             order = np.random.default_rng((seed, epoch)).permutation(len(rows))
-        for part in np.array_split(order, steps(len(rows), batch)):
-            inputs = tuple(_tensor(array).to(device, non_blocking=True) for array in read(rows[part], epoch))
-            yield inputs, torch.from_numpy(targets[part]).to(device)
+        parts = iter(np.array_split(order, steps(len(rows), batch)))
+        found = (_tensors([*read(rows[part], epoch), targets[part]], pinned=pinned) for part in parts)
+        for tensors in ahead(found) if waits else found:
+            *inputs, labels = (tensor.to(device, non_blocking=True) for tensor in tensors)
+            yield tuple(inputs), labels
 
     return batches
 
 
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """As a tensor; NumPy has no bfloat16, so its bits come as uint16, which no frontier holds otherwise."""
-    found = torch.from_numpy(np.ascontiguousarray(array))
-    return found.view(torch.bfloat16) if array.dtype == np.uint16 else found
+def _tensors(arrays: Sequence[NDArray[np.generic]], *, pinned: bool) -> list[Tensor]:
+    """As tensors; NumPy has no bfloat16, so its bits come as uint16, which no frontier holds otherwise."""
+    found = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+    found = [made.view(torch.bfloat16) if made.dtype == torch.uint16 else made for made in found]
+    return [made.pin_memory() for made in found] if pinned else found
 
 
 def steps(rows: int, batch: int) -> int:
