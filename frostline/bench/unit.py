@@ -126,7 +126,7 @@ def _attempt(bench: Bench, training: Training, unit: Unit, batch: int, *, keep: 
     head = head_of(bench, training)
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
     held = None if training.live else bench.whole.get(training.start)
-    waits = held is None or held.tier == "disk"
+    waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
     with (
         torch.random.fork_rng(),
         prepared(
