@@ -386,6 +386,7 @@ class Way:
     precision: Precision = "fp32"  # of what autocast computes; weights and optimiser stay in float32
     at_once: int = 1  # trainings side by side, each in a process of its own
     slower: float = 1.0  # times as long that a step takes while the others run
+    stacked: int | None = None  # plans that freeze as much train at all their rates together; None: none does
 
 
 @dataclass(frozen=True, slots=True)

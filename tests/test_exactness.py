@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn import functional
 from frostline.activations.fingerprint import fingerprint
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
-from frostline.plan import plan
+from frostline.plan import plan, with_rate
 from frostline.tasks import classification
 from frostline.training import loop
 from frostline.training.feed import feed, steps
@@ -77,25 +78,37 @@ def stored(dtype: torch.dtype, depth: int) -> tuple[Any, ...]:
 
 
 def trained(given: Plan, start: int, dtype: torch.dtype) -> Trained:
+    return trained_together((given,), start, dtype)[0]
+
+
+def trained_together(plans: tuple[Plan, ...], start: int, dtype: torch.dtype) -> list[Trained]:
+    """Plans that differ in their learning rates alone."""
     backbone, anatomy = network(dtype)
     arrays, targets = stored(dtype, start), data(dtype)[1]
-    head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
-    device = stage.cpu()
-    with prepared(backbone, anatomy, given, head, start=start, seed=4, device=device) as learner:
+    device, found = stage.cpu(), list[Trained]()
 
-        def read(rows: Any, epoch: int) -> list[Any]:
-            return [array[rows] for array in arrays]
+    def read(rows: Any, epoch: int) -> list[Any]:
+        return [array[rows] for array in arrays]
 
-        learn = feed(read, np.arange(ROWS), targets, BATCH, device=device.device, seed=2)
-        if given.statistics == "reestimate":
-            reestimate(learner, learn(0), given)
+    learn = feed(read, np.arange(ROWS), targets, BATCH, device=device.device, seed=2)
+    with ExitStack() as stack:
+        pairs = list[tuple[loop.Learner, Plan]]()
+        for given in plans:
+            head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
+            opened = prepared(backbone, anatomy, given, head, start=start, seed=4, device=device)
+            pairs.append((stack.enter_context(opened), given))
+            if given.statistics == "reestimate":
+                reestimate(pairs[-1][0], learn(0), given)
         torch.manual_seed(5)
-        epochs = list(loop.train(learner, learn, given, steps(ROWS, BATCH), device))
-        loop.blend(learner, given.blend)
-        predictions = loop.predict(learner, feed(read, np.arange(ROWS), targets, 9, device=device.device), device)
-        state = {name: tensor.clone() for name, tensor in learner.module.state_dict().items()}
-        below = fingerprint(learner.module.get_submodule("network"), stage.frozen_names(given))
-    return Trained([epoch.loss for epoch in epochs], state, predictions, below)
+        epochs = list(loop.train_together(pairs, learn, steps(ROWS, BATCH), device))
+        for place, (learner, given) in enumerate(pairs):
+            loop.blend(learner, given.blend)
+            predictions = loop.predict(learner, feed(read, np.arange(ROWS), targets, 9, device=device.device), device)
+            state = {name: tensor.clone() for name, tensor in learner.module.state_dict().items()}
+            below = fingerprint(learner.module.get_submodule("network"), stage.frozen_names(given))
+            losses = [told[place].loss for told in epochs if place in told]
+            found.append(Trained(losses, state, predictions, below))
+    return found
 
 
 def of(name: str, dtype: torch.dtype) -> Plan:
@@ -121,6 +134,32 @@ def test_in_float32_the_loss_traces_of_stored_and_live_training_agree_and_nothin
     assert cached.losses == pytest.approx(live.losses, abs=1e-4)
     before = network(torch.float32)[0].module
     assert live.frozen == cached.frozen == fingerprint(before, stage.frozen_names(given))
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("name", [name for name in PLANS if name != "batch" and not name.startswith("reinit")])
+def test_replicas_that_are_trained_together_end_where_each_would_alone(name: str, start: int) -> None:
+    given = of(name, torch.float64)
+    plans = tuple(with_rate(given, rate) for rate in (2e-3, 2e-2, 5e-2))
+    together = trained_together(plans, start, torch.float64)
+    assert len({found.losses[-1] for found in together}) == 3
+    for of_rate, found in zip(plans, together, strict=True):
+        alone = trained(of_rate, start, torch.float64)
+        assert found.losses == pytest.approx(alone.losses, abs=1e-10)
+        assert found.frozen == alone.frozen
+        for key, tensor in alone.state.items():
+            torch.testing.assert_close(found.state[key], tensor, rtol=0, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_a_replica_that_diverges_ends_and_the_others_go_on_as_alone() -> None:
+    given = replace(of("freeze@1", torch.float64), recipe=replace(RECIPE, clip=None, kept_lr=1.0))
+    plans = tuple(with_rate(given, rate) for rate in (1e200, 2e-2))
+    wild, tame = trained_together(plans, 1, torch.float64)
+    assert len(wild.losses) < RECIPE.epochs
+    assert not math.isfinite(wild.losses[-1])
+    alone = trained(plans[1], 1, torch.float64)
+    assert tame.losses == pytest.approx(alone.losses, abs=1e-10)
+    assert len(tame.losses) == RECIPE.epochs
 
 
 def test_stored_activations_of_another_picture_are_noticed() -> None:

@@ -261,7 +261,7 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
         jobs = [again.Job(arm, unit, keep=False) for arm, unit in full]
         assert len(jobs) >= 3 and run.hands is not None
         run.hands.rouse(again.laid, again.blueprint(bench))
-        for job, outcome in run.hands.run(again.done, jobs):
+        for job, (outcome,) in run.hands.run(again.done, jobs):
             unit = job.unit
             assert (outcome.rows == kept[unit].rows).all()
             assert np.allclose(outcome.log_probabilities, kept[unit].log_probabilities, atol=1e-5)

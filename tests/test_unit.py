@@ -25,7 +25,7 @@ from frostline.backbones.halves import Halves
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
-from frostline.bench.measure import measure
+from frostline.bench.measure import measure, trial
 from frostline.bench.unit import ALL, kept_weights, perform, plan_training, starting_head
 from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
@@ -412,10 +412,9 @@ def test_measuring_touches_nothing_and_gives_every_layer_its_seconds(bench: Benc
     anatomy = dissect(backbone)
     before, threads = fingerprint(backbone.module), torch.get_num_threads()
     try:
-        found = measure(
-            backbone, anatomy, bench.examples, bench.device.device,
-            batch=4, precisions=("fp32", "bf16"), shares=((1, 1), (2, 1), (1, 2)), folder=None,
-        )  # fmt: skip
+        tried = trial(backbone, anatomy, bench.examples, bench.device.device, batch=4)
+        shares = ((1, 1), (2, 1), (1, 2))
+        found = measure(tried, bench.examples, precisions=("fp32", "bf16"), shares=shares, folder=None)
     finally:
         torch.set_num_threads(threads)
     assert len(found.forward) == len(found.backward) == len(anatomy.layers)

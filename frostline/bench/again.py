@@ -16,7 +16,7 @@ from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import backbone_of
-from frostline.bench.unit import perform
+from frostline.bench.unit import perform_together
 from frostline.settings import Settings
 from frostline.training.device import accelerator, arranged
 from frostline.values import Arm, Calibration, Examples, Outcome, Profile, Split, Unit
@@ -43,11 +43,12 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A unit with its arm, to be trained here or by another process."""
+    """A unit with its arm, to be trained here or by another process; several units where they are trained together."""
 
     arm: Arm
     unit: Unit
     keep: bool  # whether its weights stay in the run
+    others: tuple[Unit, ...] = ()  # that differ from `unit` in their learning rates alone
 
 
 def blueprint(bench: Bench) -> Blueprint:
@@ -79,9 +80,9 @@ def laid(plan: Blueprint) -> Bench:
     )  # fmt: skip
 
 
-def done(bench: Bench, job: Job) -> Outcome:
-    """The unit, trained on that process's own bench."""
-    return perform(bench, job.arm, job.unit, keep=job.keep)
+def done(bench: Bench, job: Job) -> tuple[Outcome, ...]:
+    """The units, trained on that process's own bench."""
+    return perform_together(bench, job.arm, (job.unit, *job.others), keep=job.keep)
 
 
 def _pooled(store: Store, found: Stored | NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -18,8 +18,9 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
 from frostline.bench import remembered, storing
 from frostline.bench.bench import Bench, Source
-from frostline.bench.measure import Share, brief_disk, measure
+from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
+from frostline.bench.stacking import stacking
 from frostline.data.near import near_duplicates
 from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import existing, read
@@ -61,8 +62,7 @@ def lay(
         seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry, show=show)
     )
     torch.set_num_threads(measured.way.threads)
-    if measured.way.precision != settings.precision:
-        device = accelerator(settings.device, measured.way.precision)
+    device = accelerator(settings.device, measured.way.precision)
     backbone = replace(backbone, module=arranged(backbone.module, measured.way.layout))
     network = replace(network, backbone=backbone, device=device)
     workers = settings.workers or measured.way.at_once
@@ -98,10 +98,10 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
         return known
     show(Event("calibrate", text="Measuring this machine with this network (once, then it is remembered)"))
     with brief_disk() if dry else nullcontext(folder) as place:
-        found = measure(
-            network.backbone, network.anatomy, network.examples, where,
-            batch=batch, precisions=kinds, shares=shares, folder=place,
-        )  # fmt: skip
+        tried = trial(network.backbone, network.anatomy, network.examples, where, batch)
+        found = measure(tried, network.examples, precisions=kinds, shares=shares, folder=place)
+        stacked = stacking(tried, found.way, accelerator(settings.device, found.way.precision))
+        found = replace(found, way=replace(found.way, stacked=stacked))
     remembered.keep(mark, found)
     return found
 

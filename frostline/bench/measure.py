@@ -49,13 +49,18 @@ class Trial:
         return self.pictures.device
 
 
+def trial(backbone: Backbone, anatomy: Anatomy, examples: Examples, where: torch.device, batch: int) -> Trial:
+    """The first examples, as many as a batch has, over and over where there are fewer."""
+    how = backbone.preprocessing
+    assert how is not None, "pictures come with preprocessing"
+    rows = np.resize(np.arange(len(examples)), batch)
+    return Trial(backbone, anatomy, torch.from_numpy(batches.decode(examples, rows, how)).to(where))
+
+
 def measure(
-    backbone: Backbone,
-    anatomy: Anatomy,
+    trial: Trial,
     examples: Examples,
-    where: torch.device,
     *,
-    batch: int,
     precisions: Sequence[Precision],
     shares: Sequence[Share],
     folder: Path | None,
@@ -64,10 +69,9 @@ def measure(
 
     `precisions` and `shares` are those to choose from, the plainest first. Leaves torch at the threads of the way.
     """
-    how = backbone.preprocessing
+    anatomy, where, how, batch = trial.anatomy, trial.where, trial.backbone.preprocessing, len(trial.pictures)
     assert how is not None, "pictures come with preprocessing"
     rows = np.resize(np.arange(len(examples)), batch)
-    trial = Trial(backbone, anatomy, torch.from_numpy(batches.decode(examples, rows, how)).to(where))
     threads = max(threads for threads, _ in shares)
     way = fastest(trial, precisions=precisions, shares=shares)
     torch.set_num_threads(way.threads)

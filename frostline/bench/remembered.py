@@ -22,7 +22,7 @@ from frostline.activations.chunks import write_whole
 from frostline.errors import StoreError
 from frostline.values import Calibration, Layer, Precision, Preprocessing
 
-FORMAT = "frostline.calibration/2"  # part of every mark: what is measured otherwise is not taken for it
+FORMAT = "frostline.calibration/3"  # part of every mark: what is measured otherwise is not taken for it
 
 
 def mark(

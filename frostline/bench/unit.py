@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,18 +44,44 @@ class Training:
     views: int  # of each picture, that epochs take in turn where it is not live
 
 
+Task = tuple[Unit, Training]
+
+
 def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcome:
     """Train one arm as the unit says and predict its validation rows; `keep` leaves the weights in the run.
 
     Raises FrozenMoved where something frozen is not what it was, RunFailed where memory runs out whatever the batch.
     A training that diverges is an Outcome that says so.
     """
-    training = plan_training(bench, arm, unit, live=keep and arm.plan.recipe.augment != "none")
+    return perform_together(bench, arm, (unit,), keep=keep)[0]
+
+
+def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: bool = False) -> tuple[Outcome, ...]:
+    """As `perform`, for units that differ in their learning rates alone: each comes out as it would by itself.
+
+    Seconds and peak memory are shared equally among them. Only a `stackable` arm takes more than one unit.
+    """
+    live = keep and arm.plan.recipe.augment != "none"
+    tasks = [(unit, plan_training(bench, arm, unit, live=live)) for unit in units]
     started = time.perf_counter()
     held = device.reset_peak()
-    run = _probed if exact(arm) else _trained
-    outcome = run(bench, training, unit, keep=keep)
-    return replace(outcome, seconds=time.perf_counter() - started, peak_bytes=device.peak_bytes(held))
+    if exact(arm):
+        found = [_probed(bench, training, unit, keep=keep) for unit, training in tasks]
+    else:
+        found = _trained(bench, tasks, keep=keep)
+    seconds, peak = (time.perf_counter() - started) / len(tasks), device.peak_bytes(held) // len(tasks)
+    return tuple(replace(outcome, seconds=seconds, peak_bytes=peak) for outcome in found)
+
+
+def stackable(bench: Bench, arm: Arm) -> bool:
+    """Whether the rates of an arm are trained together here: where that was measured to be faster, and is the same.
+
+    Batch norms that follow the batch would have to be updated through the stack, and fp16's one loss scale is shared.
+    """
+    way, plan = bench.calibration.way, arm.plan
+    faster = way.stacked is not None and plan.freeze >= way.stacked
+    follows = plan.statistics == "batch" or plan.above == "reinit"
+    return faster and not exact(arm) and not follows and way.precision != "fp16"
 
 
 def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
@@ -103,14 +131,17 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
     return Outcome(unit, training.predict, predicted.astype(np.float32), 0.0, 0)
 
 
-def _trained(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:
+def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome]:
+    unit, training = tasks[0]
     batch = training.plan.recipe.batch
     while True:
         try:
-            return _attempt(bench, training, unit, batch, keep=keep)
+            return _attempt(bench, tasks, batch, keep=keep)
         except RuntimeError as error:
             if not device.out_of_memory(error):
                 raise
+            if len(tasks) > 1:
+                return [outcome for task in tasks for outcome in _trained(bench, [task], keep=keep)]
             if batch <= SMALLEST_BATCH:
                 raise RunFailed(
                     f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} pictures; give a "
@@ -119,35 +150,41 @@ def _trained(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Out
             batch = max(SMALLEST_BATCH, batch // 2)
 
 
-def _attempt(bench: Bench, training: Training, unit: Unit, batch: int, *, keep: bool) -> Outcome:
-    plan, targets = training.plan, bench.examples.targets
-    names = [name for layer in plan.layers[: plan.freeze] for name in layer.members]
-    before = fingerprint(bench.backbone.module, names)
-    head = head_of(bench, training)
+def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> list[Outcome]:
+    """The tasks trained together, in batches of a size; what they share is read from the first one."""
+    training, targets = tasks[0][1], bench.examples.targets
+    frozen = [name for layer in training.plan.layers[: training.plan.freeze] for name in layer.members]
+    before = fingerprint(bench.backbone.module, frozen)
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
-    with (
-        torch.random.fork_rng(),
-        prepared(
-            bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
-        ) as learner,
-    ):
+    found = list[Outcome]()
+    with torch.random.fork_rng(), ExitStack() as stack:
         learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed, waits=waits)
-        if plan.statistics == "reestimate":
-            reestimate(learner, learn(0), plan)
+        pairs = [(stack.enter_context(_learner(bench, task)), task.plan) for _, task in tasks]
+        for learner, plan in pairs:
+            if plan.statistics == "reestimate":
+                reestimate(learner, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
-        epochs = list(loop.train(learner, learn, plan, steps(len(training.rows), batch), bench.device))
-        loop.blend(learner, plan.blend)
+        epochs = list(loop.train_together(pairs, learn, steps(len(training.rows), batch), bench.device))
         look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
-        predicted = loop.predict(learner, look, bench.device).numpy()
-        network = learner.module.get_submodule("network")
-        if fingerprint(network, names) != before:
-            raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
-        if keep:
-            checkpoint.write(kept_weights(bench, unit), network, head, plan)
-    diverged = epochs[-1].diverged or not np.isfinite(predicted).all()
-    return Outcome(unit, training.predict, predicted, 0.0, 0, tuple(epochs), bool(diverged), batch)
+        for place, ((unit, task), (learner, plan)) in enumerate(zip(tasks, pairs, strict=True)):
+            loop.blend(learner, plan.blend)
+            predicted = loop.predict(learner, look, bench.device).numpy()
+            network, head = (learner.module.get_submodule(name) for name in ("network", "head"))
+            if fingerprint(network, frozen) != before:
+                raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
+            if keep:
+                checkpoint.write(kept_weights(bench, unit), network, head, plan)
+            own = tuple(told[place] for told in epochs if place in told)
+            diverged = own[-1].diverged or not np.isfinite(predicted).all()
+            found.append(Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch))
+    return found
+
+
+def _learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:
+    head, device = head_of(bench, task), bench.device
+    return prepared(bench.backbone, bench.anatomy, task.plan, head, start=task.start, seed=task.seed, device=device)
 
 
 def head_of(bench: Bench, training: Training) -> torch.nn.Linear:

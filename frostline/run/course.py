@@ -23,7 +23,7 @@ from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import lay
-from frostline.bench.unit import FINALISTS, kept_weights
+from frostline.bench.unit import FINALISTS, kept_weights, stackable
 from frostline.errors import RunError, RunFailed, StoreError
 from frostline.plan import to_json, with_rate
 from frostline.run import directory, terms
@@ -192,22 +192,34 @@ def trained(
     Closed forms stay here, and so does everything where other processes are not worth their start. Where they are, what
     `aside` names is trained by those that are free, and nobody waits for it.
     """
+    alone = sum(terms.unit_seconds(bench, job.arm, job.unit) for job in jobs if not exact(job.arm))
+    jobs = bundled(bench, jobs)
     there = [job for job in jobs if not exact(job.arm)]
-    alone = sum(terms.unit_seconds(bench, job.arm, job.unit) for job in there)
     worth = len(there) > 1 and terms.worth_sharing(bench, max(alone, run.ahead))
     hands = run.hands if run.hands is not None and (worth or run.hands.engaged) else None
     for job in jobs if hands is None else (job for job in jobs if exact(job.arm)):
-        yield _kept(bench, run.study, again.done(bench, job))
+        yield from (_kept(bench, run.study, outcome) for outcome in again.done(bench, job))
     if hands is None:
         return
     hands.rouse(again.laid, again.blueprint(bench))
     _begin(hands, run, aside)
-    for job, outcome in hands.run(again.done, there):
-        kept = _kept(bench, run.study, outcome)
+    for job, outcomes in hands.run(again.done, there):
+        kept = [_kept(bench, run.study, outcome) for outcome in outcomes]
         if job in there:
-            yield kept
+            yield from kept
         else:
             _begin(hands, run, aside)
+
+
+def bundled(bench: Bench, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, those of the race that train together as one; what may be under way beside stays by itself."""
+    found = dict[object, Job]()
+    for job in jobs:
+        one = job.unit.rung > 0 and not job.keep and stackable(bench, job.arm)
+        name = (job.arm.id, replace(job.unit, rate=0.0)) if one else job
+        first = found.get(name)
+        found[name] = job if first is None else replace(first, others=(*first.others, job.unit))
+    return list(found.values())
 
 
 def _begin(hands: workers.Crew, run: Run, aside: Callable[[Told], Sequence[Job]]) -> None:

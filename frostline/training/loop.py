@@ -1,15 +1,20 @@
-"""The loop: a generator that yields one Epoch after another. Whoever iterates records it, and may stop asking."""
+"""The loop: a generator that yields one Epoch after another. Whoever iterates records it, and may stop asking.
+
+Learners that differ in their learning rates alone can be trained together: one forward and backward pass over their
+stacked weights (`torch.func`) serves all, and each has its own optimiser.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from frostline.tasks import classification
 from frostline.training.device import Device, scaled
@@ -37,24 +42,69 @@ def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) 
     not finite ends the training with an Epoch that says `diverged`; weights are then useless.
     AdamW is used with bias correction (Zhang et al., ICLR 2021, arXiv:2006.05987).
     """
-    recipe = plan.recipe
-    optimiser = scaled(device, _optimiser(learner, plan))
-    begins = _begins(learner, plan)
-    for number in range(recipe.epochs):
-        started, total, norms, seen = time.perf_counter(), 0.0, 0.0, 0
-        learner.mode(number)
-        learning = sum(p.numel() for group in learner.groups for p in group["params"] if p.requires_grad)
+    for epochs in train_together([(learner, plan)], feed, steps, device):
+        yield from epochs.values()
+
+
+def train_together(
+    pairs: Sequence[tuple[Learner, Plan]], feed: Feed, steps: int, device: Device
+) -> Iterator[dict[int, Epoch]]:
+    """As `train`, for several learners whose plans differ in their learning rates alone: what each would come to alone.
+
+    Yields for each epoch those of all learners, by place, each with its share of the seconds; one that diverged is not
+    there any more in the next. No learner may have a batch norm that uses batch statistics: it would have to be
+    updated through the stack.
+    """
+    going = {place: _going(learner, plan, device) for place, (learner, plan) in enumerate(pairs)}
+    forward = _stacked([learner for learner, _ in pairs])
+    for number in range(pairs[0][1].recipe.epochs):
+        started, met = time.perf_counter(), {place: list[tuple[float, float, int]]() for place in going}
+        for learner, _ in pairs:
+            learner.mode(number)
         for index, (inputs, targets) in enumerate(feed(number)):
-            step = number * steps + index
-            for group, peak, begin in zip(optimiser.param_groups, _peaks(learner), begins, strict=True):
-                group["lr"] = peak * _factor(plan, step, begin * steps, recipe.epochs * steps)
-            loss, norm = _step(learner, inputs, targets, plan, device, optimiser)
-            total, norms, seen = total + loss * len(targets), norms + norm, seen + len(targets)
-            if not math.isfinite(loss):
-                yield Epoch(number, loss, None, time.perf_counter() - started, diverged=True, learning=learning)
-                return
-        took = time.perf_counter() - started
-        yield Epoch(number, total / seen, None, took, gradient=norms / steps, learning=learning)
+            for one in going.values():
+                one.scheduled(number * steps + index, steps)
+            found = _step(going, forward, inputs, targets, device)
+            for place, (loss, norm) in found.items():
+                met[place].append((loss, norm, len(targets)))
+            going = {place: one for place, one in going.items() if math.isfinite(found[place][0])}
+            if not going:
+                break
+        share = (time.perf_counter() - started) / len(met)
+        yield {place: _epoch(number, told, share, pairs[place][0]) for place, told in met.items()}
+        if not going:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A training on its way."""
+
+    learner: Learner
+    plan: Plan
+    optimiser: torch.optim.Optimizer
+    begins: list[int]  # epochs
+
+    def scheduled(self, step: int, steps: int) -> None:
+        """Set the learning rate of each group for a step; an epoch has `steps` of them."""
+        total = self.plan.recipe.epochs * steps
+        for group, begin in zip(self.optimiser.param_groups, self.begins, strict=True):
+            group["lr"] = float(group["peak"]) * _factor(self.plan, step, begin * steps, total)
+
+
+def _going(learner: Learner, plan: Plan, device: Device) -> _Going:
+    return _Going(learner, plan, scaled(device, _optimiser(learner, plan)), _begins(learner, plan))
+
+
+def _epoch(number: int, told: Sequence[tuple[float, float, int]], seconds: float, learner: Learner) -> Epoch:
+    """From the loss, the gradient's norm and the examples of each of its batches."""
+    learning = sum(p.numel() for group in learner.groups for p in group["params"] if p.requires_grad)
+    last = told[-1][0]
+    if not math.isfinite(last):
+        return Epoch(number, last, None, seconds, diverged=True, learning=learning)
+    mean = sum(loss * count for loss, _, count in told) / sum(count for *_, count in told)
+    norm = sum(norm for _, norm, _ in told) / len(told)
+    return Epoch(number, mean, None, seconds, gradient=norm, learning=learning)
 
 
 def predict(learner: Learner, feed: Feed, device: Device) -> Tensor:
@@ -75,26 +125,74 @@ def blend(learner: Learner, weight: float) -> None:
 
 
 def _step(
-    learner: Learner,
+    going: Mapping[int, _Going],
+    forward: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
     inputs: tuple[Tensor, ...],
     targets: Tensor,
-    plan: Plan,
     device: Device,
-    optimiser: torch.optim.Optimizer,
-) -> tuple[float, float]:
-    """One step of the optimiser; returns the loss and the norm of the gradient before clipping."""
+) -> dict[int, tuple[float, float]]:
+    """One step of each optimiser; returns each one's loss and the norm of its gradient before clipping."""
     with device.autocast():
-        loss = classification.loss(learner.forward(inputs), targets, smoothing=plan.recipe.smoothing)
-    optimiser.zero_grad(set_to_none=True)
-    device.backward(loss)
-    limit = plan.recipe.clip if plan.recipe.clip is not None else math.inf
-    parameters = [p for group in learner.groups for p in group["params"] if p.grad is not None]
-    device.unscale_gradients(optimiser)
-    norm = device.clip_grad_norm_(parameters, limit)
-    optimiser.step()
-    if plan.recipe.anchor:
-        _pull(learner, optimiser, plan.recipe.anchor)
-    return loss.item(), float(norm) if norm is not None else 0.0
+        logits = forward(inputs)
+        losses = {
+            place: classification.loss(logits[place], targets, smoothing=one.plan.recipe.smoothing)
+            for place, one in going.items()
+        }
+    for one in going.values():
+        one.optimiser.zero_grad(set_to_none=True)
+    first, *others = losses.values()
+    device.backward(sum(others, first))  # each loss reaches the weights of its own learner alone
+    norms = {place: _updated(one, device) for place, one in going.items()}
+    return {place: (loss.item(), norms[place]) for place, loss in losses.items()}
+
+
+def _updated(one: _Going, device: Device) -> float:
+    """Take the optimiser's step; returns the norm of the gradient before clipping."""
+    recipe = one.plan.recipe
+    parameters = [p for group in one.learner.groups for p in group["params"] if p.grad is not None]
+    device.unscale_gradients(one.optimiser)
+    norm = device.clip_grad_norm_(parameters, recipe.clip if recipe.clip is not None else math.inf)
+    one.optimiser.step()
+    if recipe.anchor:
+        _pull(one.learner, one.optimiser, recipe.anchor)
+    return float(norm) if norm is not None else 0.0
+
+
+def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequence[Tensor]]:
+    """From what crosses the cut to the logits of each learner: of several in one pass over their stacked weights.
+
+    What never learns is taken from the first of them. Dropout draws the same mask for all, as it would for each alone.
+    """
+    first = learners[0]
+    if len(learners) == 1:
+        return lambda inputs: [first.forward(inputs)]
+    names = {id(parameter): name for name, parameter in first.module.named_parameters()}
+    learned = [names[id(parameter)] for group in first.groups for parameter in group["params"]]
+    weights: dict[str, list[Tensor]] = {
+        name: [learner.module.get_parameter(name) for learner in learners] for name in learned
+    }
+    called = _Called(first)
+
+    def forward(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
+        def one(stacked: dict[str, Tensor]) -> Tensor:
+            return functional_call(called, {f"module.{name}": tensor for name, tensor in stacked.items()}, (inputs,))
+
+        stacked = {name: torch.stack(each) for name, each in weights.items()}
+        return torch.vmap(one, randomness="same")(stacked).unbind()
+
+    return forward
+
+
+class _Called(nn.Module):
+    """A learner as one module, whose weights can be replaced for the time of a call."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.module = learner.module
+        self.run = learner.forward
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self.run(inputs)
 
 
 def _optimiser(learner: Learner, plan: Plan) -> torch.optim.Optimizer:
@@ -113,10 +211,6 @@ def _pull(learner: Learner, optimiser: torch.optim.Optimizer, strength: float) -
         for parameter, source in learner.anchors:
             if parameter.requires_grad:
                 parameter.lerp_(source, min(1.0, rate[id(parameter)] * strength))
-
-
-def _peaks(learner: Learner) -> list[float]:
-    return [float(group["peak"]) for group in learner.groups]
 
 
 def _begins(learner: Learner, plan: Plan) -> list[int]:
