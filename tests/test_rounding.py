@@ -97,7 +97,7 @@ def test_the_change_is_that_of_the_features_behind_the_last_cut(tmp_path: Path) 
     bench = stage.bench(tmp_path, storage_precision="fp32")
     last = max(bench.pooled)
     halves, rows = Halves(bench.backbone.module, bench.anatomy), np.linspace(0, 47, 32).astype(np.int64)
-    exact = torch.from_numpy(bench.pooled[last])[rows]
+    exact = torch.from_numpy(bench.pooled[last][rows])
     for dtype in (torch.float16, torch.bfloat16):
         (whole,) = bench.stored(2, rows)
         with torch.no_grad():

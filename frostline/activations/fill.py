@@ -66,8 +66,7 @@ class Wanted:
 class Filled:
     """What the store holds after a fill."""
 
-    pooled: Mapping[int, NDArray[np.float32]]  # depth -> rows x features
-    features: Mapping[int, Stored]  # the sets that these were read from
+    pooled: Mapping[int, Stored]  # by depth: rows x features
     whole: Mapping[int, Stored]
     computed: int  # rows that went through the network; 0 where everything was there
 
@@ -92,18 +91,12 @@ def fill(
     sets = wanted.sets()
     missing: dict[Key, Tier | None] = {key: tier for key, tier in sets.items() if store.held(key) is None}
     computed = _compute(network, batches, store, wanted, missing, progress) if missing else 0
-    pooled: dict[int, NDArray[np.float32]] = {}
-    features: dict[int, Stored] = {}
-    whole: dict[int, Stored] = {}
+    found: dict[Kind, dict[int, Stored]] = {"pooled": {}, "whole": {}}
     for key in sets:
         stored = store.held(key)
         assert stored is not None, f"{key.name} was filled a moment ago"
-        if key.kind == "whole":
-            whole[key.depth] = stored
-        else:
-            features[key.depth] = stored
-            pooled[key.depth] = store.read(stored, np.arange(stored.rows))[0]
-    return Filled(pooled, features, whole, computed)
+        found[key.kind][key.depth] = stored
+    return Filled(found["pooled"], found["whole"], computed)
 
 
 def _compute(

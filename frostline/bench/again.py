@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from frostline.activations.afford import Forecast
+from frostline.activations.features import Features, Rows
 from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
 from frostline.bench.bench import Bench, Source
@@ -54,8 +55,10 @@ class Job:
 def blueprint(bench: Bench) -> Blueprint:
     """Of a bench whose data and backbone have names, in a run with a folder."""
     assert bench.folder is not None, "other processes share a folder"
+    everything = np.arange(len(bench.examples))
     features = {
-        depth: stored if stored.tier == "disk" else bench.pooled[depth] for depth, stored in bench.features.items()
+        depth: stored if stored.tier == "disk" else bench.pooled[depth][everything]
+        for depth, stored in bench.features.items()
     }
     return Blueprint(
         bench.folder, bench.settings, bench.examples, bench.profile, bench.split, bench.anatomy, features,
@@ -72,7 +75,10 @@ def laid(plan: Blueprint) -> Bench:
     backbone = backbone_of(plan.settings, Source())
     backbone = replace(backbone, module=arranged(backbone.module, way.layout))
     store = Store(plan.folder / "activations")
-    pooled = {depth: _pooled(store, found, plan.places) for depth, found in plan.features.items()}
+    pooled: Mapping[int, Rows] = {
+        depth: Features(store, found, plan.places) if isinstance(found, Stored) else found
+        for depth, found in plan.features.items()
+    }
     handles = {depth: found for depth, found in plan.features.items() if isinstance(found, Stored)}
     return Bench(
         plan.folder, plan.settings, plan.examples, plan.profile, plan.split, backbone, plan.anatomy, store, pooled,
@@ -83,7 +89,3 @@ def laid(plan: Blueprint) -> Bench:
 def done(bench: Bench, job: Job) -> tuple[Outcome, ...]:
     """The units, trained on that process's own bench."""
     return perform_together(bench, job.arm, (job.unit, *job.others), keep=job.keep)
-
-
-def _pooled(store: Store, found: Stored | NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
-    return store.read(found, places)[0] if isinstance(found, Stored) else found

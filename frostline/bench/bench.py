@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.activations.afford import Forecast
+from frostline.activations.features import Rows
 from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
 from frostline.evidence.probes import Linear
@@ -39,7 +40,7 @@ class Bench:
     backbone: Backbone
     anatomy: Anatomy
     store: Store
-    pooled: Mapping[int, NDArray[np.float32]]  # depth -> features of all examples
+    pooled: Mapping[int, Rows]  # depth -> features of all examples
     features: Mapping[int, Stored]  # the sets that they lie in, by place
     whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
     varied: tuple[Mapping[int, Stored], ...]  # the same of further views, at the same depths

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from frostline.activations.features import Features, Rows
 from frostline.activations.store import Store
 from frostline.bench.bench import Bench
 from frostline.bench.passing import CHUNK, Network, once_through
@@ -36,7 +37,8 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
         learned = bench.examples.at(bench.split.folds[0].train)  # nothing else is looked at
         network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings, len(learned))
         memory = Store(None, memory=_pooled_bytes(bench.pooled))
-        random = once_through(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
+        passed = once_through(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
+        random = {depth: Features(memory, stored, network.places) for depth, stored in passed.items()}
     depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
     found = probes.probe_curve(
         depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
@@ -62,6 +64,6 @@ def _shifts(bench: Bench) -> Mapping[int, float]:
         module.cpu()
 
 
-def _pooled_bytes(pooled: Mapping[int, NDArray[np.float32]]) -> int:
+def _pooled_bytes(pooled: Mapping[int, Rows]) -> int:
     """With room for the padding of chunks."""
-    return 2 * sum(features.nbytes for features in pooled.values()) + 2**20
+    return 2 * 4 * sum(math.prod(features.shape) for features in pooled.values()) + 2**20

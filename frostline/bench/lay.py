@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from frostline.activations.features import Features
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
@@ -71,14 +72,15 @@ def lay(
     store = storing.opened(network, folder, room)
     choice = storing.chosen(network, measured, room, show=show)
     filled, varied = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
-    last = filled.pooled[max(filled.pooled)]
+    pooled = {depth: Features(store, stored, network.places) for depth, stored in filled.pooled.items()}
+    last = pooled[max(pooled)][np.arange(len(examples))]
     near = near_duplicates(last, examples.targets)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
     show(Event("split", text=parted.how))
     known = with_features(profile(examples), last, near)
     return Bench(
-        folder, settings, examples, known, parted, network.backbone, anatomy, store, filled.pooled,
-        filled.features, filled.whole, varied, np.argsort(network.order), measured, choice.forecast, network.device,
+        folder, settings, examples, known, parted, network.backbone, anatomy, store, pooled,
+        filled.pooled, filled.whole, varied, network.places, measured, choice.forecast, network.device,
         workers, seconds,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -47,6 +47,11 @@ class Network:
     def order(self) -> NDArray[np.int64]:
         """The examples in the order in which they are stored: those that nobody learns from last."""
         return np.argsort(self._certifies, kind="stable")
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where each example stands in that order."""
+        return np.argsort(self.order)
 
     @cached_property
     def learnable(self) -> int:
@@ -99,11 +104,7 @@ def once_through(
     `dtype` is that of floating activations in the store; what autocast made is kept to the bit instead.
     """
     pooled = tuple(depth for depth in legal_depths(network.anatomy.layers) if depth)
-    filled = _filled(network, store, pooled, whole, progress, dtype)
-    if network.learnable == len(network.examples):
-        return filled
-    back = np.argsort(network.order)
-    return replace(filled, pooled={depth: features[back] for depth, features in filled.pooled.items()})
+    return _filled(network, store, pooled, whole, progress, dtype)
 
 
 def viewed(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 
+from frostline.activations.features import Rows
 from frostline.errors import LabelError
 from frostline.values import Cut, Estimate, Evidence, Fold
 
@@ -119,12 +120,12 @@ def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
 
 def probe_curve(
     cuts: Sequence[Cut],
-    features: Mapping[int, NDArray[Any]],
+    features: Mapping[int, Rows],
     labels: Labels,
     fold: Fold,
     *,
     seed: int,
-    random: Mapping[int, NDArray[Any]] | None = None,
+    random: Mapping[int, Rows] | None = None,
     shifts: Mapping[int, float] | None = None,
     confidence: float = 0.95,
 ) -> tuple[Evidence, ...]:
@@ -150,7 +151,7 @@ def probe_curve(
             loss = log_loss(log_probabilities(head, features[cut.depth][fold.validation]), labels[fold.validation])
         control = None
         if random is not None:
-            control = ridge_loo(random[cut.depth], train, classes=classes).accuracy
+            control = ridge_loo(random[cut.depth][np.arange(len(train))], train, classes=classes).accuracy
         curve.append(
             Evidence(
                 cut=cut,
