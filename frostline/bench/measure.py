@@ -141,8 +141,7 @@ def least(
 ) -> list[float]:
     """The least seconds of each, in turn, after one round to warm up: what else the machine does only ever adds.
 
-    What is hopeless in the first round, and again in a call of its own, since a first call has more to do, is not called
-    any more; long calls have two rounds.
+    What is hopeless twice is not called any more (a first call has more to do); long calls have two rounds.
     """
     started, took = clock(), [_seconds(call, clock) for call in calls]
     doubted = list[int]()
