@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,7 +251,7 @@ def _frostline(work: Work, epochs: int, precision: str) -> Timed:
     from frostline.plan import depth_of, plan
     from frostline.run.course import cores, shared, single_blas
     from frostline.settings import settings
-    from frostline.values import Arm, Recipe, Unit
+    from frostline.values import Arm, Layer, Recipe, Unit
 
     pictures, labels = drawn()
     model = network(work)
@@ -260,8 +260,12 @@ def _frostline(work: Work, epochs: int, precision: str) -> Timed:
         "data": "(arrays)", "backbone": "(module)", "image_size": SIZE, "mean": (0.5,) * 3, "std": (0.25,) * 3,
         "batch_size": BATCH, "epochs": epochs, "precision": precision, "device": "cpu",
     }  # fmt: skip
+
+    def demands(layers: Sequence[Layer]) -> dict[int, float]:
+        return {} if work.depth is None else {depth_of(layers, work.depth): float(epochs)}
+
     with single_blas():
-        bench = lay(shared(settings(options), cores()), Source((pictures, labels.numpy()), model))
+        bench = lay(shared(settings(options), cores()), Source((pictures, labels.numpy()), model), demands=demands)
         depth = 0 if work.depth is None else depth_of(bench.anatomy.layers, work.depth)
         made = plan(bench.anatomy.layers, Recipe(epochs, RATE, batch=BATCH), freeze=depth)
         unit = Unit("arm", RATE, 1, ALL, 0, epochs)

@@ -25,6 +25,7 @@ from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
 from frostline.run import comparisons, course, directory, ending, summary, terms
+from frostline.search.arms import closed
 from frostline.search.decide import decide
 from frostline.settings import Settings, settings, unread
 from frostline.training.prepare import refuse_untrained
@@ -176,7 +177,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         if run.finished:
             return load(run.folder)
         live = replace(run, settings=replace(run.settings, views=1))  # a full training's pictures vary live
-        bench = course.laid(live, source or Source(), show=show)
+        bench = course.laid(live, source or Source(), demands=partial(_demanded, given, plan), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
         unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)
@@ -190,6 +191,14 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         written = ending.conclude_training(run, bench, arm, outcome, handed)
         course.cleared(run)
         return Result(run.folder, written)
+
+
+def _demanded(given: Settings, plan: Plan, layers: Sequence[Layer]) -> Mapping[int, float]:
+    """Epochs by freeze depth of one training that reads the store: none where its pictures vary or it is closed."""
+    varies = (given.augment or plan.recipe.augment) != "none"
+    if varies or closed(plan) or plan.freeze > len(layers):
+        return {}
+    return {plan.freeze: float((given.epochs or plan.recipe.epochs) * (1 + given.refit_all))}
 
 
 def load(run: Path | str) -> Result:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stage
 import torch
 from stage import CALIBRATION
 from world import HOME, draw
@@ -127,6 +128,16 @@ def test_what_crosses_a_cut_is_stored_of_what_may_be_learned_and_pooled_features
     arm = Arm("arm", plan(bench.anatomy.layers, Recipe(1, 1e-3), freeze=2), (1e-3,))
     assert plan_training(bench, arm, Unit("arm", 1e-3, 1, 0, 0, 1)).start == max(d for d in bench.whole if d <= 2)
     assert plan_training(bench, arm, Unit("arm", 1e-3, 1, ALL, 0, 1)).start == 0  # what certified is learned too
+
+
+@pytest.mark.parametrize(
+    ("demands", "stored"), [({2: 30.0}, {2}), ({0: 30.0}, {0}), ({0: 3.0, 3: 30.0}, {0, 3}), ({}, set[int]())]
+)
+def test_what_is_known_to_be_trained_is_what_is_stored_for(demands: dict[int, float], stored: set[int]) -> None:
+    wanted = settings({"data": "arrays", "backbone": f"{stage.__file__}:small", "weights": "none", "device": "cpu"})
+    source = Source(data=stage.pictures(48))
+    found = lay(wanted, source, calibration=stage.CALIBRATION, demands=lambda layers: demands)
+    assert set(found.whole) == stored
 
 
 def test_what_is_not_planned_any_more_takes_no_room(data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +29,10 @@ from frostline.data.split import split
 from frostline.errors import BackboneError
 from frostline.settings import Settings
 from frostline.training.device import accelerator, arranged, precisions
-from frostline.values import Backbone, Calibration, Event, Examples, Show, silent
+from frostline.values import Backbone, Calibration, Event, Examples, Layer, Show, silent
 
 T = TypeVar("T")
+Demands = Callable[[Sequence[Layer]], Mapping[int, float]]
 FOLDS = 5
 
 
@@ -42,9 +43,12 @@ def lay(
     folder: Path | None = None,
     calibration: Calibration | None = None,
     dry: bool = False,
+    demands: Demands | None = None,
     show: Show = silent,
 ) -> Bench:
     """Everything that units need. `folder` None keeps all in memory; `calibration` is that of a run that is resumed.
+
+    Activations are stored for the epochs by freeze depth that `demands` makes of the layers; None is a search's.
 
     A `dry` bench is laid for a forecast: planned like that of a run with a folder, but it keeps pooled features alone,
     and its `whole` names what such a run would store.
@@ -58,7 +62,8 @@ def lay(
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
-    network = Network(backbone, anatomy, examples, device, settings, trained)
+    known = None if demands is None else demands(anatomy.layers)
+    network = Network(backbone, anatomy, examples, device, settings, trained, known)
     measured = _timed(
         seconds, "calibrate", lambda: calibration or _measured(network, source, folder, dry=dry, show=show)
     )
@@ -77,9 +82,9 @@ def lay(
     near = near_duplicates(last, examples.targets)
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
     show(Event("split", text=parted.how))
-    known = with_features(profile(examples), last, near)
+    described = with_features(profile(examples), last, near)
     return Bench(
-        folder, settings, examples, known, parted, network.backbone, anatomy, store, pooled,
+        folder, settings, examples, described, parted, network.backbone, anatomy, store, pooled,
         filled.pooled, filled.whole, varied, network.places, measured, choice.forecast, network.device,
         workers, seconds,
     )  # fmt: skip

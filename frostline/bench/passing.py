@@ -42,6 +42,7 @@ class Network:
     device: Device
     settings: Settings
     trained: int  # examples of one training, but for near duplicates that the features will show
+    demands: Mapping[int, float] | None = None  # epochs by freeze depth of what will be trained; None: a search's arms
 
     @cached_property
     def order(self) -> NDArray[np.int64]:

@@ -106,7 +106,7 @@ def refuse_rounding(settings: Settings, device: Device) -> None:
 
 
 def _planned(network: Network, calibration: Calibration, room: Room, *, share: float = 1.0) -> Forecast:
-    """Which activations to store, for the freeze depths of the arms that would be proposed without any evidence.
+    """Which activations to store; for a search, for the freeze depths of the arms proposed without any evidence.
 
     Each takes `share` of its bytes in float32. What an interrupted run stored already is planned anew and found there:
     it takes no room from itself.
@@ -119,7 +119,9 @@ def _planned(network: Network, calibration: Calibration, room: Room, *, share: f
 
 
 def _demands(network: Network) -> Mapping[int, float]:
-    """Epochs a freeze depth: each arm's first rung, and its part of what the later rungs spend."""
+    """Epochs a freeze depth: those that are known, or each arm's first rung and its part of what later rungs spend."""
+    if network.demands is not None:
+        return network.demands
     layers, base = network.anatomy.layers, network.recipe
     last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
     arms = propose(layers, [last], recipe=base, classes=2, examples=0)
@@ -137,7 +139,8 @@ def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tie
     size = network.views * network.learnable * input_bytes(network)
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
-    if fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
+    read = min(_demands(network), default=len(network.anatomy.layers)) < min(whole, default=len(network.anatomy.layers))
+    if read and fits and size + sum(forecast.bytes.values()) <= network.settings.storage:
         whole[0] = tier
     return whole
 

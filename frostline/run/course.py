@@ -22,7 +22,7 @@ from frostline.bench import again
 from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
-from frostline.bench.lay import lay
+from frostline.bench.lay import Demands, lay
 from frostline.bench.unit import FINALISTS, kept_weights, stackable
 from frostline.errors import RunError, RunFailed, StoreError
 from frostline.plan import to_json, with_rate
@@ -98,9 +98,10 @@ def single_blas() -> AbstractContextManager[object]:
     return threadpool_limits(1, user_api="blas")
 
 
-def laid(run: Run, source: Source, *, show: Show = silent) -> Bench:
+def laid(run: Run, source: Source, *, demands: Demands | None = None, show: Show = silent) -> Bench:
     """The bench of a run; its calibration is kept, so that a resumed run forecasts and chooses by the same costs."""
-    bench = lay(run.settings, source, folder=run.folder, calibration=recalled(run.study), show=show)
+    known = recalled(run.study)
+    bench = lay(run.settings, source, folder=run.folder, calibration=known, demands=demands, show=show)
     marks = ids_of(bench)
     begun_with = studies.noted(run.study, "data")
     if begun_with not in (None, marks):
