@@ -42,9 +42,9 @@ Effort = Annotated[str | None, of_spending(help="How much is tried: quick, defau
 Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
 Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from the data's size by default.")]
 Prefer = Annotated[str | None, of_aim(help="Which cost to keep low: training, inference or memory.")]
-Augment = Annotated[str | None, of_spending(help="Varies the finalists' pictures: none, flip, crop or flip_crop.")]
+Augment = Annotated[str | None, of_spending(help="How pictures vary in training: none, flip, crop or flip_crop.")]
 Views = Annotated[
-    int | None, of_spending(help="Variations of each picture that short trainings learn from, with --augment [4].")
+    int | None, of_spending(help="Views of each picture that short trainings learn from, with --augment [up to 4].")
 ]
 BatchSize = Annotated[int | None, of_spending(help="Examples in a training step; from the data's size by default.")]
 Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cuda or mps.")]

@@ -154,7 +154,8 @@ def probe_with(given: Settings, *, source: Source | None = None, show: Show = si
         bench = lay(given, source or Source(), dry=True, show=show)
         curve = probe_cuts(bench, show=show)
     arms = terms.proposed(bench, curve)
-    return Probed(bench, curve, arms, terms.forecast_seconds(bench, arms, terms.afforded(bench, arms)))
+    trainings = terms.forecast_seconds(bench, arms, terms.afforded(bench, arms))
+    return Probed(bench, curve, arms, trainings + bench.forecast.writing)
 
 
 def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **options: Any) -> Result:

@@ -66,8 +66,8 @@ class Settings:
     epochs: int | None = None  # of the full schedule
     budget: float | None = None  # seconds; scales the schedule once, at the start
     prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen
-    augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # live, for finalists; a plan brings its own
-    views: int = 4  # of each picture, where pictures vary, that short trainings learn from; the first is as it is
+    augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # how pictures vary; a plan brings its own
+    views: int | None = None  # of each picture, where pictures vary, that short trainings learn from; None: up to 4
     batch_size: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where calibration finds it faster
@@ -104,6 +104,8 @@ class Settings:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
         if self.budget is not None and not 0 < self.budget < float("inf"):
             raise OptionError(f"budget is {self.budget} s; give a time such as 90s, 30m or 1.5h")
+        if self.views is not None and self.augment in (None, "none"):
+            raise OptionError(f"views is {self.views}, and no picture varies; add --augment, or leave views away")
         if self.budget is not None and self.epochs is not None:
             raise OptionError(
                 f"budget {self.budget:.0f} s and epochs {self.epochs} both say how long; give one of them"

@@ -145,6 +145,7 @@ def _packed(outcome: Outcome) -> bytes:
         "epochs": [asdict(epoch) for epoch in outcome.epochs],
         "diverged": outcome.diverged,
         "batch": outcome.batch,
+        "together": outcome.together,
     }
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
@@ -171,6 +172,7 @@ def _unpacked(path: Path, trial: FrozenTrial) -> Outcome | None:
             epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
             diverged=facts["diverged"],
             batch=facts["batch"],
+            together=facts.get("together", 1),
         )
 
 

@@ -441,6 +441,7 @@ class Outcome:
     epochs: tuple[Epoch, ...] = ()
     diverged: bool = False
     batch: int = 0  # the batch size that was used: smaller than asked for after running out of memory
+    together: int = 1  # how many units were trained at once; seconds and peak memory are this one's share
 
 
 @dataclass(frozen=True, slots=True)

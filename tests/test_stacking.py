@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from frostline.bench.measure import trial
 from frostline.bench.stacking import stacking
 from frostline.bench.unit import perform, perform_together, stackable
 from frostline.run import course
+from frostline.training import loop
 from frostline.values import Arm, Recipe, Unit, Way
 
 STACKED = Way(stacked=1)
@@ -84,11 +86,13 @@ def test_a_search_with_stacked_rates_is_told_the_same(tmp_path: Path) -> None:
         run = course.Run(tmp_path / name, bench.settings, studies.open_study(tmp_path / name, resume=False), 0.0, None)
         with course.single_blas():
             race = course.entered(bench, probe_cuts(bench), run)
-            course.race(bench, replace(race, arms=race.arms[:4]), run)
+            course.race(bench, replace(race, arms=tuple(arm for arm in race.arms if arm.plan.freeze > 1)), run)
         return course.told(run)
 
     alone, together = told("alone", Way()), told("together", STACKED)
     assert alone.keys() == together.keys()
+    assert {outcome.together for outcome in alone.values()} == {1}
+    assert {outcome.together for unit, outcome in together.items() if unit.rung == 1} == {1, 3}
     for unit, outcome in alone.items():
         np.testing.assert_allclose(together[unit].log_probabilities, outcome.log_probabilities, atol=1e-3)
 
@@ -99,7 +103,33 @@ def test_where_memory_does_not_hold_a_stack_its_replicas_are_trained_one_by_one(
     bench.backbone.module.most = 3
     found = perform_together(bench, arm, units(arm))
     assert [outcome.batch for outcome in found] == [2, 2, 2]
+    assert [outcome.together for outcome in found] == [1, 1, 1]
     assert [outcome.unit for outcome in found] == units(arm)
+
+
+def test_nothing_of_a_stack_that_failed_is_held_while_its_replicas_are_trained(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, real = list[weakref.ref[object]](), loop.train_together
+
+    def trained(pairs: Any, *rest: Any) -> Any:
+        if len(pairs) > 1:
+            held.extend(weakref.ref(learner.module) for learner, _ in pairs)
+            raise torch.OutOfMemoryError("three do not fit")
+        assert [ref() for ref in held] == [None] * 3
+        return real(pairs, *rest)
+
+    monkeypatch.setattr(loop, "train_together", trained)
+    arm = stage.arm(bench, freeze=2)
+    assert [outcome.unit for outcome in perform_together(bench, arm, units(arm))] == units(arm)
+    assert len(held) == 3
+
+
+def test_what_draws_is_not_stacked_where_a_stack_draws_otherwise(bench: Bench) -> None:
+    for layout, count in (("contiguous", True), ("channels_last", False)):
+        way = replace(STACKED, layout=layout)
+        other = replace(bench, calibration=replace(bench.calibration, way=way))
+        assert stackable(other, stage.arm(bench, freeze=2)) == count  # its blocks have dropout
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, faster: Sequence[float | None]) -> int | None:

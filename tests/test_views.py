@@ -15,6 +15,7 @@ from frostline.bench.finals import cached_versus_live
 from frostline.bench.lay import lay
 from frostline.bench.unit import perform
 from frostline.data import batches
+from frostline.errors import OptionError
 from frostline.settings import settings
 from frostline.values import Event, Outcome, Recipe
 
@@ -23,7 +24,7 @@ RECIPE = Recipe(epochs=3, lr=1e-2, batch=8, augment="flip")
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return stage.bench(tmp_path_factory.mktemp("views"), augment="flip", views=3)
+    return stage.bench(tmp_path_factory.mktemp("views"), augment="flip", views=3, epochs=9)
 
 
 def same(one: Outcome, other: Outcome) -> bool:
@@ -68,10 +69,30 @@ def test_one_view_is_the_picture_as_it_is(tmp_path: Path) -> None:
     assert same(screened(single, 2), screened(single, 2, replace(RECIPE, augment="none")))
 
 
-def test_what_is_predicted_does_not_vary(bench: Bench) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_predicted_does_not_vary(tmp_path: Path, keep: bool) -> None:
+    """Neither from stored views nor where pictures vary live; a picture's own prediction would differ where it did."""
+    bench = stage.bench(tmp_path, augment="flip", views=2, epochs=9)
     slow = replace(RECIPE, lr=1e-12)
-    varied, still = screened(bench, 2, slow), screened(bench, 2, replace(slow, augment="none"))
+    arm, plain = (stage.arm(bench, freeze=2, recipe=r) for r in (slow, replace(slow, augment="none")))
+    varied, still = perform(bench, arm, stage.unit(arm), keep=keep), perform(bench, plain, stage.unit(plain))
     np.testing.assert_allclose(varied.log_probabilities, still.log_probabilities, atol=1e-6)
+    mirrored = replace(bench, whole={2: bench.varied[0][2]})
+    other = perform(mirrored, plain, stage.unit(plain))
+    assert np.abs(other.log_probabilities - still.log_probabilities).max() > 1e-3
+
+
+def test_no_view_is_stored_that_no_short_training_reads(tmp_path: Path) -> None:
+    few = stage.bench(tmp_path / "few", augment="flip", epochs=6)
+    many = stage.bench(tmp_path / "many", augment="flip", epochs=30)
+    assert (few.views, len(few.varied)) == (2, 1)  # a third of the schedule is the longest of them
+    assert (many.views, len(many.varied)) == (4, 3)
+
+
+def test_views_that_nothing_reads_are_refused() -> None:
+    for augment in (None, "none"):
+        with pytest.raises(OptionError, match="views is 8, and no picture varies; add --augment"):
+            settings({"data": "d", "backbone": "b", "augment": augment, "views": 8})
 
 
 def test_the_views_are_compared_with_the_pictures_too(bench: Bench) -> None:
@@ -84,14 +105,14 @@ def test_the_views_are_compared_with_the_pictures_too(bench: Bench) -> None:
 
 
 def test_another_process_learns_from_the_same_views(tmp_path: Path) -> None:
-    here = stage.bench(tmp_path, augment="flip", views=3, workers=2)
+    here = stage.bench(tmp_path, augment="flip", views=3, epochs=9, workers=2)
     there = laid(blueprint(here))
     arm = stage.arm(here, freeze=2, recipe=RECIPE)
     assert same(perform(here, arm, stage.unit(arm)), perform(there, arm, stage.unit(arm)))
 
 
 def test_a_forecast_counts_every_view_and_a_second_start_computes_none(tmp_path: Path) -> None:
-    told, bench = list[Event](), stage.bench(tmp_path, augment="flip", views=3, workers=2)
+    told, bench = list[Event](), stage.bench(tmp_path, augment="flip", views=3, epochs=9, workers=2)
     wanted = settings({**bench.settings.document(), "resume": True})
     source = Source(data=stage.pictures(48))
     dry = lay(wanted, source, calibration=bench.calibration, dry=True)
@@ -107,7 +128,7 @@ def test_the_fill_tells_how_far_it_is_through_all_views(tmp_path: Path) -> None:
     told = list[Event]()
     wanted = settings(
         {"data": "arrays", "backbone": f"{stage.__file__}:small", "weights": "none", "device": "cpu", "threads": 1}
-        | {"batch_size": 8, "epochs": 2, "augment": "flip", "views": 3}
+        | {"batch_size": 8, "epochs": 9, "augment": "flip", "views": 3}
     )
     lay(wanted, Source(data=stage.pictures(48)), folder=tmp_path, calibration=stage.CALIBRATION, show=told.append)
     steps = [(event.done, event.total) for event in told if event.stage == "fill"]

@@ -36,6 +36,7 @@ class Blueprint:
     features: Mapping[int, Stored | NDArray[np.float32]]  # arrays where they lie in another process's memory
     whole: Mapping[int, Stored]
     varied: tuple[Mapping[int, Stored], ...]
+    views: int
     places: NDArray[np.int64]
     calibration: Calibration
     forecast: Forecast
@@ -62,7 +63,7 @@ def blueprint(bench: Bench) -> Blueprint:
     }
     return Blueprint(
         bench.folder, bench.settings, bench.examples, bench.profile, bench.split, bench.anatomy, features,
-        bench.whole, bench.varied, bench.places, bench.calibration, bench.forecast, bench.workers,
+        bench.whole, bench.varied, bench.views, bench.places, bench.calibration, bench.forecast, bench.workers,
     )  # fmt: skip
 
 
@@ -82,7 +83,8 @@ def laid(plan: Blueprint) -> Bench:
     handles = {depth: found for depth, found in plan.features.items() if isinstance(found, Stored)}
     return Bench(
         plan.folder, plan.settings, plan.examples, plan.profile, plan.split, backbone, plan.anatomy, store, pooled,
-        handles, plan.whole, plan.varied, plan.places, plan.calibration, plan.forecast, device, plan.workers, {},
+        handles, plan.whole, plan.varied, plan.views, plan.places, plan.calibration, plan.forecast, device,
+        plan.workers, {},
     )  # fmt: skip
 
 

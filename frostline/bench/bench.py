@@ -44,6 +44,7 @@ class Bench:
     features: Mapping[int, Stored]  # the sets that they lie in, by place
     whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
     varied: tuple[Mapping[int, Stored], ...]  # the same of further views, at the same depths
+    views: int  # of each picture, that short trainings take in turn, stored or not
     places: NDArray[np.int64]  # of every example in the sets; beyond the rows of the whole ones for a test part
     calibration: Calibration
     forecast: Forecast  # what storing buys

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,7 @@ from frostline.training.device import arranged
 from frostline.values import Event, Evidence, Show, silent
 
 SHIFTED = 256  # pictures that tell how far the data lies from the source
+CONTROL = "activations/control"  # the folder in a run for the features of a randomly initialised network
 
 
 def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
@@ -30,22 +33,37 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     With them goes how far the data lies from what the network was trained on, as its batch norms remember it.
     """
     started = time.perf_counter()
-    random = None
-    if bench.backbone.fresh is not None:
-        module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.way.layout)
-        fresh = replace(bench.backbone, module=module.eval())
-        learned = bench.examples.at(bench.split.folds[0].train)  # nothing else is looked at
-        network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings, len(learned))
-        memory = Store(None, memory=_pooled_bytes(bench.pooled))
-        passed = once_through(network, memory, {}, lambda done, all: show(Event("control", done, all))).pooled
-        random = {depth: Features(memory, stored, network.places) for depth, stored in passed.items()}
-    depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
-    found = probes.probe_curve(
-        depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
-        seed=bench.settings.seed, random=random, shifts=_shifts(bench), confidence=bench.settings.confidence,
-    )  # fmt: skip
+    with _control(bench, show) as random:
+        depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
+        found = probes.probe_curve(
+            depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
+            seed=bench.settings.seed, random=random, shifts=_shifts(bench), confidence=bench.settings.confidence,
+        )  # fmt: skip
     bench.seconds["probe"] = time.perf_counter() - started
     return found
+
+
+@contextmanager
+def _control(bench: Bench, show: Show) -> Generator[Mapping[int, Rows] | None]:
+    """Features of the training rows from a randomly initialised network, while this is open; None where none is made.
+
+    They lie where the run's own features do, and are gone afterwards.
+    """
+    if bench.backbone.fresh is None:
+        yield None
+        return
+    module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.way.layout)
+    fresh = replace(bench.backbone, module=module.eval())
+    learned = bench.examples.at(bench.split.folds[0].train)  # nothing else is looked at
+    network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings, len(learned))
+    folder, size = None if bench.folder is None else bench.folder / CONTROL, _pooled_bytes(bench.pooled)
+    store = Store(folder, disk=size, memory=0 if folder else size)
+    try:
+        passed = once_through(network, store, {}, lambda done, all: show(Event("control", done, all))).pooled
+        yield {depth: Features(store, stored, network.places) for depth, stored in passed.items()}
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shifts(bench: Bench) -> Mapping[int, float]:

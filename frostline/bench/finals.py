@@ -40,8 +40,9 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
                 f"memory ran out while {models[0][1].arm!r} predicted what was set aside; give a smaller --image-size "
                 "or a smaller backbone"
             ) from error
-        middle = len(models) // 2
-        return certify(bench, models[:middle], show=show) + certify(bench, models[middle:], show=show)
+    # not in the except clause, where the error holds on to all models
+    middle = len(models) // 2
+    return certify(bench, models[:middle], show=show) + certify(bench, models[middle:], show=show)
 
 
 def _certified(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show) -> tuple[Outcome, ...]:

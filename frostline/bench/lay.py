@@ -85,7 +85,7 @@ def lay(
     described = with_features(profile(examples), last, near)
     return Bench(
         folder, settings, examples, described, parted, network.backbone, anatomy, store, pooled,
-        filled.pooled, filled.whole, varied, network.places, measured, choice.forecast, network.device,
+        filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
         workers, seconds,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Anatomy
@@ -53,8 +54,11 @@ def trial(backbone: Backbone, anatomy: Anatomy, examples: Examples, where: torch
     """The first examples, as many as a batch has, over and over where there are fewer."""
     how = backbone.preprocessing
     assert how is not None, "pictures come with preprocessing"
-    rows = np.resize(np.arange(len(examples)), batch)
-    return Trial(backbone, anatomy, torch.from_numpy(batches.decode(examples, rows, how)).to(where))
+    return Trial(backbone, anatomy, torch.from_numpy(batches.decode(examples, _rows(examples, batch), how)).to(where))
+
+
+def _rows(examples: Examples, batch: int) -> NDArray[np.int64]:
+    return np.resize(np.arange(len(examples)), batch)
 
 
 def measure(
@@ -71,7 +75,7 @@ def measure(
     """
     anatomy, where, how, batch = trial.anatomy, trial.where, trial.backbone.preprocessing, len(trial.pictures)
     assert how is not None, "pictures come with preprocessing"
-    rows = np.resize(np.arange(len(examples)), batch)
+    rows = _rows(examples, batch)
     threads = max(threads for threads, _ in shares)
     way = fastest(trial, precisions=precisions, shares=shares)
     torch.set_num_threads(way.threads)
@@ -150,7 +154,7 @@ def least(
             took[i] = min(took[i], _seconds(calls[i], clock))
         doubted += again
     going = [i for i, seconds in enumerate(took) if seconds <= HOPELESS * min(took)]
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for i in going:
             seconds = _seconds(calls[i], clock)
             took[i] = min(took[i], seconds) if number else seconds

@@ -25,11 +25,13 @@ from frostline.data.found import marked
 from frostline.data.pictures import Augment
 from frostline.errors import RunFailed
 from frostline.plan import legal_depths
+from frostline.search.schedule import short_epochs
 from frostline.settings import Settings
 from frostline.training.device import Device, out_of_memory
 from frostline.values import Backbone, Examples, Recipe
 
 CHUNK = 32  # pictures of one forward pass
+VIEWS = 4  # of each picture, where pictures vary
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Network:
 
     @property
     def views(self) -> int:
-        """Of each picture, that short trainings learn from; the first is the picture as it is."""
-        return 1 if self.augment == "none" else self.settings.views
+        """Of each picture, that short trainings learn from, one an epoch; the first is the picture as it is."""
+        return 1 if self.augment == "none" else min(self.settings.views or VIEWS, short_epochs(self.recipe.epochs))
 
     @property
     def mixed(self) -> bool:

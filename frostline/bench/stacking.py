@@ -14,7 +14,7 @@ from frostline.bench.measure import Trial, least
 from frostline.plan import legal_depths, plan
 from frostline.tasks import classification
 from frostline.training.device import Device, arranged
-from frostline.training.loop import Batch, Learner, train_together
+from frostline.training.loop import Batch, Learner, stacking_quietly, train_together
 from frostline.training.prepare import prepared
 from frostline.values import Backbone, Plan, Recipe, Way
 
@@ -31,7 +31,7 @@ def stacking(trial: Trial, way: Way, device: Device) -> int | None:
     """
     backbone, found = replace(trial.backbone, module=arranged(trial.backbone.module, way.layout).eval()), None
     for depth in reversed(legal_depths(trial.anatomy.layers)[:-1]):
-        with _calls(trial, backbone, device, depth) as (alone, together):
+        with stacking_quietly(), _calls(trial, backbone, device, depth) as (alone, together):
             try:
                 one_by_one, at_once = least([alone, together])
             except RuntimeError:  # an operation that cannot be stacked, or memory that ran out

@@ -59,7 +59,8 @@ def chosen(network: Network, calibration: Calibration, room: Room, *, show: Show
     Raises OptionError where the number format that was asked for would change the features too much, or has no meaning.
     """
     forecast, dtype = _formatted(network, calibration, room, show)
-    show(Event("plan", text=forecast.sentence))
+    unread = "No activations are stored: what is trained does not read any."
+    show(Event("plan", text=forecast.sentence if _demands(network) else unread))
     return Choice(forecast, _whole(network, forecast, room), dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,11 +77,20 @@ def stackable(bench: Bench, arm: Arm) -> bool:
     """Whether the rates of an arm are trained together here: where that was measured to be faster, and is the same.
 
     Batch norms that follow the batch would have to be updated through the stack, and fp16's one loss scale is shared.
+    Dropout draws the mask that a training alone draws only on contiguous tensors of a CPU.
     """
     way, plan = bench.calibration.way, arm.plan
-    faster = way.stacked is not None and plan.freeze >= way.stacked
-    follows = plan.statistics == "batch" or plan.above == "reinit"
-    return faster and not exact(arm) and not follows and way.precision != "fp16"
+    if way.stacked is None or plan.freeze < way.stacked or exact(arm) or way.precision == "fp16":
+        return False
+    if plan.statistics == "batch" or plan.above == "reinit":
+        return False
+    alike = way.layout == "contiguous" and bench.device.device.type == "cpu"
+    return alike or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
+
+
+def _drops(bench: Bench, name: str) -> bool:
+    """Whether a module is a dropout that draws."""
+    return float(getattr(bench.backbone.module.get_submodule(name), "p", 0.0) or 0.0) > 0
 
 
 def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
@@ -92,8 +101,7 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     rows = np.concatenate([fold.train, fold.validation])
     usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
     start = 0 if live else max(usable, default=0)
-    views = 1 + len(bench.varied) if start in bench.whole else bench.settings.views
-    views = 1 if live or plan.recipe.augment == "none" else views
+    views = 1 if live or plan.recipe.augment == "none" else bench.views
     seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
     return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
 
@@ -134,14 +142,18 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
 def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome]:
     unit, training = tasks[0]
     batch = training.plan.recipe.batch
+    if len(tasks) > 1:
+        # what cannot be stacked after all, for memory or for an operation, goes one by one: after the except clause, as
+        # the error holds on to all that was made
+        with suppress(RuntimeError):
+            return _attempt(bench, tasks, batch, keep=keep)
+        return [outcome for task in tasks for outcome in _trained(bench, [task], keep=keep)]
     while True:
         try:
             return _attempt(bench, tasks, batch, keep=keep)
         except RuntimeError as error:
             if not device.out_of_memory(error):
                 raise
-            if len(tasks) > 1:
-                return [outcome for task in tasks for outcome in _trained(bench, [task], keep=keep)]
             if batch <= SMALLEST_BATCH:
                 raise RunFailed(
                     f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} pictures; give a "
@@ -159,7 +171,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
     found = list[Outcome]()
-    with torch.random.fork_rng(), ExitStack() as stack:
+    with torch.random.fork_rng(), loop.stacking_quietly(), ExitStack() as stack:
         learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed, waits=waits)
         pairs = [(stack.enter_context(_learner(bench, task)), task.plan) for _, task in tasks]
         for learner, plan in pairs:
@@ -178,7 +190,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
                 checkpoint.write(kept_weights(bench, unit), network, head, plan)
             own = tuple(told[place] for told in epochs if place in told)
             diverged = own[-1].diverged or not np.isfinite(predicted).all()
-            found.append(Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch))
+            found.append(Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch, len(tasks)))
     return found
 
 

@@ -192,7 +192,7 @@ def checked(report: Report) -> tuple[str, ...]:
         than = "more" if gap > 0 else "less"
         said.append(
             "Pictures that vary anew in every epoch give the chosen plan "
-            f"{words.gap(abs(gap), metric)} {than} than the stored variations that short trainings learned from."
+            f"{words.gap(abs(gap), metric)} {than} than the fixed views that short trainings learned from."
         )
     if checks.get("forecast_error") is not None:
         said.append(f"A training took {checks['forecast_error']:.0%} more or less than forecast (median).")

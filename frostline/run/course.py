@@ -194,12 +194,13 @@ def trained(
     `aside` names is trained by those that are free, and nobody waits for it.
     """
     alone = sum(terms.unit_seconds(bench, job.arm, job.unit) for job in jobs if not exact(job.arm))
-    jobs = bundled(bench, jobs)
-    there = [job for job in jobs if not exact(job.arm)]
-    worth = len(there) > 1 and terms.worth_sharing(bench, max(alone, run.ahead))
+    worth = sum(not exact(job.arm) for job in jobs) > 1 and terms.worth_sharing(bench, max(alone, run.ahead))
     hands = run.hands if run.hands is not None and (worth or run.hands.engaged) else None
+    if hands is None or bench.device.device.type != "cpu":  # on a CPU, processes share the rates of an arm too
+        jobs = bundled(bench, jobs)
+    there = [job for job in jobs if not exact(job.arm)]
     for job in jobs if hands is None else (job for job in jobs if exact(job.arm)):
-        yield from (_kept(bench, run.study, outcome) for outcome in again.done(bench, job))
+        yield from [_kept(bench, run.study, outcome) for outcome in again.done(bench, job)]
     if hands is None:
         return
     hands.rouse(again.laid, again.blueprint(bench))

@@ -103,7 +103,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     judge = finals.certify(bench, [(arm, outcome.unit)])[0] if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
     cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
-    peak = max(o.peak_bytes for o in told)
+    peak = max(o.peak_bytes * o.together for o in told)
     found = replace(
         findings(bench),
         score=replace(
@@ -195,7 +195,7 @@ def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float
         "race_seconds": sum(o.seconds for o in raced) - sum(o.seconds for o in finals),
         "final_seconds": sum(o.seconds for o in (*finals, *refit)),
         "baseline_seconds": sum(o.seconds for o in apart),
-        "peak_bytes": max(o.peak_bytes for o in told),
+        "peak_bytes": max(o.peak_bytes * o.together for o in told),
         "exhaustive_seconds": comparisons.exhaustive_seconds(ended.bench, ended.race),
         "full_finetune_seconds": full_one,
     }

@@ -116,7 +116,7 @@ def judged_folds(bench: Bench, of: Schedule) -> tuple[int, ...]:
 def unit_seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
     """Seconds that one training is expected to take on its fold, with predicting the validation rows.
 
-    Pictures vary in a full training alone.
+    Pictures are opened anew in a full training alone.
     """
     plan = with_epochs(arm.plan, unit.epochs)
     if unit.epochs < arm.plan.recipe.epochs:
@@ -142,7 +142,8 @@ def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float |
     crowded = worth_sharing(bench, serial_seconds(bench, race.arms, race.schedule))
     slower = bench.calibration.way.slower if crowded else 1.0
     for outcome in told:
-        if outcome.unit.arm in known and outcome.unit.rung and outcome.epochs and not outcome.diverged:
+        alone = outcome.together == 1  # a share of several is no time that was forecast
+        if outcome.unit.arm in known and outcome.unit.rung and outcome.epochs and alone and not outcome.diverged:
             expected = unit_seconds(bench, known[outcome.unit.arm], outcome.unit)
             errors.append(abs(outcome.seconds / (slower * expected) - 1))
     return median(errors) if errors else None
@@ -198,7 +199,8 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "epochs": recipe.epochs,
         "batch_size": recipe.batch,
         "augment": bench.settings.augment or recipe.augment,
-        "views": 1 + len(bench.varied),
+        "views": bench.views,
+        "stacked": way.stacked,
         "device": str(bench.device.device),
         "precision": way.precision,
         "layout": way.layout,

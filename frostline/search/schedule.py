@@ -58,7 +58,7 @@ def schedule(
             f"epochs {epochs}, folds {folds}, confidence {confidence}: epochs and folds are at least 1, "
             "and confidence lies between 0 and 1"
         )
-    sixth, third = _part(epochs, 6), _part(epochs, 3)
+    sixth, third = _part(epochs, 6), short_epochs(epochs)
     if effort == "thorough":
         first = tuple((fold, 0) for fold in range(min(3, folds)))
         second, final = _pairs(_enough(2, RACED, rows, folds), folds, 1), _pairs(max(5, folds), folds, 9)
@@ -74,6 +74,11 @@ def schedule(
         Rung(epochs, _pairs(_enough(2, DECIDED, rows, folds), folds, 9), "best", 2, 0.5, protects=False),
     )
     return Schedule(rungs if effort == "default" else rungs[:2], epochs, confidence)
+
+
+def short_epochs(epochs: int) -> int:
+    """Those of the longest schedule before the final, where the full one has `epochs`."""
+    return _part(epochs, 3)
 
 
 def whole(of: Schedule, rung: int = 0) -> bool:

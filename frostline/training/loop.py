@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +163,7 @@ def _updated(one: _Going, device: Device) -> float:
 def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequence[Tensor]]:
     """From what crosses the cut to the logits of each learner: of several in one pass over their stacked weights.
 
-    What never learns is taken from the first of them. Dropout draws the same mask for all, as it would for each alone.
+    What never learns is taken from the first of them. Dropout draws the same mask for all.
     """
     first = learners[0]
     if len(learners) == 1:
@@ -181,6 +183,14 @@ def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequ
         return torch.vmap(one, randomness="same")(stacked).unbind()
 
     return forward
+
+
+@contextmanager
+def stacking_quietly() -> Generator[None]:
+    """Without the warning that an operation of a stack is slow: whether stacking pays was measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        yield
 
 
 class _Called(nn.Module):
