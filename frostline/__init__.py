@@ -6,14 +6,14 @@ The names below are loaded when they are first asked for (PEP 562), so that `imp
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frostline.journey import Result, find, layers, load, probe, train
-    from frostline.plan import plan
     from frostline.values import Plan, Recipe
 
-__all__ = ["Plan", "Recipe", "Result", "find", "layers", "load", "plan", "probe", "train"]
+__all__ = ["Plan", "Recipe", "Result", "find", "layers", "load", "probe", "train"]
 
 _HOMES = {
     "Plan": "values",
@@ -22,13 +22,14 @@ _HOMES = {
     "find": "journey",
     "layers": "journey",
     "load": "journey",
-    "plan": "plan",
     "probe": "journey",
     "train": "journey",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("frostline")
     if name not in _HOMES:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
     return getattr(import_module(f"frostline.{_HOMES[name]}"), name)

@@ -29,6 +29,22 @@ app = typer.Typer(
     rich_markup_mode="rich",  # for the panels; no help text here has a letter behind a square bracket
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        import frostline
+
+        print(frostline.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Its number.")] = False,
+) -> None:
+    """How many layers of a pre-trained network to transfer, how many to freeze: answered from your own data."""
+
+
 # every verb that trains takes the same keys: those of settings.Settings
 
 

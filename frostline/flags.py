@@ -37,7 +37,7 @@ Group = Annotated[str | None, of_data(help="A column: rows of one group stay on 
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
 Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
-Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, from 0 to 1 [0.95].")]
+Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, 0.5 to 1 [0.95].")]
 Effort = Annotated[str | None, of_spending(help="How much is tried: quick, default or thorough.")]
 Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5h; scales the schedule once.")]
 Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from the data's size by default.")]
@@ -51,7 +51,7 @@ Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cud
 Precision = Annotated[
     str | None, of_machine(help="Number format in training: auto, fp32, bf16 or fp16; auto measures.")
 ]
-Storage = Annotated[int | None, of_machine(help="Bytes of activations that may be stored [8 GiB].")]
+Storage = Annotated[str | None, of_machine(help="Room for stored activations: 8GiB, 500MB, 0 for none [8GiB].")]
 StoragePrecision = Annotated[
     str | None, of_machine(help="Number format of stored activations: auto, fp32, fp16 or bf16; auto halves if short.")
 ]

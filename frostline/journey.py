@@ -177,8 +177,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         course.bound(run, plan)
         if run.finished:
             return load(run.folder)
-        live = replace(run, settings=replace(run.settings, views=1))  # a full training's pictures vary live
-        bench = course.laid(live, source or Source(), demands=partial(_demanded, given, plan), show=show)
+        bench = course.laid(run, source or Source(), demands=partial(_demanded, given, plan), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
         unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)

@@ -89,9 +89,9 @@ class Settings:
                 close = difflib.get_close_matches(str(value), allowed, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{hint}")
-        for name, low, high in (("epsilon", 0.0, 1.0), ("confidence", 0.5, 1.0)):
-            if not low < getattr(self, name) < high:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        for name, low, usual in (("epsilon", 0.0, "one point is 0.01"), ("confidence", 0.5, "95 percent is 0.95")):
+            if not low < getattr(self, name) < 1.0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it lies above {low:g} and below 1: {usual}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
@@ -150,6 +150,8 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
             merged[name] = numbers(name, merged[name])
     if isinstance(merged.get("budget"), str):
         merged["budget"] = seconds(merged["budget"])
+    if isinstance(merged.get("storage"), str):
+        merged["storage"] = size(merged["storage"])
     return Settings(**merged)
 
 
@@ -187,6 +189,15 @@ def seconds(text: str) -> float:
     if not found or float(found[1]) == 0:
         raise OptionError(f"budget is {text!r}; give a time such as 90s, 30m or 1.5h")
     return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def size(text: str) -> int:
+    """Bytes from "8GiB", "500MB" or a bare number. Raises OptionError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?\s*", text, flags=re.IGNORECASE)
+    if not found:
+        raise OptionError(f"storage is {text!r}; give bytes, such as 8GiB, 500MB or 0")
+    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
+    return round(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def _toml(path: Path) -> dict[str, Any]:

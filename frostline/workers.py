@@ -157,6 +157,7 @@ def _living() -> Generator[None]:
         yield
     except BrokenProcessPool as error:
         raise RunFailed(
-            "a worker process died, most likely because memory ran out; what was finished is kept: "
-            "run again with --resume and fewer --workers"
+            "a worker process died: memory ran out, or a script of yours calls this outside of "
+            "`if __name__ == '__main__':`, and other processes read that script; what was finished is kept: run again "
+            "with --resume and fewer --workers, or with that line"
         ) from error

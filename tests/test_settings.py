@@ -18,6 +18,16 @@ LEAST = {"data": "pictures", "backbone": "timm/resnet18"}
 NAMES = [field.name for field in fields(Settings)]
 
 
+@pytest.mark.parametrize(
+    ("text", "bytes"), [("0", 0), ("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("1.5 kb", 1500), ("2g", 2 * 10**9)]
+)
+def test_room_for_activations_is_told_in_the_units_of_disks(text: str, bytes: int) -> None:
+    assert settings({**LEAST, "storage": text}).storage == bytes
+    for wrong in (f"-{text}", f"{text} or so"):
+        with pytest.raises(OptionError, match="such as 8GiB"):
+            settings({**LEAST, "storage": wrong})
+
+
 def test_every_setting_has_a_kind_and_every_choice_is_allowed() -> None:
     told = [name for names in KINDS.values() for name in names]
     assert sorted(told) == sorted({*NAMES} - {"mean", "std"})
