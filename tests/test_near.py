@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from frostline.data import near
 from frostline.data.near import CHANCE, NEIGHBOURS, near_duplicates
 from frostline.data.together import linked
 
@@ -49,6 +50,14 @@ def test_near_duplicates_are_those_of_the_definition_whatever_the_block(block: i
     found = near_duplicates(features, targets, block=block)
     assert found is not None
     assert {frozenset(rows) for rows in found} == by_definition(features, targets)
+
+
+def test_among_too_many_rows_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = clouds(200, 64)
+    features[1] = features[0]
+    assert near_duplicates(features, targets)
+    monkeypatch.setattr(near, "MOST", 199)
+    assert near_duplicates(features, targets) is None
 
 
 def test_copies_with_noise_are_found_and_nothing_else() -> None:

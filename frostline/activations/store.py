@@ -301,7 +301,8 @@ class Writing:
             if self._filled == len(self._views[0]):
                 self._store.put(self.stored, self._kept // self.stored.chunk, self._buffer)
                 self._kept, self._filled = self.next, 0
-                self._buffer, self._views = self._next()
+                if min(self.stored.chunk, self.stored.rows - self._kept) != len(self._views[0]):
+                    self._buffer, self._views = self._next()  # else the same buffer serves: all its rows come anew
 
     def _next(self) -> tuple[NDArray[np.uint8], tuple[NDArray[Any], ...]]:
         size = min(self.stored.chunk, self.stored.rows - self._kept)

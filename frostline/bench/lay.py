@@ -22,7 +22,7 @@ from frostline.bench.bench import Bench, Source
 from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
-from frostline.data.near import near_duplicates
+from frostline.data.near import MOST, near_duplicates
 from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
@@ -80,6 +80,12 @@ def lay(
     pooled = {depth: Features(store, stored, network.places) for depth, stored in filled.pooled.items()}
     last = pooled[max(pooled)][np.arange(len(examples))]
     near = near_duplicates(last, examples.targets)
+    if len(examples) > MOST:
+        text = (
+            f"Pictures that are nearly the same are not looked for among more than {MOST:,}; where there are some, "
+            "name a column of groups (--group)"
+        )
+        show(Event("split", text=text))
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
     show(Event("split", text=parted.how))
     described = with_features(profile(examples), last, near)

@@ -16,6 +16,7 @@ LEAST = 7.0  # directions: among fewer, pictures agree by chance, or because the
 FEWEST = 64  # rows: among fewer, the sixteenth neighbour is half-way to the other end of the data
 SAMPLE = 4096  # rows among which the measure is taken
 FLAT = 1e-3  # float32 cosines tell no smaller distances apart
+MOST = 50_000  # rows: each is compared with each, and more would take longer than a training
 
 Sets = tuple[tuple[int, ...], ...]
 
@@ -33,9 +34,12 @@ def near_duplicates(
     as its class does on average: in small classes that are told apart well, the eighth neighbour is of another class.
     The nearest pairs link first, and no more rows than the measure can tell, so that no chain swallows a class.
 
-    None where d is below `LEAST` or fewer than `FEWEST` rows are there. `sample` rows give the measure, evenly spaced.
-    Memory stays bounded: `block` rows at a time are compared with as many others, never all with all.
+    None where d is below `LEAST`, or fewer than `FEWEST` or more than `MOST` rows are there. `sample` rows give the
+    measure, evenly spaced. Memory stays bounded: `block` rows at a time are compared with as many others, never all
+    with all.
     """
+    if len(features) > MOST:
+        return None
     rows = _directions(features)
     radii = _radii(rows, rows[_spaced(len(rows), sample)], block)
     if radii is None:
