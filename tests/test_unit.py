@@ -23,6 +23,7 @@ from frostline.activations.store import Store
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.bench import finals
+from frostline.bench import unit as units
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
 from frostline.bench.measure import measure, trial
@@ -30,7 +31,7 @@ from frostline.bench.unit import ALL, kept_weights, perform, plan_training, star
 from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
-from frostline.training import checkpoint
+from frostline.training import checkpoint, device
 from frostline.training.prepare import predictor
 from frostline.values import (
     Adapter,
@@ -293,6 +294,23 @@ def test_finalists_are_trained_on_pictures_that_are_augmented_anew(tmp_path: Pat
     plain, kept = (perform(bench, arm, stage.unit(arm), keep=keep) for keep in (False, True))
     assert not same(plain, kept)
     assert same(perform(bench, arm, stage.unit(arm), keep=True), kept)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(10**12, True), (1000, False)])
+def test_activations_that_fit_into_the_memory_of_a_device_are_kept_there_and_nothing_else_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, free: int, kept: bool
+) -> None:
+    arm = stage.arm(bench, freeze=2, recipe=RECIPE)
+    expected, real, told = perform(bench, arm, stage.unit(arm)), units.feed, list[bool]()
+
+    def watched(*args: Any, resident: bool = False, **more: Any) -> Any:
+        told.append(resident)
+        return real(*args, resident=resident, **more)
+
+    monkeypatch.setattr(units, "feed", watched)
+    monkeypatch.setattr(device, "free_bytes", lambda where: free)
+    assert same(perform(bench, arm, stage.unit(arm)), expected)
+    assert told == [kept, False]  # to learn from, and to predict
 
 
 def test_the_seed_of_a_run_reaches_every_training(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from frostline.activations.fingerprint import fingerprint
+from frostline.activations.store import Stored
 from frostline.bench.bench import Bench
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
@@ -28,6 +29,7 @@ from frostline.values import Arm, Fold, Outcome, Plan, Unit
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 SMALLEST_BATCH = 2  # halving after running out of memory ends here
+RESIDENT = 0.4  # of a GPU's free memory that stored activations may take while they are learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,13 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
+    resident = held is not None and training.views == 1 and _fits(held, len(training.rows), where)
     found = list[Outcome]()
     with torch.random.fork_rng(), loop.stacking_quietly(), ExitStack() as stack:
-        learn = feed(read, training.rows, targets[training.rows], batch, device=where, seed=training.seed, waits=waits)
+        learn = feed(
+            read, training.rows, targets[training.rows], batch,
+            device=where, seed=training.seed, waits=waits, resident=resident,
+        )  # fmt: skip
         pairs = [(stack.enter_context(_learner(bench, task)), task.plan) for _, task in tasks]
         for learner, plan in pairs:
             if plan.statistics == "reestimate":
@@ -192,6 +198,11 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
             diverged = own[-1].diverged or not np.isfinite(predicted).all()
             found.append(Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch, len(tasks)))
     return found
+
+
+def _fits(held: Stored, rows: int, where: torch.device) -> bool:
+    """Whether so many rows of what is stored take at most a part of the memory that is free on a GPU."""
+    return held.bytes * rows <= RESIDENT * device.free_bytes(where) * held.rows
 
 
 def _learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:

@@ -87,6 +87,11 @@ def _available() -> list[str]:
     return kinds
 
 
+def free_bytes(where: torch.device) -> int:
+    """Memory of a GPU that nobody uses; none of another device counts."""
+    return int(torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else 0
+
+
 def reset_peak() -> int:
     """Begin to measure peak memory anew; returns the bytes that are held already, for `peak_bytes`."""
     if torch.cuda.is_available():
