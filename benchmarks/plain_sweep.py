@@ -97,6 +97,7 @@ def plain(data: Path, backbone: Backbone, epochs: int, batch: int, rates: Sequen
                 said = torch.cat([logits(model, some).argmax(1) for some in inputs[~train].split(64)])
             best = max(best, (said == targets[~train]).float().mean().item())
         spent[depth] = (time.perf_counter() - started) * len(RATES) / len(rates)
+        print(f"  freeze {depth}: {spent[depth]:.1f} s", flush=True)
     return Swept(before + sum(spent.values()), before + spent[0], best)
 
 
@@ -167,6 +168,7 @@ def main() -> None:
             row["find"], row["alone"], run = found(
                 data, given.backbone, {**options, "seed": number}, f"{folder}/run{number}"
             )
+            print(f"  find: {row['find']:.1f} s, without the baselines {row['alone']:.1f} s", flush=True)
             recipe = run.plan.recipe
             backbone = backbone_of(journey.resolve(str(data), given.backbone, options)[0], Source())
             swept = plain(data, backbone, recipe.epochs, recipe.batch, rates)
