@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import tempfile
@@ -21,6 +22,7 @@ from torch import nn
 
 from frostline.activations.chunks import Field, from_bfloat16, rows_per_chunk, to_bfloat16
 from frostline.activations.fingerprint import fingerprint
+from frostline.activations.fingerprint import same as alike
 from frostline.activations.store import Key, Store, Stored, address
 from frostline.errors import CutError, StoreError
 from frostline.values import Preprocessing
@@ -174,7 +176,7 @@ def test_an_address_changes_with_each_thing_that_activations_are_computed_from()
         of(preprocessing=replace(PREPROCESSING, interpolation="nearest")),
         of(size=(3, 9, 8)),
         of(dtype="float64"),
-        of(view=1),
+        of(view="flip 0 1"),
     ]
     assert len({first, *others}) == 8
 
@@ -222,3 +224,28 @@ def test_a_fingerprint_notices_every_parameter_and_buffer() -> None:
 def test_a_fingerprint_of_an_unknown_name_is_an_error() -> None:
     with pytest.raises(CutError, match=r"0\.wight"):
         fingerprint(nn.Sequential(nn.Linear(2, 2)), ["0.wight"])
+
+
+@settings(derandomize=True, max_examples=40)
+@given(st.integers(0, 3), st.sampled_from(["", "value", "sign of zero", "nan", "nan alike", "buffer", "layout"]))
+def test_two_modules_are_alike_to_the_bit_where_their_fingerprints_are(seed: int, change: str) -> None:
+    torch.manual_seed(seed)
+    one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        for module in (one, other) if change == "nan alike" else (other,):
+            weight = module.get_parameter("0.weight")
+            if change == "value":
+                weight[0, 0, 0, 0] += 1e-6
+            elif change.startswith("nan"):
+                weight[1, 1, 1, 1] = torch.nan
+            elif change == "buffer":
+                module.get_buffer("1.num_batches_tracked").add_(1)
+            elif change == "layout":
+                module.to(memory_format=torch.channels_last)
+        if change == "sign of zero":
+            one.get_parameter("1.bias")[0], other.get_parameter("1.bias")[0] = 0.0, -0.0
+    names = [*one.state_dict()]
+    assert alike(one, other, names) == (fingerprint(one, names) == fingerprint(other, names))
+    assert alike(one, other, names) == (change in ("", "nan alike", "layout"))
+    assert alike(one, other, ["1.weight"])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.activations.fingerprint import fingerprint
+from frostline.activations.fingerprint import same as alike
 from frostline.bench.bench import Bench
 from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
 from frostline.data import batches
@@ -77,7 +77,7 @@ def frozen_unchanged(bench: Bench, plan: Plan, unit: Unit) -> bool:
     names = [name for layer in plan.layers[: plan.freeze] for name in layer.members]
     network = copy.deepcopy(bench.backbone.module)
     checkpoint.read(kept_weights(bench, unit), network)
-    if fingerprint(network, names) != fingerprint(bench.backbone.module, names):
+    if not alike(network, bench.backbone.module, names):
         raise FrozenMoved(f"the model of {unit.arm!r} was written with frozen layers that are not the source's")
     return True
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.activations.fingerprint import fingerprint
+from frostline.activations.fingerprint import same as alike
 from frostline.activations.store import Stored
 from frostline.bench.bench import Bench
 from frostline.data import batches
@@ -168,7 +168,6 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     """The tasks trained together, in batches of a size; what they share is read from the first one."""
     training, targets = tasks[0][1], bench.examples.targets
     frozen = [name for layer in training.plan.layers[: training.plan.freeze] for name in layer.members]
-    before = fingerprint(bench.backbone.module, frozen)
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
@@ -190,7 +189,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
             loop.blend(learner, plan.blend)
             predicted = loop.predict(learner, look, bench.device).numpy()
             network, head = (learner.module.get_submodule(name) for name in ("network", "head"))
-            if fingerprint(network, frozen) != before:
+            if not alike(network, bench.backbone.module, frozen):
                 raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
             if keep:
                 checkpoint.write(kept_weights(bench, unit), network, head, plan)
