@@ -164,7 +164,7 @@ def test_a_store_without_a_folder_has_no_room_on_disk() -> None:
 
 def test_an_address_changes_with_each_thing_that_activations_are_computed_from() -> None:
     def of(weights: str = "w", ids: tuple[str, ...] = ("a", "b"), **changes: Any) -> str:
-        rest: dict[str, Any] = {"preprocessing": PREPROCESSING, "size": (3, 8, 8), "dtype": "float32", "view": 0}
+        rest: dict[str, Any] = {"preprocessing": PREPROCESSING, "size": (3, 8, 8), "dtype": "float32", "view": ""}
         return address(weights, ids, **(rest | changes))
 
     first = of()
