@@ -69,13 +69,13 @@ def measured(count: int, options: list[str]) -> dict[str, float]:
             "--backbone", f"{network.__file__}:glyphs", "--weights", str(network.WEIGHTS), *options,
         ]  # fmt: skip
         started, most = time.perf_counter(), 0
-        with (folder / "said").open("w") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL)
+        with (folder / "said").open("w") as said, (folder / "errors").open("w") as errors:
+            process = subprocess.Popen(command, stdout=said, stderr=errors)
             while process.poll() is None:
                 most = max(most, held(process.pid))
                 time.sleep(0.25)
         if process.returncode:
-            raise SystemExit(f"find failed on {count} examples")
+            raise SystemExit(f"find failed on {count} examples: {(folder / 'errors').read_text()[-2000:]}")
         took, cost = time.perf_counter() - started, json.loads((folder / "said").read_text())["cost"]
         stored = sum(file.stat().st_size for file in (folder / "run" / "activations").rglob("*.bin"))
     return {

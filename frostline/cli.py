@@ -40,7 +40,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def before(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Its number.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """How many layers of a pre-trained network to transfer, how many to freeze: answered from your own data."""
 

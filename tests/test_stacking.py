@@ -25,7 +25,7 @@ from frostline.bench.measure import trial
 from frostline.bench.stacking import stacking
 from frostline.bench.unit import perform, perform_together, stackable
 from frostline.run import course
-from frostline.training import loop
+from frostline.training import device, loop
 from frostline.values import Arm, Recipe, Unit, Way
 
 STACKED = Way(stacked=1)
@@ -120,8 +120,10 @@ def test_nothing_of_a_stack_that_failed_is_held_while_its_replicas_are_trained(
         return real(pairs, *rest)
 
     monkeypatch.setattr(loop, "train_together", trained)
+    monkeypatch.setattr(device, "peak_bytes", lambda before: 600)
     arm = stage.arm(bench, freeze=2)
-    assert [outcome.unit for outcome in perform_together(bench, arm, units(arm))] == units(arm)
+    found = perform_together(bench, arm, units(arm))
+    assert [(outcome.unit, outcome.peak_bytes) for outcome in found] == [(unit, 600) for unit in units(arm)]
     assert len(held) == 3
 
 

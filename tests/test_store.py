@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline.activations.chunks import Field, from_bfloat16, rows_per_chunk, to_bfloat16
-from frostline.activations.fingerprint import fingerprint
-from frostline.activations.fingerprint import same as alike
+from frostline.activations.fingerprint import alike, fingerprint
 from frostline.activations.store import Key, Store, Stored, address
 from frostline.errors import CutError, StoreError
 from frostline.values import Preprocessing

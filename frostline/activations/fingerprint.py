@@ -25,7 +25,7 @@ def fingerprint(module: nn.Module, names: Iterable[str] | None = None) -> str:
     return digest.hexdigest()
 
 
-def same(one: nn.Module, other: nn.Module, names: Iterable[str]) -> bool:
+def alike(one: nn.Module, other: nn.Module, names: Iterable[str]) -> bool:
     """Whether these parameters and buffers of two modules are alike to the bit, as equal fingerprints say.
 
     Memory is compared and not hashed: 5 times as fast as two fingerprints of a ResNet-50. Raises CutError likewise.

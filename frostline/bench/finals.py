@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.activations.fingerprint import same as alike
+from frostline.activations.fingerprint import alike
 from frostline.bench.bench import Bench
 from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
 from frostline.data import batches

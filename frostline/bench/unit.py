@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.activations.fingerprint import same as alike
+from frostline.activations.fingerprint import alike
 from frostline.activations.store import Stored
 from frostline.bench.bench import Bench
 from frostline.data import batches
@@ -61,7 +61,8 @@ def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcom
 def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: bool = False) -> tuple[Outcome, ...]:
     """As `perform`, for units that differ in their learning rates alone: each comes out as it would by itself.
 
-    Seconds and peak memory are shared equally among them. Only a `stackable` arm takes more than one unit.
+    Seconds are shared equally among them, and so is peak memory where they were trained at once. Only a `stackable`
+    arm takes more than one unit.
     """
     live = keep and arm.plan.recipe.augment != "none"
     tasks = [(unit, plan_training(bench, arm, unit, live=live)) for unit in units]
@@ -71,7 +72,7 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
         found = [_probed(bench, training, unit, keep=keep) for unit, training in tasks]
     else:
         found = _trained(bench, tasks, keep=keep)
-    seconds, peak = (time.perf_counter() - started) / len(tasks), device.peak_bytes(held) // len(tasks)
+    seconds, peak = (time.perf_counter() - started) / len(tasks), device.peak_bytes(held) // found[0].together
     return tuple(replace(outcome, seconds=seconds, peak_bytes=peak) for outcome in found)
 
 
@@ -86,8 +87,8 @@ def stackable(bench: Bench, arm: Arm) -> bool:
         return False
     if plan.statistics == "batch" or plan.above == "reinit":
         return False
-    alike = way.layout == "contiguous" and bench.device.device.type == "cpu"
-    return alike or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
+    same_mask = way.layout == "contiguous" and bench.device.device.type == "cpu"
+    return same_mask or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
 
 
 def _drops(bench: Bench, name: str) -> bool:
