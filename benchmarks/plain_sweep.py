@@ -61,8 +61,15 @@ class Swept:
     best: float  # accuracy on what is not in the training folder
 
 
-def plain(data: Path, backbone: Backbone, epochs: int, batch: int, rates: Sequence[float]) -> Swept:
-    """The sweep of a careful user."""
+def plain(
+    data: Path,
+    backbone: Backbone,
+    epochs: int,
+    batch: int,
+    rates: Sequence[float] = RATES,
+    depths: Sequence[int] | None = None,
+) -> Swept:
+    """The sweep of a careful user, over all depths unless some are named."""
     started = time.perf_counter()
     examples, anatomy = read(data), dissect(backbone)
     assert backbone.preprocessing is not None
@@ -71,7 +78,7 @@ def plain(data: Path, backbone: Backbone, epochs: int, batch: int, rates: Sequen
     train = torch.tensor([part == "train" for part in examples.parts])
     seen, labels, best, spent = inputs[train], targets[train], 0.0, dict[int, float]()
     before = time.perf_counter() - started
-    for depth in legal_depths(anatomy.layers):
+    for depth in legal_depths(anatomy.layers) if depths is None else depths:
         started = time.perf_counter()
         frozen = {name for layer in anatomy.layers[:depth] for name in layer.members}
         quiet = [name for layer in anatomy.layers[:depth] for name in layer.modules]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -17,12 +19,43 @@ def told(quiet: bool) -> Generator[Show]:
     """Progress on standard error, and sentences between: bars on a terminal, lines elsewhere; nothing with --json."""
     console = Console(stderr=True)
     if quiet:
-        yield silent
+        with heeding(silent) as show:
+            yield show
     elif console.is_terminal:
-        with _bars(console) as show:
+        with _bars(console) as bars, heeding(bars) as show:
             yield show
     else:
-        yield _lines()
+        with heeding(_lines()) as show:
+            yield show
+
+
+@contextmanager
+def heeding(show: Show) -> Generator[Show]:
+    """Progress at which a run ends that was interrupted before, wherever the interrupt went.
+
+    Python drops a KeyboardInterrupt that is raised in a finalizer (a database connection that is given back has one),
+    and some libraries catch it. Where interrupts are not Python's own, as in a shell's background jobs, they stay so.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield show
+        return
+    interrupted = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    def tell(event: Event) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        show(event)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield tell
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

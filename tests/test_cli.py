@@ -6,9 +6,11 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -419,6 +421,28 @@ def test_a_file_gets_a_line_when_a_stage_begins_and_at_every_tenth_of_it(capsys:
     with console.told(True) as show:
         show(Event("read", 1, 2, text="nothing"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_an_interrupt_that_something_swallowed_ends_the_run_at_its_next_step(quiet: bool) -> None:
+    with console.told(quiet) as show:
+        show(Event("read", 1, 2))
+        with suppress(KeyboardInterrupt):  # as Python itself does in a finalizer
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            show(Event("read", 2, 2))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_was_deaf_to_interrupts_stays_deaf() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with console.told(True) as show:
+            signal.raise_signal(signal.SIGINT)
+            show(Event("read", 1, 2))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_help_of_find_is_in_panels_and_names_every_option_once() -> None:

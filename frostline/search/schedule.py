@@ -138,7 +138,8 @@ def _trainings(of: Schedule, arms: int) -> int:
 
 
 def _part(epochs: int, share: int) -> int:
-    return min(epochs, max(FEWEST_EPOCHS, -(-epochs // share)))
+    """The epochs nearest to a part, the larger of two: rounding up would spend 38% more than a sixth of R = 13."""
+    return min(epochs, max(FEWEST_EPOCHS, (2 * epochs + share) // (2 * share)))
 
 
 def _enough(least: int, wanted: int, rows: int | None, folds: int) -> int:

@@ -1,0 +1,96 @@
+"""The most memory that `find` holds, beside a plain full fine-tuning of the same network on the same pictures.
+
+    python benchmarks/memory.py DATA --backbone B [--weights W] [--option KEY=VALUE ..] [--workers 1 2] [--out FILE.md]
+
+The plain loop is that of `plain_sweep.py`: all pictures decoded and kept, one training of everything, two epochs on the
+batch that `find` takes (memory does not grow after the first). Each runs in a process of its own. Memory is what that
+process and all below it hold together that no file backs, looked at twenty times a second; Linux alone tells it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from five_splits import value_of
+from growth import held
+from plain_sweep import RATES, plain
+
+import frostline
+from frostline import journey
+from frostline.bench import recipe
+from frostline.bench.bench import Source
+from frostline.bench.lay import backbone_of
+from frostline.data.read import read
+
+EPOCHS = 2
+
+
+def tuned(data: Path, backbone: str, options: Mapping[str, Any]) -> None:
+    """One plain full fine-tuning."""
+    given = journey.resolve(str(data), backbone, dict(options))[0]
+    batch = recipe.recipe(given, len(read(data))).batch
+    plain(data, backbone_of(given, Source()), EPOCHS, batch, RATES[1:2], depths=(0,))
+
+
+def searched(data: Path, backbone: str, options: Mapping[str, Any]) -> None:
+    """One search."""
+    with tempfile.TemporaryDirectory() as folder:
+        frostline.find(str(data), backbone, out=f"{folder}/run", **options)
+
+
+def watched(work: Callable[..., None], *given: object) -> tuple[float, int]:
+    """Seconds of some work in a process of its own, and the most bytes that it and all below it held."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=given)
+    started, most = time.perf_counter(), 0
+    process.start()
+    while process.is_alive():
+        most = max(most, held(process.pid or 0))
+        time.sleep(0.05)
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed with exit code {process.exitcode}")
+    return time.perf_counter() - started, most
+
+
+def main() -> None:
+    """The plain loop, then searches; prints and writes a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--weights")
+    parser.add_argument("--option", action="append", default=[], help="KEY=VALUE, any other option of find")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
+    options |= {"weights": given.weights} if given.weights else {}
+    contestants: list[tuple[str, Callable[..., None], dict[str, Any]]] = [
+        ("plain full fine-tuning", tuned, options),
+        *((f"find --workers {count}", searched, {**options, "workers": count}) for count in given.workers),
+    ]
+    lines = [
+        f"{given.data.name}, {Path(given.backbone).name} {' '.join(given.option)}, torch {torch.__version__}",
+        "",
+        "| | seconds | memory, MB | over the plain loop |",
+        "|---|---|---|---|",
+    ]
+    base = 0
+    for name, work, with_options in contestants:
+        seconds, most = watched(work, given.data, given.backbone, with_options)
+        base = base or most
+        lines.append(f"| {name} | {seconds:.0f} | {most / 1e6:.0f} | {most / base:.2f} |")
+        print(lines[-1], flush=True)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if given.out:
+        given.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
