@@ -35,7 +35,9 @@ Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
 PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
 Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
-Metric = Annotated[str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1 or weighted_f1.")]
+Metric = Annotated[
+    str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc or log_loss.")
+]
 Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
 Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, 0.5 to 1 [0.95].")]
 Effort = Annotated[str | None, of_spending(help="How much is tried: quick, default or thorough.")]

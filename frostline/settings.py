@@ -17,7 +17,7 @@ from frostline.errors import OptionError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("classification",),
-    "metric": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"),
+    "metric": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "log_loss"),
     "effort": ("quick", "default", "thorough"),
     "prefer": ("training", "inference", "memory"),
     "augment": ("none", "flip", "crop", "flip_crop"),

@@ -19,6 +19,7 @@ from frostline.search.race import finalists, rounds, start
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, score
 from frostline.search.standing import corrected_score, estimate, held_out_score, standings
+from frostline.settings import CHOICES
 from frostline.values import Arm, Cost, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, layers, run
 
@@ -214,7 +215,7 @@ def test_a_finalist_that_diverged_takes_no_part_and_none_left_is_a_failed_run() 
         decide([bad], here.targets(), Aim())
 
 
-@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize("metric", CHOICES["metric"])
 def test_a_clear_winner_is_chosen_by_every_metric(metric: str) -> None:
     two = arms(2, rates=1)
     here = World({"freeze@0": 0.95, "freeze@1": 0.6}, 2000, 0)

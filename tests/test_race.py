@@ -24,7 +24,7 @@ from frostline.search.race import (
     training_of_the_choice,
 )
 from frostline.search.schedule import Schedule, forecast, scale, schedule
-from frostline.values import Arm
+from frostline.values import Arm, Outcome
 from tests.planted import RECIPE, World, arms, evidence, layers, run
 
 PROPOSED = propose(
@@ -57,6 +57,24 @@ def test_outcomes_told_in_any_order_make_the_same_race(order: object, effort: st
     for outcome in shuffled:
         other = tell(other, outcome, world(few).targets())
     assert state(other) == state(race)
+
+
+def test_where_classes_count_alike_the_arm_that_knows_the_rare_one_is_ahead() -> None:
+    targets = np.array([0] * 190 + [1] * 10)
+    common, rare = arms(2, rates=1)
+    often = np.where(np.arange(200) % 6 > 0, 0.9, 0.2)  # every sixth is wrong
+    sure = {common.id: np.where(targets == 0, 0.9, 0.2), rare.id: np.where(targets == 0, often, 0.9)}
+    ahead: dict[str, str] = {}
+    for metric in ("accuracy", "macro_f1"):
+        race = start((common, rare), schedule("quick", 6), metric=metric)
+        while race.told == () or rounds(race)[0].missing:
+            for unit in ask(race):
+                table = np.where(np.eye(2)[targets] > 0, sure[unit.arm][:, None], 1 - sure[unit.arm][:, None])
+                said = Outcome(unit, np.arange(200), np.log(table).astype(np.float32), 1.0, 0)
+                race = tell(race, said, targets)
+        means = rounds(race)[0].means
+        ahead[metric] = min(means, key=lambda name: means[name])
+    assert ahead == {"accuracy": common.id, "macro_f1": rare.id}
 
 
 @given(cut=st.floats(0, 1))

@@ -334,6 +334,33 @@ def test_a_known_strategy_has_its_arm_beside_its_name() -> None:
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
 
 
+def test_a_metric_in_which_less_is_better_puts_the_least_first() -> None:
+    loss = {**summary(("ant", "bee", "cat", "dog")), "metric": "log_loss"}
+    loss["score"] = {**loss["score"], "metric": "log_loss"}
+    report = replace(build(), summary=loss)
+    means = [row.mean for row in facts.strategies(report)]
+    assert means == sorted(means) and len(means) > 2
+    finalists = [arm["score"]["mean"] for arm in facts.ranked(report) if arm["stage"] == "finalist"]
+    assert finalists == sorted(finalists)
+    assert "log-loss on 120" in printed(text.render(report)).replace("\n", " ")
+
+
+def test_the_other_metrics_stand_in_the_terminal_and_on_the_page() -> None:
+    report = build()
+    assert facts.others(report) == ""
+    measured = {
+        "accuracy": {"mean": 0.947, "low": 0.91, "high": 0.97},
+        "roc_auc": {"mean": 0.981, "low": 0.97, "high": 0.99},
+        "log_loss": {"mean": 0.2134, "low": 0.15, "high": 0.29},
+    }
+    report = replace(report, summary={**report.summary, "metrics": measured})
+    said = "In other metrics, on the same examples: ROC-AUC 98.1% (97.0 to 99.0%) and log-loss 0.213 (0.15 to 0.29)."
+    assert said in " ".join(printed(text.render(report)).split())
+    assert said in Page(page.render(report)).text
+    guessed = {**report.summary, "score": {**report.summary["score"], "kind": "cross_validated"}}
+    assert "not corrected" in facts.others(replace(report, summary=guessed))
+
+
 def test_the_depth_curve_is_called_accuracy_whatever_the_metric_and_says_what_it_rests_on() -> None:
     report = build()
     report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "metric": "macro_f1"}})

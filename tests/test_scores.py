@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logsumexp
 from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from frostline.errors import OptionError
-from frostline.search.scores import losses, resamples, score, tempered, weighted, wilson
+from frostline.search.scores import METRICS, class_weights, losses, resamples, score, sign, tempered, weighted, wilson
 
 
 def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,63 @@ def test_metrics_are_those_of_scikit_learn_also_under_weights(seed: int, n: int,
     assert score("log_loss", table, targets) == pytest.approx(clipped, rel=1e-5)
 
 
+@given(seed=st.integers(0, 10**6), n=st.integers(4, 60), classes=st.integers(2, 6), ties=st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_area_under_the_curve_is_that_of_scikit_learn_averaged_over_classes(
+    seed: int, n: int, classes: int, ties: bool
+) -> None:
+    table, targets = predictions(seed, n, classes)
+    if ties:
+        table = np.round(table)
+    weights = resamples(np.random.default_rng(seed), n, 3)
+    found = weighted("roc_auc", table, targets, weights)
+    for counts, mine in zip(weights, found, strict=True):
+        some = counts > 0
+        areas = [
+            metrics.roc_auc_score(targets[some] == c, table[some, c], sample_weight=counts[some])
+            for c in np.unique(targets[some])
+            if (targets[some] != c).any()
+        ]
+        assert mine == pytest.approx(np.mean(areas) if areas else np.nan, nan_ok=True)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_calibration_error_is_that_of_torchmetrics(classes: int) -> None:
+    table, targets = predictions(classes, 300, classes)
+    theirs = multiclass_calibration_error(
+        torch.from_numpy(np.exp(table)), torch.from_numpy(targets), num_classes=classes, n_bins=15, norm="l1"
+    )
+    assert score("ece", table, targets) == pytest.approx(float(theirs), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_an_example_of_weight_two_counts_as_two_in_every_metric(metric: str) -> None:
+    table, targets = predictions(3, 80, 4)
+    counts = resamples(np.random.default_rng(1), 80, 1)
+    rows = np.repeat(np.arange(80), counts[0].astype(int))
+    assert weighted(metric, table, targets, counts)[0] == pytest.approx(score(metric, table[rows], targets[rows]))
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_a_perfect_prediction_has_the_best_score_of_its_metric(metric: str) -> None:
+    targets = np.arange(40) % 4
+    perfect = np.where(np.eye(4)[targets] > 0, 0.0, -np.inf).astype(np.float32)
+    noisy, _ = predictions(0, 40, 4)
+    best = 1.0 if sign(metric) > 0 else 0.0
+    assert score(metric, perfect, targets) == pytest.approx(best)
+    assert sign(metric) * score(metric, noisy, targets) < sign(metric) * best
+
+
+def test_classes_weigh_the_same_where_they_count_alike_and_examples_do_elsewhere() -> None:
+    targets = np.array([0] * 90 + [1] * 9 + [4])
+    for metric in ("balanced_accuracy", "macro_f1", "roc_auc"):
+        weights = class_weights(targets, metric)
+        assert weights.mean() == pytest.approx(1.0)
+        assert [weights[targets == c].sum() for c in (0, 1, 4)] == pytest.approx([100 / 3] * 3)
+    for metric in ("accuracy", "weighted_f1", "log_loss"):
+        assert (class_weights(targets, metric) == 1.0).all()
+
+
 def test_one_impossible_prediction_cannot_outweigh_all_others() -> None:
     table = np.log(np.array([[1.0, 1e-30], [0.5, 0.5]], dtype=np.float64)).astype(np.float32)
     table[0, 1] = -np.inf
@@ -65,14 +124,15 @@ def test_the_unknown_metric_is_named_with_the_known_ones() -> None:
         score("auc", *predictions(0, 5, 2))
 
 
-def test_a_temperature_undoes_overconfidence_and_changes_no_label() -> None:
+def test_a_temperature_undoes_overconfidence() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(400, 4))
     truth = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     honest = (logits - logsumexp(logits, axis=1, keepdims=True)).astype(np.float32)
     loud = 8 * logits
     loud = (loud - logsumexp(loud, axis=1, keepdims=True)).astype(np.float32)
-    calm = tempered(loud, truth)
+    calm = tempered(loud, truth)  # the losses
     assert losses(loud, truth).mean() > 2 * losses(honest, truth).mean()
-    assert losses(calm, truth).mean() < 1.02 * losses(honest, truth).mean()
-    assert (calm.argmax(axis=1) == loud.argmax(axis=1)).all()
+    assert calm.mean() < 1.02 * losses(honest, truth).mean()
+    heavy = np.where(truth == 0, 2.0, 0.0)
+    assert (tempered(loud, truth, heavy)[truth > 0] == 0).all()

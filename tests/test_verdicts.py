@@ -10,10 +10,10 @@ from frostline.values import Estimate
     ("gap", "metric", "said"),
     [
         ((-0.035, -0.047, -0.024), "accuracy", "3.5 points below {} in accuracy (interval: 2.4 to 4.7 below)"),
-        ((0.19, 0.111, 0.268), "macro_f1", "19.0 points above {} in macro f1 (interval: 11.1 to 26.8 above)"),
+        ((0.19, 0.111, 0.268), "macro_f1", "19.0 points above {} in macro F1 (interval: 11.1 to 26.8 above)"),
         ((0.005, -0.01, 0.02), "accuracy", "0.5 points above {} in accuracy (interval: from 1.0 below to 2.0 above)"),
         ((0.0, -0.01, 0.0), "accuracy", "0.0 points below {} in accuracy (interval: 0.0 to 1.0 below)"),
-        ((-0.125, -0.25, -0.0625), "log_loss", "0.125 nats worse than {} in log loss (interval: 0.062 to 0.250 worse)"),
+        ((-0.125, -0.25, -0.0625), "log_loss", "0.125 nats worse than {} in log-loss (interval: 0.062 to 0.250 worse)"),
     ],
 )
 def test_a_difference_is_said_without_signs_on_the_side_where_it_lies(

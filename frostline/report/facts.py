@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.search.arms import closed
+from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Layer, Plan, Profile
 
 NOTICED = 1.1  # times the time of the chosen plan's training: less is within what timing says
@@ -110,13 +111,13 @@ def strategies(report: Report) -> tuple[Row, ...]:
         spent = {arm["id"]: arm["seconds"] for arm in report.summary["arms"]}
         taken = report.training_seconds.get(chosen, spent.get(chosen))
         rows.append(Row(chosen, chosen, score["value"], score["low"], score["high"], taken, True))
-    return tuple(sorted(rows, key=lambda row: -row.mean))
+    return tuple(sorted(rows, key=lambda row: -sign(score["metric"]) * row.mean))
 
 
 def ranked(report: Report) -> tuple[Mapping[str, Any], ...]:
     """The arms of the summary: finalists first, for the others had shorter schedules; then by validation score."""
-    arms = report.summary["arms"]
-    return tuple(sorted(arms, key=lambda arm: (arm["stage"] != "finalist", -arm["score"]["mean"])))
+    arms, better = report.summary["arms"], sign(report.summary["score"]["metric"])
+    return tuple(sorted(arms, key=lambda arm: (arm["stage"] != "finalist", -better * arm["score"]["mean"])))
 
 
 def seconds_of(report: Report, baseline: str) -> float | None:
@@ -177,6 +178,20 @@ def savings(report: Report) -> tuple[str, ...]:
             else:
                 longer[name] = other
     return (*said, _beside(longer, chosen, report)) if longer and chosen else tuple(said)
+
+
+def others(report: Report) -> str:
+    """The score in every other metric, on the same predictions; nothing where a run measured none."""
+    asked = report.summary["score"]["metric"]
+    found = {name: at for name, at in report.summary.get("metrics", {}).items() if name != asked}
+    if not found:
+        return ""
+    told = [
+        f"{words.called(name)} {words.ranged(at['mean'], at['low'], at['high'], name)}" for name, at in found.items()
+    ]
+    held = report.summary["score"]["kind"] == "held_out"
+    where = "on the same examples" if held else "on validation, not corrected for having been selected"
+    return f"In other metrics, {where}: {words.listed(told)}."
 
 
 def checked(report: Report) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from frostline.report import words
 from frostline.report.facts import Row
 from frostline.report.places import clear_place, crossed
 from frostline.report.svg import PALETTE, clip, embed, short
+from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Plan
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric
     axes = figure.add_subplot()
     colours = {"chosen": "ember", "finalist": "frost", "out": "quiet"}
     # finalists on top: the others had shorter schedules, and the two are not to be compared
-    ordered = sorted(rows, key=lambda row: (row["stage"] == "finalist", row["score"]["mean"]))
+    ordered = sorted(rows, key=lambda row: (row["stage"] == "finalist", sign(metric) * row["score"]["mean"]))
     finalists = sum(row["stage"] == "finalist" for row in rows)
     if 0 < finalists < len(rows):
         axes.axhline(len(rows) - finalists - 0.5, color=PALETTE["rule"], lw=1)
@@ -199,14 +200,14 @@ def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric
         label.set(fontweight="bold" if side == "chosen" else "normal")
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.grid(axis="x", color=PALETTE["rule"], lw=0.7)
-    axes.set_xlabel(f"validation {metric.replace('_', ' ')}")
+    axes.set_xlabel(f"validation {words.called(metric)}")
     axes.spines["left"].set_visible(False)
     _number(axes.xaxis, metric)
 
 
 def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -> None:
     scores, times = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
-    ordered = sorted(rows, key=lambda row: row.mean)
+    ordered = sorted(rows, key=lambda row: sign(metric) * row.mean)
     longest = max((row.seconds or 0.0 for row in ordered), default=1.0)
     for y, row in enumerate(ordered):
         colour = PALETTE["ember" if row.chosen else "frost"]
@@ -219,7 +220,7 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
     scores.set_ylim(-0.6, len(ordered) - 0.4)
     scores.margins(x=0.08)
     scores.grid(axis="x", color=PALETTE["rule"], lw=0.7)
-    scores.set_xlabel(metric.replace("_", " "))
+    scores.set_xlabel(words.called(metric))
     _number(scores.xaxis, metric, 2 if narrow else 4)
     times.set_xlim(0, longest * (1.45 if narrow else 1.25))
     times.set_xticks([])
@@ -275,7 +276,7 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str
     if not scored:
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"validation {metric.replace('_', ' ')}" if scored else "training loss, nats")
+    axes.set_ylabel(f"validation {words.called(metric)}" if scored else "training loss, nats")
     longest = max((len(run) for run in epochs.values()), default=1)
     axes.set_xticks(range(1, longest + 1, 1 + longest // 10))
     axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)

@@ -55,8 +55,10 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     if report.curve:
         table = depth_table(report.curve, report.plan, report.summary["data"]["train"])
         parts += [_title("What each depth knows"), table]
-    parts += [_title(f"Strategies in the race (validation {metric.replace('_', ' ')})"), arms_table(report)]
+    parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
     parts += [_title("Beside what people usually do"), baselines_table(report)]
+    if others := facts.others(report):
+        parts.append(Padding(Text(others, style=MUTED), (1, 0, 0, 0)))
     parts += [Padding(Text("\n".join(facts.savings(report))), (1, 0, 0, 0))]
     parts += [Padding(Text(" ".join(facts.checked(report)), style=MUTED), (1, 0, 0, 0))]
     if page is not None:
@@ -251,7 +253,7 @@ def trained(summary: Mapping[str, Any], plan: Plan, model: Path) -> RenderableTy
     """How one training came out, and its plan."""
     found = summary["score"]
     ends = words.interval(found["low"], found["high"], found["metric"])
-    text = f"{words.score(found['value'], found['metric'])} {found['metric'].replace('_', ' ')} ({ends})"
+    text = f"{words.score(found['value'], found['metric'])} {words.called(found['metric'])} ({ends})"
     line = f"{text} on {found['n']:,} examples that it did not see."
     if found.get("refit"):
         line = f"{text} on {found['n']:,} examples. {words.procedure(found)}"

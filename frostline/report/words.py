@@ -8,7 +8,15 @@ from typing import Any, Literal
 from frostline.values import Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
-SHARES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "weighted_f1", "auroc", "average_precision", "map", "iou")
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece")
+
+METRICS: Mapping[str, str] = {
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "roc_auc": "ROC-AUC",
+    "log_loss": "log-loss",
+    "ece": "calibration error (ECE)",
+}
 
 MANY = 100  # times; beyond, a number says less about the plans than about how short the shorter one is
 
@@ -28,6 +36,11 @@ NAMES: Mapping[str, str] = {
 def named(baseline: str) -> str:
     """A known strategy in plain words; one that is not known keeps its own name."""
     return NAMES.get(baseline, baseline.replace("_", " "))
+
+
+def called(metric: str) -> str:
+    """A metric as people write it."""
+    return METRICS.get(metric, metric.replace("_", " "))
 
 
 def score(value: float | None, metric: str) -> str:
@@ -106,7 +119,7 @@ def answer(summary: Mapping[str, Any], plan: Plan) -> str:
         where = f"on {found['n']:,} validation examples, corrected for having been chosen on them"
     percent = f"{100 * summary['decision']['confidence']:.0f}%"
     return (
-        f"{advice(plan)}: {score(found['value'], metric)} {metric.replace('_', ' ')} {where} "
+        f"{advice(plan)}: {score(found['value'], metric)} {called(metric)} {where} "
         f"({percent} interval {interval(found['low'], found['high'], metric)})."
     )
 

@@ -126,17 +126,18 @@ def _short(arm: Arm) -> tuple[Unit, ...]:
 
 
 def _screened(bench: Bench, arm: Arm, told: Told) -> float | None:
-    """The rate of least log-loss at its own temperature; None where not all were tried yet."""
+    """The rate of least log-loss, as the race weighs it; None where not all were tried yet."""
     units = _short(arm)
     if any(unit not in told for unit in units):
         return None
-    losses = {
-        unit.rate: float("inf") if outcome.diverged else scores.score("log_loss", tempered, truth)
-        for unit in units
-        for outcome in [told[unit]]
-        for truth in [bench.examples.targets[outcome.rows]]
-        for tempered in [scores.tempered(outcome.log_probabilities, truth)]
-    }
+    targets = bench.examples.targets
+    weights = scores.class_weights(targets, bench.settings.metric)
+
+    def loss(outcome: Outcome) -> float:
+        found = scores.tempered(outcome.log_probabilities, targets[outcome.rows], weights[outcome.rows])
+        return float("inf") if outcome.diverged else float(found.mean())
+
+    losses = {unit.rate: loss(told[unit]) for unit in units}
     return min(losses, key=lambda rate: (losses[rate], rate))
 
 

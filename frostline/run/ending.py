@@ -60,10 +60,12 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     told = studies.outcomes(run.study)
     targets, aim = bench.examples.targets, terms.aim(bench)
     costs = {arm.id: terms.cost_of(bench, arm.plan) for arm in ended.race.arms}
+    judges = ended.chosen.certification[:1] or ended.chosen.validation
     found = replace(
         findings(bench, evidence=ended.evidence),
         decision=ended.decision,
         score=replace(score_of(ended, told), refit=given.refit_all),
+        metrics=standing.in_every_metric(judges, targets, aim),
         standings=standing.standings(ended.race, told, targets, costs, aim),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
         certified={
@@ -77,7 +79,6 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         checks=ended.checks,
         verdicts=judged(ended),
     )
-    judges = ended.chosen.certification[:1] or ended.chosen.validation
     extras = {
         "command": command(given),
         "confusion": confusion(bench, judges).tolist(),
@@ -109,6 +110,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
         score=replace(
             standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
         ),
+        metrics=standing.in_every_metric([judge], targets, aim),
         standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
         cost={"total_seconds": run.spent(), "final_seconds": sum(o.seconds for o in told), "peak_bytes": peak},
         checks={

@@ -38,6 +38,7 @@ class Findings:
     evidence: tuple[Evidence, ...] = ()
     decision: Decision | None = None
     score: Score | None = None
+    metrics: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])  # the score's predictions, in each
     standings: tuple[Standing, ...] = ()
     certified: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])  # of finalists, where rows certify
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])  # why each arm ended where it did
@@ -71,6 +72,7 @@ def document(found: Findings) -> dict[str, Any]:
         },
         "decision": None if decision is None else {**asdict(decision), "plan": to_json(decision.plan)},
         "score": None if found.score is None else asdict(found.score),
+        "metrics": {name: asdict(at) for name, at in found.metrics.items()},
         "arms": [
             _arm(standing, found.reasons.get(standing.arm.id), found.certified.get(standing.arm.id))
             for standing in found.standings

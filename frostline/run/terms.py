@@ -37,7 +37,8 @@ def entered(bench: Bench, evidence: Sequence[Evidence], *, begun: Schedule | Non
     batch = base_recipe(bench).batch
     text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs in batches of {batch}; {takes}"
     show(Event("race", text=text))
-    return races.start(tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms), fitted)
+    arms = tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms)
+    return races.start(arms, fitted, metric=bench.settings.metric)
 
 
 def afforded(bench: Bench, arms: Sequence[Arm]) -> Schedule:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.report import words
 from frostline.search import scores
 from frostline.values import Arm, Estimate, Evidence, Outcome, Verdict
 
@@ -86,4 +87,4 @@ def _against(gap: Estimate, metric: str, other: str) -> str:
         ends = f"from {low} {down} to {high} {up}"
     else:
         ends = f"{low} to {high} {up}" if side == more else f"{high} to {low} {down}"
-    return f"{mean} {unit} {side} {other} in {metric.replace('_', ' ')} (interval: {ends})"
+    return f"{mean} {unit} {side} {other} in {words.called(metric)} (interval: {ends})"

@@ -20,7 +20,7 @@ from frostline.errors import RunError
 from frostline.search.arms import exact, widen
 from frostline.search.eliminate import Told, losers
 from frostline.search.schedule import Pair, Rung, Schedule, whole
-from frostline.search.scores import losses, tempered
+from frostline.search.scores import class_weights, tempered
 from frostline.values import Arm, Outcome, Unit
 
 
@@ -31,6 +31,7 @@ class Race:
     arms: tuple[Arm, ...]
     schedule: Schedule
     told: tuple[Told, ...] = ()  # by unit
+    metric: str = "accuracy"  # what is asked for in the end; it says how much each class weighs on the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,13 @@ class Round:
     onward: tuple[str, ...] = ()  # arms of the next rung; of the last rung: the finalists
 
 
-def start(arms: Sequence[Arm], schedule: Schedule) -> Race:
+def start(arms: Sequence[Arm], schedule: Schedule, *, metric: str = "accuracy") -> Race:
     """A race of these arms, the indispensable ones first: where the schedule affords fewer, the last ones stay out."""
     room = schedule.arms
     if room is None:
-        return Race(tuple(arms), schedule)
+        return Race(tuple(arms), schedule, metric=metric)
     kept = set(islice((a.id for a in sorted(arms, key=lambda a: not a.protected) if not exact(a)), room))
-    return Race(tuple(a for a in arms if exact(a) or a.id in kept), schedule)
+    return Race(tuple(a for a in arms if exact(a) or a.id in kept), schedule, metric=metric)
 
 
 def ask(race: Race) -> tuple[Unit, ...]:
@@ -78,8 +79,7 @@ def tell(race: Race, outcome: Outcome, targets: NDArray[np.int64]) -> Race:
         return race
     order = np.argsort(outcome.rows)
     rows = outcome.rows[order]
-    # fine-tuned heads are overconfident, each in its own measure: arms are compared by what they can tell apart
-    loss = losses(tempered(outcome.log_probabilities[order], targets[rows]), targets[rows])
+    loss = tempered(outcome.log_probabilities[order], targets[rows], class_weights(targets, race.metric)[rows])
     diverged = outcome.diverged or not np.isfinite(outcome.log_probabilities).any(axis=1).all()
     told = Told(unit, rows, loss, bool(diverged))
     return replace(race, told=tuple(sorted((*race.told, told), key=lambda t: t.unit)))

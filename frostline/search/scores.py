@@ -22,6 +22,9 @@ Metric = Callable[[NDArray[np.float32], Ints, Floats], Floats]
 # float32 probabilities below this are rounding: one such example must not outweigh all others
 LEAST_LOG = float(np.log(np.finfo(np.float32).eps))
 
+BALANCED = ("balanced_accuracy", "macro_f1", "roc_auc")  # metrics in which every class counts alike
+BINS = 15  # of the calibration error
+
 SHARPNESS = tuple(2.0 ** (step / 4) for step in range(-16, 9))  # factors on logits, a sixteenth to four
 
 
@@ -31,16 +34,30 @@ def losses(log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
     return -np.clip(np.nan_to_num(picked, nan=LEAST_LOG, neginf=LEAST_LOG), LEAST_LOG, 0.0)
 
 
-def tempered(log_probabilities: NDArray[np.float32], targets: Ints) -> NDArray[np.float32]:
-    """The predictions at the temperature that makes the targets most likely; not finite ones stay as they are.
+def tempered(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats | None = None) -> Floats:
+    """The log-losses of the predictions at the temperature that makes the targets most likely, times their weights.
 
-    One number fitted on the rows that it is judged on: of a hundred rows or more it adds next to no optimism.
+    Fine-tuned heads are overconfident, each in its own measure: so arms are compared by what they can tell apart. One
+    number fitted on the rows that it is judged on: of a hundred rows or more it adds next to no optimism. Predictions
+    that are not finite stay as they are.
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
     """
+    by = np.ones(len(targets)) if weights is None else weights
     if not np.isfinite(log_probabilities).all():
-        return log_probabilities
-    choices = [_sharpened(log_probabilities, sharpness) for sharpness in SHARPNESS]
-    return min(choices, key=lambda choice: float(losses(choice, targets).mean()))
+        return by * losses(log_probabilities, targets)
+    choices = [by * losses(_sharpened(log_probabilities, sharpness), targets) for sharpness in SHARPNESS]
+    return min(choices, key=lambda choice: float(choice.mean()))
+
+
+def class_weights(targets: Ints, metric: str) -> Floats:
+    """A weight for each example, 1 on average: where classes count alike in the metric, each weighs the same in all.
+
+    So what eliminates has its eye on the same classes as what is asked for.
+    """
+    if metric not in BALANCED:
+        return np.ones(len(targets))
+    _, place, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    return (len(targets) / (len(counts) * counts))[place]
 
 
 def _sharpened(log_probabilities: NDArray[np.float32], sharpness: float) -> NDArray[np.float32]:
@@ -99,12 +116,43 @@ def _weighted_f1(log_probabilities: NDArray[np.float32], targets: Ints, weights:
     return (f1 * truth).sum(axis=1) / truth.sum(axis=1)
 
 
+def _roc_auc(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    """The mean over classes of P(a member gets more of the class than a non-member does), ties half."""
+    table = np.nan_to_num(log_probabilities, nan=-np.inf)
+    total, usable = np.zeros(len(weights)), np.zeros(len(weights))
+    for c in np.unique(targets):
+        order = np.argsort(table[:, c], kind="stable")
+        ordered, member = table[order, c], targets[order] == c
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of equal predictions, the first
+        hits = np.add.reduceat(weights[:, order] * member, starts, axis=1)
+        others = np.add.reduceat(weights[:, order] * ~member, starts, axis=1)
+        pairs = hits.sum(axis=1) * others.sum(axis=1)
+        won = (hits * (others.cumsum(axis=1) - others / 2)).sum(axis=1)
+        total += np.divide(won, pairs, out=np.zeros_like(won), where=pairs > 0)
+        usable += pairs > 0
+    return np.divide(total, usable, out=np.full_like(total, np.nan), where=usable > 0)
+
+
+def _ece(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    """How far confidence and accuracy lie apart, on average over bins of equal width.
+
+    Source: Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015.
+    """
+    confidence = np.exp(np.nan_to_num(log_probabilities.max(axis=1).astype(np.float64), nan=-np.inf))
+    gap = correct(log_probabilities, targets) - confidence
+    place = np.clip(np.ceil(BINS * confidence).astype(np.int64) - 1, 0, BINS - 1)
+    off = [np.abs(weights[:, place == b] @ gap[place == b]) for b in range(BINS)]
+    return np.sum(off, axis=0) / weights.sum(axis=1)
+
+
 METRICS: Mapping[str, Metric] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
     "weighted_f1": _weighted_f1,
+    "roc_auc": _roc_auc,
     "log_loss": _log_loss,
+    "ece": _ece,  # told, and nothing to choose by: a model that always says how frequent each class is has none
 }
 
 
@@ -112,7 +160,8 @@ def weighted(metric: str, log_probabilities: NDArray[np.float32], targets: Ints,
     """The metric under each row of `weights` (weightings x examples): one value a row.
 
     Classes that have no weight (and, for macro F1, were not predicted either) take no part in an average over classes,
-    as in scikit-learn. A row whose weights are all zero gives NaN. Raises OptionError for an unknown metric.
+    as in scikit-learn; roc_auc leaves out classes without members or without others. A row whose weights are all zero
+    gives NaN. Raises OptionError for an unknown metric.
     """
     if metric not in METRICS:
         raise OptionError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
@@ -126,8 +175,8 @@ def score(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) ->
 
 
 def sign(metric: str) -> float:
-    """1.0 where more is better, -1.0 where less is (log_loss)."""
-    return -1.0 if metric == "log_loss" else 1.0
+    """1.0 where more is better, -1.0 where less is (log_loss, ece)."""
+    return -1.0 if metric in ("log_loss", "ece") else 1.0
 
 
 def resamples(rng: np.random.Generator, examples: int, draws: int) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -12,7 +13,7 @@ from frostline.errors import RunFailed
 from frostline.search.decide import Aim
 from frostline.search.race import Race, rounds, stages
 from frostline.search.resample import mean_score, shares
-from frostline.search.scores import Floats, bootstrap, chunks, resamples, score, sign, weighted, wilson
+from frostline.search.scores import METRICS, Floats, bootstrap, chunks, resamples, score, sign, weighted, wilson
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
 DRAWS = 1000
@@ -42,6 +43,11 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
     drawn = np.concatenate([_mean(outcomes, rows, targets, aim, counts) for counts in resampled])
     low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
     return Estimate(mean_score(outcomes, targets, aim.metric), float(low), float(high))
+
+
+def in_every_metric(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> Mapping[str, Estimate]:
+    """The `estimate` of the same predictions in each metric that is known."""
+    return {name: estimate(outcomes, targets, replace(aim, metric=name)) for name in METRICS}
 
 
 def difference(
