@@ -34,9 +34,10 @@ DataFormat = Annotated[str | None, of_data(help="folder, table or huggingface; d
 Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
 PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
 Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
+Values = Annotated[str | None, of_data(help="A column of numbers, for a metric of your own.")]
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[
-    str | None, of_aim(help="The score: accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc or log_loss.")
+    str | None, of_aim(help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME.")
 ]
 Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
 Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, 0.5 to 1 [0.95].")]

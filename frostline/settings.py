@@ -27,7 +27,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
 KINDS: Mapping[type, tuple[str, ...]] = {
-    str: ("data", "backbone", "weights", "label", "path", "group", "device", "out", *CHOICES),
+    str: ("data", "backbone", "weights", "label", "path", "group", "values", "device", "out", *CHOICES),
     int: ("image_size", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
@@ -56,10 +56,11 @@ class Settings:
     interpolation: str | None = None
     data_format: str = "auto"
     label: str | None = None  # column
+    values: str | None = None  # column: a number an example, for a metric of the user's own
     path: str | None = None  # column
     group: str | None = None  # column: examples of one group stay on one side of a split
     task: str = "classification"
-    metric: str = "accuracy"
+    metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
     epsilon: float = 0.01  # how much worse than the best still counts as as good, in units of the metric
     confidence: float = 0.95
     effort: Literal["quick", "default", "thorough"] = "default"
@@ -85,13 +86,25 @@ class Settings:
         self._refuse_wrong_types()
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value is not None and value not in allowed:
+            own = name == "metric" and ".py:" in str(value)
+            if value is not None and value not in allowed and not own:
                 close = difflib.get_close_matches(str(value), allowed, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{hint}")
-        for name, low, usual in (("epsilon", 0.0, "one point is 0.01"), ("confidence", 0.5, "95 percent is 0.95")):
-            if not low < getattr(self, name) < 1.0:
-                raise OptionError(f"{name} is {getattr(self, name)}; it lies above {low:g} and below 1: {usual}")
+                more = ", or a function of yours, FILE.py:NAME" if name == "metric" else ""
+                raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{more}{hint}")
+        own = ".py:" in self.metric  # in units of its own
+        largest = float("inf") if own else 1.0
+        for name, low, high, usual in (
+            ("epsilon", 0.0, largest, "one point is 0.01"),
+            ("confidence", 0.5, 1.0, "95 percent is 0.95"),
+        ):
+            if not low < getattr(self, name) < high:
+                raise OptionError(f"{name} is {getattr(self, name)}; it lies above {low:g} and below {high:g}: {usual}")
+        if self.values is not None and not own:
+            raise OptionError(
+                f"values is {self.values!r}, and {self.metric} has no use for it; it is for a function "
+                "of yours: --metric FILE.py:NAME"
+            )
         for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:

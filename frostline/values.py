@@ -87,6 +87,7 @@ class Examples:
     skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of what could not be read
     detected: str = ""  # what the reader found, in one sentence
     warnings: tuple[str, ...] = ()
+    values: NDArray[np.float64] | None = None  # what a metric of the user's own wants to know of each example
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,6 +102,7 @@ class Examples:
             targets=self.targets[rows],
             parts=tuple(self.parts[row] for row in rows),
             groups=None if groups is None else tuple(groups[row] for row in rows),
+            values=None if self.values is None else self.values[rows],
         )
 
 

@@ -184,7 +184,13 @@ def table(root: Path, **columns: list[Any]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".semicolon.csv"])
 def test_every_kind_of_table_reads_the_same(tmp_path: Path, suffix: str) -> None:
-    frame = table(tmp_path, label=[1, 0, 1, 0], split=["train", "train", "test", "test"], patient=[7, 8, 9, 9])
+    frame = table(
+        tmp_path,
+        label=[1, 0, 1, 0],
+        split=["train", "train", "test", "test"],
+        patient=[7, 8, 9, 9],
+        worth=[1.5, 2, -3, 0.25],
+    )
     file = tmp_path / f"data{suffix}"
     writers = {
         ".jsonl": lambda: frame.to_json(file, orient="records", lines=True),
@@ -200,6 +206,11 @@ def test_every_kind_of_table_reads_the_same(tmp_path: Path, suffix: str) -> None
     assert examples.ids == ("img/0.png", "img/1.png", "img/2.png", "img/3.png")
     for column in ("'path'", "'label'", "'split'", "'patient'"):
         assert column in examples.detected
+    valued = read(file, values="worth")
+    assert valued.values is not None and valued.values.tolist() == [1.5, 2, -3, 0.25]
+    assert "values in 'worth'" in valued.detected
+    some = valued.at(np.array([3, 1])).values
+    assert examples.values is None and some is not None and some.tolist() == [0.25, 2.0]
 
 
 def test_columns_can_be_named_and_odd_ones_found_by_content(tmp_path: Path) -> None:
@@ -226,6 +237,21 @@ def test_missing_labels_are_refused_with_their_rows(tmp_path: Path) -> None:
 def test_a_table_whose_pictures_are_elsewhere_says_where_it_looked(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\nx.png,a\ny.png,b\n")
     refused(DataError, tmp_path / "t.csv", "none of the 2 pictures", str(tmp_path / "x.png"))
+
+
+def test_values_that_are_no_numbers_are_refused_with_their_rows(tmp_path: Path) -> None:
+    frame = table(tmp_path, label=["a", "b", "a", "b"], worth=["1.5", "much", None, "inf"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    refused(DataError, tmp_path / "t.csv", "3 cells", "'row 2: much'", "'row 3: nan'", "'row 4: inf'", values="worth")
+    refused(DataError, tmp_path / "t.csv", "no column 'price'", values="price")
+
+
+def test_the_values_of_skipped_pictures_go_with_them(tmp_path: Path) -> None:
+    frame = table(tmp_path, label=["a", "b", "a", "b", "b"], worth=[1, 2, 3, 4, 5])
+    (tmp_path / "img" / "1.png").write_text("no picture")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    found = read(tmp_path / "t.csv", values="worth").values
+    assert found is not None and found.tolist() == [1.0, 3.0, 4.0, 5.0]
 
 
 def test_damaged_and_empty_tables_are_refused(tmp_path: Path) -> None:
@@ -273,7 +299,9 @@ def test_a_hugging_face_data_set_reads_the_same_from_memory_and_from_disk(tmp_pa
             str(picture(tmp_path / "img" / f"{count}-{number}.png", 100 * count + number)) for number in range(count)
         ]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-        return datasets.Dataset.from_dict({"image": files, "label": [n % 2 for n in range(count)]}, features=features)
+        features["worth"] = datasets.Value("float32")
+        rows = {"image": files, "label": [n % 2 for n in range(count)], "worth": [n + count for n in range(count)]}
+        return datasets.Dataset.from_dict(rows, features=features)
 
     both = datasets.DatasetDict({"train": part(4), "test": part(2)})
     both.save_to_disk(str(tmp_path / "saved"))
@@ -283,6 +311,9 @@ def test_a_hugging_face_data_set_reads_the_same_from_memory_and_from_disk(tmp_pa
         assert examples.targets.tolist() == [0, 1, 0, 1, 0, 1]
         assert examples.parts == ("train",) * 4 + ("test",) * 2
         assert open_picture(examples.inputs[0]).shape == (12, 10, 3)
+        found = read(source, values="worth").values
+        assert found is not None and found.tolist() == [4, 5, 6, 7, 2, 3]
+    refused(DataError, both, "no column 'price'", values="price")
     assert set(read(both["train"]).parts) == {""}
     refused(
         DataError, both["train"].rename_column("label", "kind").cast_column("kind", datasets.Value("int64")), "'kind'"
@@ -293,3 +324,4 @@ def test_unknown_formats_and_limits_are_refused(tmp_path: Path) -> None:
     refused(OptionError, tmp_path, "'zip'", "auto", data_format="zip")
     refused(OptionError, tmp_path, "limit is 5", limit=5)
     refused(OptionError, folder(tmp_path, {"a": 2, "b": 2}), "no columns", label="kind")
+    refused(OptionError, (np.zeros((4, 8, 8)), np.arange(4) % 2), "'worth'", "arrays have no columns", values="worth")

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +13,7 @@ from torch import nn
 from frostline.backbones.preprocessing import from_timm
 from frostline.backbones.sources import REMEDY, Built, Options
 from frostline.errors import BackboneError, WeightsError
+from frostline.userfile import failed, function
 from frostline.values import Preprocessing
 
 
@@ -27,7 +24,7 @@ def file_network(file: Path, factory: str, pretrained: bool, options: Options) -
     Raises BackboneError with the line of the file that failed, WeightsError where pre-trained weights are wanted
     and the factory brings none.
     """
-    made = _factory(file, factory)
+    made = function(file, factory, BackboneError)
 
     def make(seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -104,55 +101,12 @@ def reset(module: nn.Module) -> nn.Module:
     return module
 
 
-def _factory(file: Path, name: str) -> Callable[..., Any]:
-    if not file.is_file():
-        beside = ", ".join(sorted(entry.name for entry in file.parent.glob("*.py"))) if file.parent.is_dir() else ""
-        raise BackboneError(f"{file} does not exist; Python files beside it are: {beside or 'none'}")
-    module = _imported(file)
-    found: Any = getattr(module, name, None)
-    if not callable(found):
-        own = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and not key.startswith("_") and value.__module__ == module.__name__
-        ]
-        raise BackboneError(f"{file} has no function {name!r}; it has {', '.join(own) or 'none'}")
-    return found
-
-
-def _imported(file: Path) -> ModuleType:
-    """The user's file as a module; what it imports from its own folder is found."""
-    name = f"frostline_backbone_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
-    sys.path.insert(0, str(file.parent))
-    cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left behind in the user's folder
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
-        del sys.modules[name]
-        raise _failed(error, file, "cannot be imported") from error
-    finally:
-        sys.path.remove(str(file.parent))
-        sys.dont_write_bytecode = cached
-    return module
-
-
 def _called(made: Callable[..., Any], file: Path, name: str, options: Options) -> nn.Module:
     try:
         module = made(**options)
     except Exception as error:  # whatever a user's factory may raise
-        raise _failed(error, file, f"fails in {name}({', '.join(f'{k}={v!r}' for k, v in options.items())})") from error
+        call = f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+        raise failed(error, file, f"fails in {call}", BackboneError) from error
     if not isinstance(module, nn.Module):
         raise BackboneError(f"{file}:{name} returns a {type(module).__name__}; a torch.nn.Module is needed")
     return module
-
-
-def _failed(error: Exception, file: Path, what: str) -> BackboneError:
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    line = error.lineno if isinstance(error, SyntaxError) else own[-1] if own else None
-    return BackboneError(
-        f"{file}{f', line {line}' if line else ''} {what}: {type(error).__name__}: {error}; mend it there"
-    )

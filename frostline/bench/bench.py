@@ -15,6 +15,7 @@ from frostline.activations.features import Rows
 from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
 from frostline.evidence.probes import Linear
+from frostline.search.scores import Metric
 from frostline.settings import Settings
 from frostline.training.device import Device
 from frostline.values import Backbone, Calibration, Examples, Profile, Split
@@ -35,6 +36,7 @@ class Bench:
     folder: Path | None  # of the run; None where nothing may be written
     settings: Settings
     examples: Examples
+    metric: Metric
     profile: Profile
     split: Split
     backbone: Backbone

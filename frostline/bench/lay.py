@@ -27,6 +27,7 @@ from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
 from frostline.errors import BackboneError
+from frostline.search.own import metric_of
 from frostline.settings import Settings
 from frostline.training.device import accelerator, arranged, precisions
 from frostline.values import Backbone, Calibration, Event, Examples, Layer, Show, silent
@@ -61,6 +62,7 @@ def lay(
         existing(settings.data)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
+    metric = metric_of(settings.metric, examples)
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
     network = Network(backbone, anatomy, examples, device, settings, trained, known)
@@ -90,7 +92,7 @@ def lay(
     show(Event("split", text=parted.how))
     described = with_features(profile(examples), last, near)
     return Bench(
-        folder, settings, examples, described, parted, network.backbone, anatomy, store, pooled,
+        folder, settings, examples, metric, described, parted, network.backbone, anatomy, store, pooled,
         filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
         workers, seconds,
     )  # fmt: skip
@@ -152,6 +154,7 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
         label=settings.label,
         path=settings.path,
         group=settings.group,
+        values=settings.values,
         progress=lambda done, all: show(Event("read", done, all)),
     )
     show(Event("read", text=examples.detected))

@@ -6,10 +6,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,7 @@ class Found:
     detected: str
     warnings: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None  # in the data set's own order; None sorts the labels
+    values: NDArray[np.float64] | None = None  # a number an example, for a metric of the user's own
 
     def at(self, rows: Sequence[int]) -> Found:
         """These rows alone."""
@@ -62,6 +65,7 @@ class Found:
             self.detected,
             self.warnings,
             self.classes,
+            None if self.values is None else self.values[np.asarray(rows, np.int64)],
         )
 
 
@@ -69,6 +73,19 @@ def listed(names: Sequence[str]) -> str:
     """The first few of them, quoted, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:NAMED])
     return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def values_of(cells: Sequence[Any], source: str) -> NDArray[np.float64]:
+    """A finite number from each cell. Raises DataError naming the first rows where there is none."""
+    found = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        with suppress(TypeError, ValueError):
+            found[row] = float(cell)
+    sound = np.isfinite(found)
+    wrong = [f"row {row + 1}: {cell}" for row, cell in enumerate(cells) if not sound[row]]
+    if wrong:
+        raise DataError(f"{source} holds {len(wrong)} cells that are no finite numbers ({listed(wrong)}); mend them")
+    return found
 
 
 def plain(text: str) -> str:
@@ -116,6 +133,7 @@ def examples_of(found: Found, *, limit: float, progress: Progress | None = None)
         skipped=skipped,
         detected=found.detected,
         warnings=found.warnings + warnings + _conflicts(found, [marks[row] for row in kept]),
+        values=found.values,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
-from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain
+from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
 from frostline.data.tables import LABELS, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Part
@@ -26,12 +26,13 @@ def read(
     label: str | None = None,
     path: str | None = None,
     group: str | None = None,
+    values: str | None = None,
     limit: float = 0.05,
     progress: Progress | None = None,
 ) -> Examples:
     """The examples of a folder, a table, a Hugging Face data set or a pair (pictures, labels) of arrays.
 
-    `label`, `path` and `group` name columns where there are columns; what was found is told in `detected`.
+    `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
     Every picture is decoded once: unreadable ones are skipped and listed, and the data is refused where they are
     more than three and more than the share `limit` of all. `progress` is called with (checked, all).
     Raises DataError or its child LabelError, each naming what is wrong and what is allowed.
@@ -41,16 +42,17 @@ def read(
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
     kind = _kind(source) if data_format == "auto" else data_format
+    for flag, value in (("label", label), ("path", path), ("group", group), ("values", values)):
+        if value is not None and kind in ("arrays", "folder"):
+            it = "arrays have" if kind == "arrays" else f"{source} is an image folder, which has"
+            raise OptionError(f"{flag} is {value!r}, but {it} no columns")
     if kind == "arrays":
         found = _arrays(source)
     elif kind == "huggingface":
-        found = _hugging_face(source, label=label, image=path, group=group)
+        found = _hugging_face(source, label=label, image=path, group=group, values=values)
     elif kind == "table":
-        found = read_table(existing(source), label=label, path=path, group=group)
+        found = read_table(existing(source), label=label, path=path, group=group, values=values)
     else:
-        for flag, value in (("label", label), ("path", path), ("group", group)):
-            if value is not None:
-                raise OptionError(f"{flag} is {value!r}, but {source} is an image folder, which has no columns")
         found = read_folder(existing(source, folder=True))
     return examples_of(found, limit=limit, progress=progress)
 
@@ -146,7 +148,7 @@ def _pixels(pictures: NDArray[Any]) -> NDArray[np.uint8]:
 # ------------------------------------------------------------------------------------------------ Hugging Face
 
 
-def _hugging_face(source: Any, *, label: str | None, image: str | None, group: str | None) -> Found:
+def _hugging_face(source: Any, *, label: str | None, image: str | None, group: str | None, values: str | None) -> Found:
     """A Dataset or DatasetDict, or the folder where one was saved. Encoded pictures are held in memory."""
     import datasets
 
@@ -165,7 +167,7 @@ def _hugging_face(source: Any, *, label: str | None, image: str | None, group: s
     unknown = [part for part in whole if part and part.lower() not in PARTS]
     if unknown:
         raise DataError(f"{name} has the parts {listed(unknown)}; allowed are {', '.join(PARTS)}; rename them")
-    pieces = [(part, _rows(data, name, (image, label, group))) for part, data in whole.items()]
+    pieces = [(part, _rows(data, name, (image, label, group, values))) for part, data in whole.items()]
     kinds: list[Part] = [PARTS[part.lower()] if part else "" for part, rows in pieces for _ in rows.labels]
     first = pieces[0][1]
     return Found(
@@ -178,10 +180,11 @@ def _hugging_face(source: Any, *, label: str | None, image: str | None, group: s
         parts=tuple(kinds),
         groups=None if first.groups is None else tuple(text for _, it in pieces for text in it.groups or ()),
         detected=f"a Hugging Face data set of {len(kinds)} rows: {first.detected}",
+        values=None if values is None else np.concatenate([it.values for _, it in pieces if it.values is not None]),
     )
 
 
-def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | None]) -> Found:
+def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | None, str | None]) -> Found:
     """One part of a data set."""
     import datasets
 
@@ -193,14 +196,17 @@ def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | Non
     label = _column(columns[1], classes[:1] or [usual] * (usual is not None), features, f"{name}: a label column")
     if image not in pictures:
         raise DataError(f"column {image!r} of {name} is no Image feature; cast it with datasets.Image()")
-    if columns[2] is not None and columns[2] not in features:
-        raise DataError(f"{name} has no column {columns[2]!r}; its columns are {', '.join(map(repr, features))}")
+    for wanted in columns[2:]:
+        if wanted is not None and wanted not in features:
+            raise DataError(f"{name} has no column {wanted!r}; its columns are {', '.join(map(repr, features))}")
     stored = data.cast_column(image, datasets.Image(decode=False)).with_format(None)
     values = list(stored[label])
     if isinstance(features[label], datasets.ClassLabel):
         # -1 is how these data sets spell "no label"
         values = [None if number is None or number < 0 else features[label].int2str(number) for number in values]
-    said = f"pictures in {image!r}, labels in {label!r}"
+    said = [f"pictures in {image!r}", f"labels in {label!r}"]
+    said += [f"{what} in {column!r}" for what, column in zip(("groups", "values"), columns[2:], strict=True) if column]
+    numbers = columns[3]
     return Found(
         source=name,
         ids=(),
@@ -208,7 +214,8 @@ def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | Non
         labels=labels_of(values, f"column {label!r} of {name}"),
         parts=(),
         groups=None if columns[2] is None else tuple(plain(text_of(value)) for value in stored[columns[2]]),
-        detected=said if columns[2] is None else f"{said}, groups in {columns[2]!r}",
+        detected=", ".join(said),
+        values=None if numbers is None else values_of(list(stored[numbers]), f"column {numbers!r} of {name}"),
     )
 
 

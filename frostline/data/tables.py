@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.data.folders import SUFFIXES
-from frostline.data.found import PARTS, Found, listed, plain
+from frostline.data.found import PARTS, Found, listed, plain, values_of
 from frostline.errors import DataError, LabelError
 from frostline.values import Part
 
@@ -31,16 +31,24 @@ class Columns:
     label: str
     split: str | None
     group: str | None
+    values: str | None = None
 
 
-def read_table(file: Path, *, label: str | None = None, path: str | None = None, group: str | None = None) -> Found:
+def read_table(
+    file: Path,
+    *,
+    label: str | None = None,
+    path: str | None = None,
+    group: str | None = None,
+    values: str | None = None,
+) -> Found:
     """One row a picture. Paths are taken from the table's own folder; columns not named are found by their names.
 
     Raises DataError for a table that cannot be parsed or lacks a column (listing the columns it has), LabelError
     for rows without a label.
     """
     frame = _parsed(file)
-    columns = detect(frame, str(file), label=label, path=path, group=group)
+    columns = detect(frame, str(file), label=label, path=path, group=group, values=values)
     labels = labels_of(list(frame[columns.label]), f"column {columns.label!r} of {file}")
     names = [plain(str(value)) if text_of(value) else "" for value in frame[columns.path]]
     empty = [f"row {row + 1}" for row, name in enumerate(names) if not name]
@@ -68,6 +76,7 @@ def read_table(file: Path, *, label: str | None = None, path: str | None = None,
         parts=("",) * len(ids) if columns.split is None else parts_of(list(frame[columns.split]), str(file)),
         groups=None if columns.group is None else tuple(text_of(value) for value in frame[columns.group]),
         detected=f"a table of {len(ids)} rows: {_named(columns)}",
+        values=None if values is None else values_of(list(frame[values]), f"column {values!r} of {file}"),
     )
 
 
@@ -102,11 +111,17 @@ def _separator(file: Path) -> str:
 
 
 def detect(
-    frame: pd.DataFrame, source: str, *, label: str | None = None, path: str | None = None, group: str | None = None
+    frame: pd.DataFrame,
+    source: str,
+    *,
+    label: str | None = None,
+    path: str | None = None,
+    group: str | None = None,
+    values: str | None = None,
 ) -> Columns:
     """Which column is what. Columns that the caller names must exist; the others go by usual names."""
     names = [str(name) for name in frame.columns]
-    for wanted in (label, path, group):
+    for wanted in (label, path, group, values):
         if wanted is not None and wanted not in names:
             raise DataError(f"{source} has no column {wanted!r}; its columns are {', '.join(map(repr, names))}")
     path = path or _usual(names, PATHS) or _by_content(frame)
@@ -119,7 +134,7 @@ def detect(
             )
     assert path is not None and label is not None
     rest = [name for name in names if name not in (path, label)]
-    return Columns(path, label, _split_column(frame, rest), group or _usual(rest, GROUPS))
+    return Columns(path, label, _split_column(frame, rest), group or _usual(rest, GROUPS), values)
 
 
 def _usual(names: list[str], usual: tuple[str, ...]) -> str | None:
@@ -149,6 +164,7 @@ def _named(columns: Columns) -> str:
     said = [f"pictures in {columns.path!r}", f"labels in {columns.label!r}"]
     said += [f"parts in {columns.split!r}"] if columns.split else []
     said += [f"groups in {columns.group!r}"] if columns.group else []
+    said += [f"values in {columns.values!r}"] if columns.values else []
     return ", ".join(said)
 
 

@@ -117,7 +117,8 @@ def _arms_table(report: Report, width: int) -> Table:
     held = facts.held_out(report)
     close = bool(held) and width < ROOMY  # then memory stands on the page alone
     table = _table(
-        ("strategy", "left"), ("stage", "left"), ("score" if close else metric, "right"), ("interval", "right"),
+        ("strategy", "left"), ("stage", "left"), ("score" if close else metric.rpartition(":")[2], "right"),
+        ("interval", "right"),
         *([("held out", "right")] if held else []), ("spent", "right"), *([] if close else [("memory", "right")]),
         width=width,
     )  # fmt: skip
@@ -148,7 +149,8 @@ def _baselines_table(report: Report, width: int) -> Table:
     metric, rows = report.summary["score"]["metric"], facts.strategies(report)
     chosen = next(row for row in rows if row.chosen)
     table = _table(
-        ("strategy", "left"), (metric, "right"), ("interval", "right"), ("training", "right"), ("relative", "right"),
+        ("strategy", "left"), (metric.rpartition(":")[2], "right"), ("interval", "right"), ("training", "right"),
+        ("relative", "right"),
         width=width,
     )  # fmt: skip
     table.columns[0].no_wrap = False  # a known name with its arm's id is long, and breaks well between the two

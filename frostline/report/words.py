@@ -39,22 +39,31 @@ def named(baseline: str) -> str:
 
 
 def called(metric: str) -> str:
-    """A metric as people write it."""
-    return METRICS.get(metric, metric.replace("_", " "))
+    """A metric as people write it; of FILE.py:NAME, the name."""
+    return METRICS.get(metric, metric.rpartition(":")[2].replace("_", " "))
 
 
 def score(value: float | None, metric: str) -> str:
     """A score with its unit; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f}%" if metric in SHARES else f"{value:.3g}"
+    return f"{100 * value:.1f}%" if metric in SHARES else number(value)
+
+
+def number(value: float) -> str:
+    """To three digits, those before the point all shown.
+
+    >>> [number(value) for value in (0.21345, 12.345, 123456.7)]
+    ['0.213', '12.3', '123,457']
+    """
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def interval(low: float, high: float, metric: str) -> str:
     """Both ends of an interval, the unit said once."""
     if metric in SHARES:
         return f"{100 * low:.1f} to {100 * high:.1f}%"
-    return f"{low:.3g} to {high:.3g}"
+    return f"{number(low)} to {number(high)}"
 
 
 def ranged(mean: float, low: float, high: float, metric: str) -> str:
@@ -246,7 +255,7 @@ def ratio(slow: float | None, fast: float | None) -> str:
 
 def gap(value: float, metric: str) -> str:
     """A difference of two scores with its unit."""
-    return f"{100 * value:.2f} points" if metric in SHARES else f"{value:.3g}"
+    return f"{100 * value:.2f} points" if metric in SHARES else number(value)
 
 
 def stage(value: str) -> str:

@@ -236,7 +236,7 @@ def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -
 def aim(bench: Bench) -> Aim:
     """What the user wants of the answer."""
     given = bench.settings
-    return Aim(metric=given.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
+    return Aim(metric=bench.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
 
 
 def base_recipe(bench: Bench) -> Recipe:

@@ -77,14 +77,18 @@ def saturated_grid(arm: Arm, rate: float) -> Verdict:
 
 def _against(gap: Estimate, metric: str, other: str) -> str:
     """A difference as people say it: "3.5 points above scratch in accuracy (interval: 2.4 to 4.7 above)"."""
-    loss = metric == "log_loss"
-    scale, places, unit = (1, 3, "nats") if loss else (100, 1, "points")
+    share, loss = metric in words.SHARES, metric == "log_loss"
+    unit = "points " if share else "nats " if loss else ""
     more, less = ("better than", "worse than") if loss else ("above", "below")
-    mean, low, high = (f"{abs(scale * value):.{places}f}" for value in (gap.mean, gap.low, gap.high))
+
+    def size(value: float) -> str:
+        return f"{abs(100 * value):.1f}" if share else f"{abs(value):.3f}" if loss else words.number(abs(value))
+
+    mean, low, high = size(gap.mean), size(gap.low), size(gap.high)
     side = more if gap.mean > 0 or (gap.mean == 0 and gap.low >= 0) else less
     up, down = more.split()[0], less.split()[0]
     if gap.low < 0 < gap.high:
         ends = f"from {low} {down} to {high} {up}"
     else:
         ends = f"{low} to {high} {up}" if side == more else f"{high} to {low} {down}"
-    return f"{mean} {unit} {side} {other} in {words.called(metric)} (interval: {ends})"
+    return f"{mean} {unit}{side} {other} in {words.called(metric)} (interval: {ends})"

@@ -25,7 +25,7 @@ from frostline.plan import with_rate
 from frostline.search.arms import exact
 from frostline.search.compare import control_quantiles, range_quantile, standard_errors
 from frostline.search.resample import Sample, sample
-from frostline.search.scores import METRICS, Floats
+from frostline.search.scores import METRICS, Floats, Metric, Own
 from frostline.values import Arm, Cost, Decision, Outcome
 
 SHARE = 0.5  # of the error budget is the decision's: the rungs before it spent 0.2 and 0.3
@@ -37,13 +37,13 @@ Prefer = Literal["training", "inference", "memory"]
 class Aim:
     """What the user wants of the answer."""
 
-    metric: str = "accuracy"
+    metric: Metric = "accuracy"
     epsilon: float = 0.01  # in units of the metric: 0.01 is one point
     confidence: float = 0.95
     prefer: Prefer = "training"
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
+        if isinstance(self.metric, str) and self.metric not in METRICS:
             raise OptionError(f"metric is {self.metric!r}; allowed are {', '.join(METRICS)}")
         if not 0 < self.confidence < 1 or not 0 <= self.epsilon < float("inf"):
             raise OptionError(
@@ -228,5 +228,7 @@ def _standing(certified: bool, needed: int | None, better: Sequence[str], certai
 
 
 def _size(aim: Aim) -> str:
+    if isinstance(aim.metric, Own):
+        return f"{aim.epsilon:g}"
     value, unit = (aim.epsilon, "nat") if aim.metric == "log_loss" else (100 * aim.epsilon, "point")
     return f"{value:g} {unit}" + ("" if f"{value:g}" == "1" else "s")

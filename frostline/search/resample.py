@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.search.compare import Spread, add_seeds, pooled, spread
-from frostline.search.scores import Floats, chunks, resamples, score, sign, weighted
+from frostline.search.scores import Floats, Metric, chunks, resamples, score, sign, weighted
 from frostline.values import Outcome
 
 DRAWS = 2000
@@ -28,7 +28,7 @@ class Sample:
 def sample(
     groups: Sequence[Sequence[Outcome]],
     targets: NDArray[np.int64],
-    metric: str,
+    metric: Metric,
     still: Sequence[bool],
     replicates: Sequence[Sequence[Sequence[Outcome]]],
     *,
@@ -48,7 +48,7 @@ def sample(
         for a, group in enumerate(groups):
             for i, o in enumerate(group):
                 weights = counts[:, np.searchsorted(rows, o.rows)]
-                part = towards * weighted(metric, o.log_probabilities, targets[o.rows], weights)
+                part = towards * weighted(metric, o.log_probabilities, targets[o.rows], weights, o.rows)
                 drawn[a][i] = np.concatenate([drawn[a][i], part])
     share = [shares(group) for group in groups]
     scores = np.array([towards * mean_score(group, targets, metric) for group in groups])
@@ -67,12 +67,12 @@ def shares(outcomes: Sequence[Outcome]) -> Floats:
     return np.array([1 / folds.count(fold) for fold in folds]) / len(set(folds))
 
 
-def mean_score(outcomes: Sequence[Outcome], targets: NDArray[np.int64], metric: str) -> float:
+def mean_score(outcomes: Sequence[Outcome], targets: NDArray[np.int64], metric: Metric) -> float:
     """The score of an arm from several trainings, in the metric's own direction."""
-    return float(shares(outcomes) @ [score(metric, o.log_probabilities, targets[o.rows]) for o in outcomes])
+    return float(shares(outcomes) @ [score(metric, o.log_probabilities, targets[o.rows], o.rows) for o in outcomes])
 
 
-def _seeds(rungs: Sequence[Sequence[Sequence[Outcome]]], targets: NDArray[np.int64], metric: str) -> Spread:
+def _seeds(rungs: Sequence[Sequence[Sequence[Outcome]]], targets: NDArray[np.int64], metric: Metric) -> Spread:
     """Pooled over rungs whose arms have at least two trainings each; none where all models are single ones."""
     if not rungs[0] or len(rungs[0][0]) < 2:
         return Spread(0.0, float("inf"))
@@ -81,6 +81,7 @@ def _seeds(rungs: Sequence[Sequence[Sequence[Outcome]]], targets: NDArray[np.int
         count = min((len(group) for group in rung), default=0)
         if count < 2:
             continue
-        table = np.array([[score(metric, o.log_probabilities, targets[o.rows]) for o in g[:count]] for g in rung])
+        kept = [group[:count] for group in rung]
+        table = np.array([[score(metric, o.log_probabilities, targets[o.rows], o.rows) for o in g] for g in kept])
         found.append(spread(table, one_fold=len({o.unit.fold for o in rung[0]}) == 1))
     return pooled(found)

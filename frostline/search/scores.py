@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from frostline.errors import OptionError
+from frostline.search.own import Own
 from frostline.values import Estimate
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Metric = Callable[[NDArray[np.float32], Ints, Floats], Floats]
+
+
+Metric = str | Own
+Formula = Callable[[NDArray[np.float32], Ints, Floats], Floats]
 
 # float32 probabilities below this are rounding: one such example must not outweigh all others
 LEAST_LOG = float(np.log(np.finfo(np.float32).eps))
@@ -145,7 +149,7 @@ def _ece(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats)
     return np.sum(off, axis=0) / weights.sum(axis=1)
 
 
-METRICS: Mapping[str, Metric] = {
+METRICS: Mapping[str, Formula] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
@@ -156,25 +160,40 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def weighted(metric: str, log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+def named(metric: Metric) -> str:
+    """What a metric is called in settings and in files."""
+    return metric.name if isinstance(metric, Own) else metric
+
+
+def weighted(
+    metric: Metric,
+    log_probabilities: NDArray[np.float32],
+    targets: Ints,
+    weights: Floats,
+    rows: Ints | None = None,
+) -> Floats:
     """The metric under each row of `weights` (weightings x examples): one value a row.
 
     Classes that have no weight (and, for macro F1, were not predicted either) take no part in an average over classes,
     as in scikit-learn; roc_auc leaves out classes without members or without others. A row whose weights are all zero
-    gives NaN. Raises OptionError for an unknown metric.
+    gives NaN. A metric of the user's own needs to know which `rows` these examples are. Raises OptionError for an
+    unknown metric.
     """
+    if isinstance(metric, Own):
+        assert rows is not None, "a metric of the user's own may look up what the data say of each example"
+        return metric(log_probabilities, targets, weights, rows)
     if metric not in METRICS:
         raise OptionError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
     with np.errstate(invalid="ignore"):
         return METRICS[metric](log_probabilities, targets, weights)
 
 
-def score(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> float:
-    """The metric of these predictions; nats for log_loss, a share of 1 for the others."""
-    return float(weighted(metric, log_probabilities, targets, np.ones((1, len(targets))))[0])
+def score(metric: Metric, log_probabilities: NDArray[np.float32], targets: Ints, rows: Ints | None = None) -> float:
+    """The metric of these predictions; nats for log_loss, a share of 1 for the others that are known."""
+    return float(weighted(metric, log_probabilities, targets, np.ones((1, len(targets))), rows)[0])
 
 
-def sign(metric: str) -> float:
+def sign(metric: Metric) -> float:
     """1.0 where more is better, -1.0 where less is (log_loss, ece)."""
     return -1.0 if metric in ("log_loss", "ece") else 1.0
 
@@ -192,9 +211,10 @@ def chunks(examples: int, draws: int) -> list[int]:
 
 
 def bootstrap(
-    metric: str,
+    metric: Metric,
     log_probabilities: NDArray[np.float32],
     targets: Ints,
+    rows: Ints | None = None,
     *,
     confidence: float,
     rng: np.random.Generator,
@@ -203,12 +223,12 @@ def bootstrap(
     """The metric with its percentile bootstrap interval over examples."""
     values = np.concatenate(
         [
-            weighted(metric, log_probabilities, targets, resamples(rng, len(targets), step))
+            weighted(metric, log_probabilities, targets, resamples(rng, len(targets), step), rows)
             for step in chunks(len(targets), draws)
         ]
     )
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(score(metric, log_probabilities, targets), float(low), float(high))
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(score(metric, log_probabilities, targets, rows), float(low), float(high))
 
 
 def wilson(hits: float, n: int, z: float) -> Estimate:

@@ -13,7 +13,7 @@ from frostline.errors import RunFailed
 from frostline.search.decide import Aim
 from frostline.search.race import Race, rounds, stages
 from frostline.search.resample import mean_score, shares
-from frostline.search.scores import METRICS, Floats, bootstrap, chunks, resamples, score, sign, weighted, wilson
+from frostline.search.scores import METRICS, Floats, bootstrap, chunks, named, resamples, score, sign, weighted, wilson
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
 DRAWS = 1000
@@ -22,7 +22,7 @@ DRAWS = 1000
 def held_out_score(outcome: Outcome, targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Score:
     """Of one fixed model, on rows that neither trained nor selected it; the interval is that of `estimate`."""
     at = estimate([outcome], targets, aim, seed=seed)
-    return Score(aim.metric, at.mean, at.low, at.high, len(outcome.rows), "held_out")
+    return Score(named(aim.metric), at.mean, at.low, at.high, len(outcome.rows), "held_out")
 
 
 def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Estimate:
@@ -37,7 +37,9 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
             hits = score("accuracy", only.log_probabilities, truth) * len(truth)
             return wilson(hits, len(truth), NormalDist().inv_cdf((1 + aim.confidence) / 2))
         rng = np.random.default_rng(seed)
-        return bootstrap(aim.metric, only.log_probabilities, truth, confidence=aim.confidence, rng=rng, draws=DRAWS)
+        return bootstrap(
+            aim.metric, only.log_probabilities, truth, only.rows, confidence=aim.confidence, rng=rng, draws=DRAWS
+        )
     rows = np.unique(np.concatenate([o.rows for o in outcomes]))
     resampled = _counts(len(rows), np.random.default_rng(seed))
     drawn = np.concatenate([_mean(outcomes, rows, targets, aim, counts) for counts in resampled])
@@ -106,7 +108,7 @@ def corrected_score(
     low, high = value + np.quantile(seen - seen.mean(), [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
     ends = sorted((towards * float(low), towards * float(high)))
     n = len(np.unique(np.concatenate([o.rows for o in chosen])))
-    return Score(aim.metric, towards * value, ends[0], ends[1], n, "cross_validated")
+    return Score(named(aim.metric), towards * value, ends[0], ends[1], n, "cross_validated")
 
 
 def standings(
@@ -182,4 +184,4 @@ def _mean(
 
 def _scores(outcome: Outcome, rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats) -> Floats:
     picked = weights[:, np.searchsorted(rows, outcome.rows)]
-    return weighted(aim.metric, outcome.log_probabilities, targets[outcome.rows], picked)
+    return weighted(aim.metric, outcome.log_probabilities, targets[outcome.rows], picked, outcome.rows)
