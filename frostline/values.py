@@ -474,6 +474,7 @@ class Decision:
     expected_regret: float
     reason: str
     needed: int | None = None  # further examples that would certify the choice, where it is not certified
+    certifiable: float | None = None  # the smallest epsilon at which this data certifies the choice
 
 
 @dataclass(frozen=True, slots=True)

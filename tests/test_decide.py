@@ -17,8 +17,8 @@ from frostline.search.compare import Spread, add_seeds, control_quantiles, gauss
 from frostline.search.decide import Aim, Finalist, decide, further
 from frostline.search.race import finalists, rounds, start
 from frostline.search.schedule import schedule
-from frostline.search.scores import METRICS, score
-from frostline.search.standing import corrected_score, estimate, held_out_score, standings
+from frostline.search.scores import METRICS, correct, score
+from frostline.search.standing import corrected_score, estimate, held_out_score, probability, standings
 from frostline.settings import CHOICES
 from frostline.values import Arm, Cost, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, layers, run
@@ -141,6 +141,13 @@ def test_little_data_is_not_certified_and_says_how_much_more_would_do(count: int
     assert "Not certified: " in decision.reason
     assert f"; {said}" in decision.reason
     assert decision.reason.endswith(f"{further(decision.needed, count)}.")
+    least = decision.certifiable
+    assert least is not None and least > 0.01
+    for epsilon, certified in ((1.001 * least, True), (0.999 * least, False)):
+        again = decide(ended(here, three), here.targets(), Aim(epsilon=epsilon))
+        assert (decision.arm in again.proven) == certified
+    shown = float(re.findall(r"within ([\d.]+) points", decision.reason)[-1]) / 100
+    assert least <= shown <= 1.1 * least
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**6))
@@ -291,6 +298,18 @@ def test_a_held_out_score_is_the_plain_one_of_that_model() -> None:
         assert found.value == score(metric, outcome.log_probabilities, here.targets())
         assert found.low < found.value < found.high
         assert (found.n, found.kind, found.metric) == (400, "held_out", metric)
+
+
+def test_the_probability_of_being_better_is_that_of_the_normal_law_and_says_half_of_equals() -> None:
+    here = World({"arm00": 0.82, "arm01": 0.8}, 1000, 0)
+    ours, theirs = configurations(here, 2)
+    targets = here.targets()
+    assert probability([ours], [ours], targets, Aim()) == 0.5
+    found = probability([ours], [theirs], targets, Aim())
+    assert found == pytest.approx(1 - probability([theirs], [ours], targets, Aim()))
+    gaps = correct(ours.log_probabilities, targets) - correct(theirs.log_probabilities, targets)
+    assert found == pytest.approx(stats.norm.cdf(gaps.mean() / (gaps.std() / 1000**0.5)), abs=0.03)
+    assert probability([ours], [theirs], targets, Aim(metric="log_loss")) > 0.5
 
 
 def test_the_interval_of_two_seeds_on_the_same_rows_is_not_that_of_twice_the_examples() -> None:

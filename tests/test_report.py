@@ -345,6 +345,24 @@ def test_a_metric_in_which_less_is_better_puts_the_least_first() -> None:
     assert "log-loss on 120" in printed(text.render(report)).replace("\n", " ")
 
 
+def test_how_probably_the_model_is_better_than_the_known_strategies_is_said_in_words() -> None:
+    report = build()
+    assert facts.beaten(report) == ""
+    known = {
+        name: {**arm, "beaten": p}
+        for (name, arm), p in zip(report.summary["baselines"].items(), (0.9999, 0.64), strict=True)
+    }
+    report = replace(report, summary={**report.summary, "baselines": known})
+    said = (
+        "On other examples of this kind the model is better than training from scratch with more than 99.8% and than "
+        "full fine-tuning with 64% probability."
+    )
+    assert said in " ".join(printed(text.render(report)).split())
+    assert said in Page(page.render(report)).text
+    chosen = {**report.summary, "score": {**report.summary["score"], "kind": "cross_validated"}}
+    assert "rather too much" in facts.beaten(replace(report, summary=chosen))
+
+
 def test_the_other_metrics_stand_in_the_terminal_and_on_the_page() -> None:
     report = build()
     assert facts.others(report) == ""

@@ -180,6 +180,19 @@ def savings(report: Report) -> tuple[str, ...]:
     return (*said, _beside(longer, chosen, report)) if longer and chosen else tuple(said)
 
 
+def beaten(report: Report) -> str:
+    """How probable it is that the model is better than those of the known strategies; nothing where none were asked."""
+    scratch = words.named("scratch")
+    rows = {row.id: f"training {scratch}" if row.name == scratch else row.name for row in strategies(report)}
+    found = {rows[arm["id"]]: arm["beaten"] for arm in known(report).values() if arm.get("beaten") is not None}
+    if not found:
+        return ""
+    told = [f"than {name} with {words.probability(p)}" for name, p in sorted(found.items(), key=lambda it: -it[1])]
+    held = report.summary["score"]["kind"] == "held_out"
+    high = "" if held else ", rather too much, since it was chosen on these examples"
+    return f"On other examples of this kind the model is better {words.listed(told)} probability{high}."
+
+
 def others(report: Report) -> str:
     """The score in every other metric, on the same predictions; nothing where a run measured none."""
     asked = report.summary["score"]["metric"]

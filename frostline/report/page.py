@@ -58,6 +58,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "sets": words.sets(summary),
         "early": facts.early(report),
         "others": facts.others(report),
+        "beaten": facts.beaten(report),
         "glossary": words.glossary(arm["id"] for arm in summary["arms"]),
         "needed": _needed(summary),
         "sentence": words.sentence,

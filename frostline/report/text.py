@@ -57,6 +57,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
         parts += [_title("What each depth knows"), table]
     parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
     parts += [_title("Beside what people usually do"), baselines_table(report)]
+    if beaten := facts.beaten(report):
+        parts.append(Padding(Text(beaten), (1, 0, 0, 0)))
     if others := facts.others(report):
         parts.append(Padding(Text(others, style=MUTED), (1, 0, 0, 0)))
     parts += [Padding(Text("\n".join(facts.savings(report))), (1, 0, 0, 0))]

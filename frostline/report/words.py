@@ -50,6 +50,19 @@ def score(value: float | None, metric: str) -> str:
     return f"{100 * value:.1f}%" if metric in SHARES else number(value)
 
 
+def probability(value: float) -> str:
+    """In per cent, never quite none or all: it comes from a thousand resamples.
+
+    >>> [probability(value) for value in (0.0, 0.031, 0.5, 0.9999)]
+    ['less than 0.2%', '3%', '50%', 'more than 99.8%']
+    """
+    if value < 0.002:
+        return "less than 0.2%"
+    if value > 0.998:
+        return "more than 99.8%"
+    return f"{100 * value:.0f}%" if 0.01 <= value <= 0.99 else f"{100 * value:.1f}%"
+
+
 def number(value: float) -> str:
     """To three digits, those before the point all shown.
 

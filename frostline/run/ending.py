@@ -75,6 +75,11 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             b.name: (comparisons.as_standing(bench, b, ended.race, aim), standing.estimate(b.judged, targets, aim))
             for b in ended.baselines
         },
+        beaten={
+            b.name: standing.probability(judges, b.judged, targets, aim)
+            for b in ended.baselines
+            if b.arm.id != ended.chosen.arm.id
+        },
         cost=costs_of(run, ended, told),
         checks=ended.checks,
         verdicts=judged(ended),

@@ -45,6 +45,7 @@ class Findings:
     baselines: Mapping[str, tuple[Standing, Estimate | None]] = field(
         default_factory=dict[str, tuple[Standing, Estimate | None]]
     )
+    beaten: Mapping[str, float] = field(default_factory=dict[str, float])  # baseline -> P(the model is better)
     cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     verdicts: tuple[Verdict, ...] = ()
@@ -77,7 +78,10 @@ def document(found: Findings) -> dict[str, Any]:
             _arm(standing, found.reasons.get(standing.arm.id), found.certified.get(standing.arm.id))
             for standing in found.standings
         ],
-        "baselines": {name: _arm(standing, None, certified) for name, (standing, certified) in found.baselines.items()},
+        "baselines": {
+            name: {**_arm(standing, None, certified), "beaten": found.beaten.get(name)}
+            for name, (standing, certified) in found.baselines.items()
+        },
         "cost": dict(found.cost),
         "checks": dict(found.checks),
         "verdicts": [asdict(verdict) for verdict in found.verdicts],

@@ -179,8 +179,10 @@ def _decision(running: Sequence[Finalist], certain: Comparison, at: int, rule: s
         proven=proven,
         better=better,
         expected_regret=float(certain.regret[at]),
-        reason=_because(names[at], rule, len(names), aim) + _standing(certified, needed, better, certain, aim),
+        reason=_because(names[at], rule, len(names), aim)
+        + _standing(certified, needed, better, certain, float(certain.behind[at]), aim),
         needed=needed,
+        certifiable=None if alone else float(certain.behind[at]),
     )
 
 
@@ -201,7 +203,7 @@ def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     cost = {"training": "cheapest to train", "inference": "cheapest to run", "memory": "least in memory"}[aim.prefer]
     if count == 1:
         return f"{name} is the only finalist, so there was nothing to compare it with."
-    size = _size(aim)
+    size = _size(aim, aim.epsilon)
     return {
         "proven": f"{name} is the {cost} of the finalists that validation shows to be within {size} of the best",
         "regret": f"{name} is the {cost} of the finalists that validation expects at most {size} below the best",
@@ -209,26 +211,35 @@ def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     }[rule]
 
 
-def _standing(certified: bool, needed: int | None, better: Sequence[str], certain: Comparison, aim: Aim) -> str:
-    """What may be claimed of the choice, as the second half of a sentence."""
+def _standing(
+    certified: bool, needed: int | None, better: Sequence[str], certain: Comparison, behind: float, aim: Aim
+) -> str:
+    """What may be claimed of the choice, as the second half of a sentence; it lies at most so far `behind` the best."""
     where = "on the examples set aside, which did not decide," if certain.apart else "on this data"
     count = len(certain.scores)
     if count == 1:
         return ""
     percent = f"{100 * aim.confidence:g}%"
     if certified:
-        return f"; at {percent} confidence it is within {_size(aim)} of the best of {count} finalists."
+        return f"; at {percent} confidence it is within {_size(aim, aim.epsilon)} of the best of {count} finalists."
     if better:
         names = " and ".join(filter(None, (", ".join(better[:-1]), better[-1])))
         return f". Not certified: {where} {names} did better than it by more than chance."
-    lacking = f". Not certified: that it lies within {_size(aim)} of the best is not shown at {percent} confidence"
+    size, least = _size(aim, aim.epsilon), _size(aim, _up(behind))
+    lacking = f". Not certified: at {percent} confidence it is shown to lie within {least} of the best, not {size}"
     if needed is None:
         return f"{lacking}, and more examples alone would not show it: the seeds or true differences are too large."
     return f"{lacking}; {further(needed, certain.examples)}."
 
 
-def _size(aim: Aim) -> str:
+def _up(value: float) -> float:
+    """To two figures, never less: a bound stays one."""
+    step = 10.0 ** (np.floor(np.log10(value)) - 1) if value > 0 else 1.0
+    return float(np.ceil(value / step - 1e-9) * step)
+
+
+def _size(aim: Aim, epsilon: float) -> str:
     if isinstance(aim.metric, Own):
-        return f"{aim.epsilon:g}"
-    value, unit = (aim.epsilon, "nat") if aim.metric == "log_loss" else (100 * aim.epsilon, "point")
+        return f"{epsilon:g}"
+    value, unit = (epsilon, "nat") if aim.metric == "log_loss" else (100 * epsilon, "point")
     return f"{value:g} {unit}" + ("" if f"{value:g}" == "1" else "s")
