@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from scores import h_score, logme
 
 from frostline import journey
 from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
+from frostline.bench.curve import probe_cuts
 from frostline.plan import legal_depths, plan
 from frostline.run import course, terms
 from frostline.search.arms import exact
@@ -163,6 +165,18 @@ def demanded(layers: Sequence[Layer], rates: Sequence[float]) -> dict[int, float
     return {c: 2.0 * EPOCHS * SEEDS * len(rates) for c in cuts(layers) if c < len(layers)}
 
 
+def scored(bench: Bench) -> dict[str, dict[int, float]]:
+    """What needs no training, at every cut: the leave-one-out accuracy of a linear probe, and published scores."""
+    rows = bench.split.folds[0].train
+    targets, chosen = bench.examples.targets[rows], cuts(bench.anatomy.layers)
+    features = {depth: bench.pooled[depth][rows] for depth in chosen}
+    return {
+        "ridge_loo": {e.cut.depth: e.score.mean for e in probe_cuts(bench) if e.cut.depth in features},
+        "logme": {depth: logme(found, targets) for depth, found in features.items()},
+        "h_score": {depth: h_score(found, targets) for depth, found in features.items()},
+    }
+
+
 def packed(bench: Bench, every: Sequence[Arm], outcomes: Sequence[Outcome], file: Path) -> None:
     """The grid as one file: arrays with a row a training, and what they are of as JSON. Appears whole or not at all."""
     rows = outcomes[0].rows
@@ -176,6 +190,7 @@ def packed(bench: Bench, every: Sequence[Arm], outcomes: Sequence[Outcome], file
         "train": len(bench.split.folds[0].train),
         "epochs": EPOCHS,
         "costs": {arm.id: terms.cost_of(bench, arm.plan).training for arm in every},
+        "scores": scored(bench),
     }
     table = np.stack([outcome.log_probabilities for outcome in outcomes])
     whole = file.with_suffix(".partial")
