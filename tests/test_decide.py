@@ -18,7 +18,7 @@ from frostline.search.decide import Aim, Finalist, decide, further
 from frostline.search.race import finalists, rounds, start
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, correct, score
-from frostline.search.standing import corrected_score, estimate, held_out_score, probability, standings
+from frostline.search.standing import corrected_score, estimate, held_out_score, in_every_metric, probability, standings
 from frostline.settings import CHOICES
 from frostline.values import Arm, Cost, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, layers, run
@@ -298,6 +298,13 @@ def test_a_held_out_score_is_the_plain_one_of_that_model() -> None:
         assert found.value == score(metric, outcome.log_probabilities, here.targets())
         assert found.low < found.value < found.high
         assert (found.n, found.kind, found.metric) == (400, "held_out", metric)
+
+
+def test_a_metric_that_examples_of_one_class_do_not_define_is_not_told() -> None:
+    here = World({"arm00": 0.8}, 40, 0)
+    (outcome,) = configurations(here, 1)
+    assert set(in_every_metric([outcome], here.targets(), Aim())) == set(METRICS)
+    assert set(in_every_metric([outcome], np.zeros(40, np.int64), Aim())) == set(METRICS) - {"roc_auc"}
 
 
 def test_the_probability_of_being_better_is_that_of_the_normal_law_and_says_half_of_equals() -> None:

@@ -48,8 +48,12 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
 
 
 def in_every_metric(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> Mapping[str, Estimate]:
-    """The `estimate` of the same predictions in each metric that is known."""
-    return {name: estimate(outcomes, targets, replace(aim, metric=name)) for name in METRICS}
+    """The `estimate` of the same predictions in each metric that is known and that these examples define.
+
+    Those of one class alone have no area under a curve.
+    """
+    defined = [name for name in METRICS if np.isfinite(mean_score(outcomes, targets, name))]
+    return {name: estimate(outcomes, targets, replace(aim, metric=name)) for name in defined}
 
 
 def difference(
