@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py DATA --backbone B [--weights W] [--option KEY=VALUE ..] [--workers 1 2] [--out FILE.md]
 
-The plain loop is that of `plain_sweep.py`: all pictures decoded and kept, one training of everything, two epochs on the
-batch that `find` takes (memory does not grow after the first). Each runs in a process of its own. Memory is what that
-process and all below it hold together that no file backs, looked at twenty times a second; Linux alone tells it.
+DATA has a train/ folder. The plain loop is that of `plain_sweep.py`: all pictures decoded and kept, one training of
+everything, two epochs on the batch that `find` takes (memory does not grow after the first). Each runs in a process of
+its own. Memory is what that process and all below it hold together that no file backs, looked at twenty times a second;
+Linux alone tells it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import frostline
 from frostline import journey
 from frostline.bench import recipe
 from frostline.bench.bench import Source
-from frostline.bench.lay import backbone_of
+from frostline.bench.lay import FOLDS, backbone_of
 from frostline.data.read import read
+from frostline.data.split import split
 
 EPOCHS = 2
 
@@ -35,7 +37,8 @@ EPOCHS = 2
 def tuned(data: Path, backbone: str, options: Mapping[str, Any]) -> None:
     """One plain full fine-tuning."""
     given = journey.resolve(str(data), backbone, dict(options))[0]
-    batch = recipe.recipe(given, len(read(data))).batch
+    learned = split(read(data), seed=given.seed, folds=FOLDS).folds[0].train
+    batch = recipe.recipe(given, len(learned)).batch
     plain(data, backbone_of(given, Source()), EPOCHS, batch, RATES[1:2], depths=(0,))
 
 

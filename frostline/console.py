@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,9 +35,11 @@ def heeding(show: Show) -> Generator[Show]:
     """Progress at which a run ends that was interrupted before, wherever the interrupt went.
 
     Python drops a KeyboardInterrupt that is raised in a finalizer (a database connection that is given back has one),
-    and some libraries catch it. Where interrupts are not Python's own, as in a shell's background jobs, they stay so.
+    and some libraries catch it. Where interrupts are not Python's own, as in a shell's background jobs, or
+    reach another thread, they stay so.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield show
         return
     interrupted = False

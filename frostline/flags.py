@@ -39,7 +39,7 @@ Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[
     str | None, of_aim(help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME.")
 ]
-Epsilon = Annotated[float | None, of_aim(help="A score this far below the best counts as equally good [0.01].")]
+Epsilon = Annotated[float | None, of_aim(help="A score this far behind the best counts as equally good [0.01].")]
 Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, 0.5 to 1 [0.95].")]
 Effort = Annotated[str | None, of_spending(help="How much is tried: quick, default or thorough.")]
 Budget = Annotated[str | None, of_spending(help="Time for the search, 30m or 1.5h; scales the schedule once.")]

@@ -36,7 +36,7 @@ KINDS: Mapping[type, tuple[str, ...]] = {
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
     "train": ("effort", "budget", "prefer", "epsilon", "workers", "views"),
-    "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
+    "probe": ("out", "resume", "refit_all", "prefer", "epsilon", "metric", "values"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}
@@ -61,7 +61,7 @@ class Settings:
     group: str | None = None  # column: examples of one group stay on one side of a split
     task: str = "classification"
     metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
-    epsilon: float = 0.01  # how much worse than the best still counts as as good, in units of the metric
+    epsilon: float | None = None  # how much worse than the best still counts as as good; None is one point
     confidence: float = 0.95
     effort: Literal["quick", "default", "thorough"] = "default"
     epochs: int | None = None  # of the full schedule
@@ -86,25 +86,17 @@ class Settings:
         self._refuse_wrong_types()
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            own = name == "metric" and ".py:" in str(value)
+            own = name == "metric" and is_own(str(value))
             if value is not None and value not in allowed and not own:
                 close = difflib.get_close_matches(str(value), allowed, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 more = ", or a function of yours, FILE.py:NAME" if name == "metric" else ""
                 raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{more}{hint}")
-        own = ".py:" in self.metric  # in units of its own
-        largest = float("inf") if own else 1.0
-        for name, low, high, usual in (
-            ("epsilon", 0.0, largest, "one point is 0.01"),
-            ("confidence", 0.5, 1.0, "95 percent is 0.95"),
-        ):
-            if not low < getattr(self, name) < high:
-                raise OptionError(f"{name} is {getattr(self, name)}; it lies above {low:g} and below {high:g}: {usual}")
-        if self.values is not None and not own:
-            raise OptionError(
-                f"values is {self.values!r}, and {self.metric} has no use for it; it is for a function "
-                "of yours: --metric FILE.py:NAME"
-            )
+        for name, low, usual in (("epsilon", 0.0, "one point is 0.01"), ("confidence", 0.5, "95 percent is 0.95")):
+            value = getattr(self, name)
+            if value is not None and not low < value < 1.0 and not (name == "epsilon" and is_own(self.metric)):
+                raise OptionError(f"{name} is {value}; it lies above {low:g} and below 1: {usual}")
+        self._refuse_half_a_metric()
         for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
@@ -126,6 +118,19 @@ class Settings:
         if (self.mean is None) != (self.std is None):
             raise OptionError("mean and std belong together: give both or neither")
 
+    def _refuse_half_a_metric(self) -> None:
+        """A function of the user's own has units of its own; what it knows of examples is of use to it alone."""
+        if is_own(self.metric) and (self.epsilon is None or not 0 < self.epsilon < float("inf")):
+            raise OptionError(
+                f"epsilon is {self.epsilon} with the metric {self.metric}; say how much less of it still counts as "
+                "equally good, in its own units and above 0: --epsilon"
+            )
+        if self.values is not None and not is_own(self.metric):
+            raise OptionError(
+                f"values is {self.values!r}, and {self.metric} has no use for it; it is for a function of yours: "
+                "--metric FILE.py:NAME"
+            )
+
     def _refuse_wrong_types(self) -> None:
         """A TOML file and Python can give anything; flags cannot."""
         for kind, names in KINDS.items():
@@ -139,6 +144,11 @@ class Settings:
     def document(self) -> dict[str, Any]:
         """Plain JSON values, for config.json."""
         return asdict(self)
+
+
+def is_own(metric: str) -> bool:
+    """Whether a metric is a function of the user's own, FILE.py:NAME."""
+    return ".py:" in metric
 
 
 def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -43,7 +44,7 @@ def failed(error: Exception, file: Path, what: str, refused: type[InputError]) -
 
 def _imported(file: Path, refused: type[InputError]) -> ModuleType:
     """The user's file as a module; what it imports from its own folder is found."""
-    name = f"frostline_user_{file.stem}"
+    name = f"frostline_user_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -16,12 +16,13 @@ from frostline.plan import plan
 from frostline.search.compare import Spread, add_seeds, control_quantiles, gaussian, range_quantile, standard_errors
 from frostline.search.decide import Aim, Finalist, decide, further
 from frostline.search.race import finalists, rounds, start
+from frostline.search.resample import sample
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, correct, score
 from frostline.search.standing import corrected_score, estimate, held_out_score, in_every_metric, probability, standings
 from frostline.settings import CHOICES
-from frostline.values import Arm, Cost, Outcome, Unit
-from tests.planted import RECIPE, World, arms, cost, layers, run
+from frostline.values import Arm, Outcome, Unit
+from tests.planted import RECIPE, World, arms, cost, ended, layers, run
 
 
 def test_simultaneous_quantiles_are_those_of_dunnett_and_tukey_for_independent_arms() -> None:
@@ -53,13 +54,6 @@ def test_an_aim_that_means_nothing_is_refused_by_name() -> None:
         Aim(epsilon=-1)
     with pytest.raises(OptionError, match=r"'auc'.*accuracy"):
         Aim(metric="auc")
-
-
-def ended(world: World, of: tuple[Arm, ...], costs: dict[str, Cost] | None = None) -> list[Finalist]:
-    """Two seeds of every arm, as in a final."""
-    units = {a.id: [Unit(a.id, RECIPE.lr, 3, 0, seed, 12) for seed in (3, 4)] for a in of}
-    known = costs or {a.id: cost(training=10.0 - a.plan.freeze) for a in of}
-    return [Finalist(a, known[a.id], tuple(world.play(u) for u in units[a.id])) for a in of]
 
 
 def test_among_equal_finalists_a_loser_is_declared_at_most_5_times_in_100() -> None:
@@ -298,6 +292,27 @@ def test_a_held_out_score_is_the_plain_one_of_that_model() -> None:
         assert found.value == score(metric, outcome.log_probabilities, here.targets())
         assert found.low < found.value < found.high
         assert (found.n, found.kind, found.metric) == (400, "held_out", metric)
+
+
+def test_resamples_that_define_no_score_leave_intervals_and_probabilities_whole() -> None:
+    """Two of forty are of the rare class: one resample in eight has none of them, and no area under a curve."""
+    rng, targets = np.random.default_rng(0), np.array([0] * 38 + [1] * 2)
+    aim = Aim(metric="roc_auc")
+
+    def said(arm: str, knows: float) -> Outcome:
+        logits = rng.normal(size=(40, 2)) + knows * np.eye(2)[targets]
+        table = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return Outcome(Unit(arm, 1e-3, 1, 0, 0, 2), np.arange(40), table.astype(np.float32), 1.0, 0)
+
+    ours, theirs = said("freeze@0", 2.0), said("freeze@1", 0.5)
+    found = corrected_score([ours, theirs], [ours], targets, aim)
+    assert np.isfinite([found.value, found.low, found.high]).all()
+    both = probability([ours], [theirs], targets, aim), probability([theirs], [ours], targets, aim)
+    assert sum(both) == pytest.approx(1.0)
+    two = [Finalist(arm, cost(), (outcome,)) for arm, outcome in zip(arms(2, rates=1), (ours, theirs), strict=True)]
+    drawn = sample([f.validation for f in two], targets, "roc_auc", [False, False], (), seed=0)
+    areas = estimate([ours], targets, aim)
+    assert np.quantile(drawn.by_examples[:, 0] + drawn.scores[0], 0.025) == pytest.approx(areas.low, abs=0.05)
 
 
 def test_a_metric_that_examples_of_one_class_do_not_define_is_not_told() -> None:

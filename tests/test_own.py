@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from world import CLASSES, Said, refused, small, tell
 
 from frostline.errors import OptionError
-from frostline.search.decide import Aim
+from frostline.search.decide import Aim, decide
 from frostline.search.own import Own, metric_of
 from frostline.search.scores import resamples, score, weighted
 from frostline.search.standing import estimate
 from frostline.values import Examples, Outcome, Unit
+from tests.planted import World, arms, ended
 
 BUSINESS = """
 import numpy as np
@@ -44,6 +46,19 @@ def nothing(targets, predictions):
 
 def failing(targets, predictions):
     return unknown
+
+
+def one_class_alone(targets, predictions, weights):
+    return np.average(predictions[targets == 1, 1], weights=weights[targets == 1])
+
+
+def by_default(targets, predictions, values=None):
+    return float(len(targets))
+
+
+def confident(targets, predictions):
+    assert np.isfinite(predictions).all()
+    return predictions.max(axis=1).mean()
 """
 N = 60
 
@@ -113,6 +128,7 @@ def test_what_the_data_say_of_an_example_reaches_the_metric_with_that_example(fi
         ("hit_rate", True, ("no parameter of that name",)),
         ("nothing", False, ("nan", "finite")),
         ("failing", False, ("line 27", "failing", "NameError", "mend it there")),
+        ("one_class_alone", False, ("one_class_alone", "of 1 classes", "ZeroDivisionError", "nan")),
     ],
 )
 def test_a_metric_that_cannot_be_used_is_refused_before_anything_is_trained(
@@ -129,9 +145,67 @@ def test_a_metric_in_a_file_that_is_not_there_names_those_beside_it(file: Path) 
         metric_of(f"{file.with_name('busines.py')}:hit_rate", examples())
 
 
+def test_a_training_that_diverged_is_judged_as_one_that_knows_nothing(file: Path) -> None:
+    said, here = outcome(np.arange(40)), examples()
+    broken = replace(said, log_probabilities=np.full((40, 3), np.nan, np.float32))
+    metric = metric_of(f"{file}:confident", here)
+    assert score(metric, broken.log_probabilities, here.targets[:40], broken.rows) == pytest.approx(1 / 3)
+
+
+def test_values_that_have_a_default_need_not_be_there(file: Path) -> None:
+    for values in (False, True):
+        metric = metric_of(f"{file}:by_default", examples(values))
+        assert score(metric, outcome(np.arange(40)).log_probabilities, np.zeros(40, int), np.arange(40)) == 40
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_unit_of_a_metric_changes_nothing_but_its_numbers(scale: float, tmp_path: Path) -> None:
+    file = tmp_path / "scaled.py"
+    file.write_text(f"def hits(t, p):\n    return {scale!r} * (p.argmax(axis=1) == t).mean()\n")
+    two = arms(2, rates=1)
+    here = World({"freeze@0": 0.83, "freeze@1": 0.8}, 1500, 0)
+    data = replace(examples(), targets=here.targets(), ids=("",) * 1500, inputs=np.zeros((1500, 1, 1), np.uint8))
+    found = {}
+    for name, by in (("accuracy", 1.0), (f"{file}:hits", scale)):
+        aim = Aim(metric=metric_of(name, data), epsilon=0.02 * by)
+        decision = decide(ended(here, two), here.targets(), aim)
+        assert decision.certifiable is not None
+        found[name] = decision.arm, decision.plausible, decision.proven, decision.certifiable / by
+    (plain, own) = found.values()
+    assert own[:3] == plain[:3]
+    assert own[3] == pytest.approx(plain[3], rel=0.05)
+
+
 def test_known_metrics_stay_names() -> None:
     assert metric_of("macro_f1", examples()) == "macro_f1"
     assert not isinstance(metric_of("accuracy", examples()), Own)
+
+
+def takings_of(arm: str, out: Path, data: Path) -> float:
+    """What the function says of an arm's last predictions, from the files of the run and of the data alone."""
+    worth = [float(line.split(",")[2]) for line in data.read_text().splitlines()[1:]]
+    labels = [CLASSES.index(line.split(",")[1]) for line in data.read_text().splitlines()[1:]]
+    kept = [load(file) for file in sorted(out.glob(f"outcomes/{arm}-*.npz"))]
+    last = max(facts["unit"]["rung"] for facts, _, _ in kept)
+    scores: list[float] = []
+    for facts, rows, table in kept:
+        if facts["unit"]["rung"] == last:
+            right = table.argmax(axis=1) == np.array(labels)[rows]
+            scores.append(float(np.where(right, np.array(worth)[rows], -1.0).mean()))
+    return float(np.mean(scores))
+
+
+def load(file: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    with np.load(file) as found:
+        return json.loads(found["facts"].tobytes()), found["rows"], found["log_probabilities"]
+
+
+def test_a_search_with_pictures_that_vary_comes_to_its_end_with_an_own_metric(
+    place: Path, file: Path, tmp_path: Path
+) -> None:
+    words = ("find", place / "data", *small(place), "--epochs", 1, "--effort", "quick", "--augment", "flip")
+    said = tell(*words, "--metric", f"{file}:hit_rate", "--epsilon", 0.05, "--out", tmp_path / "run", "--json")
+    assert said.code == 0, said.err
 
 
 def table(place: Path, file: Path) -> Path:
@@ -155,10 +229,13 @@ def test_a_search_by_an_own_metric_reports_what_that_function_says_of_its_predic
     found = said.document
     at = found["score"]
     assert at["metric"] == f"{file}:takings" == found["metric"]
-    assert -1 <= at["low"] <= at["value"] <= at["high"] <= 9
+    assert at["low"] <= at["value"] <= at["high"]
+    probe = next(arm for arm in found["arms"] if arm["id"].startswith("linear_probe"))
+    assert probe["score"]["mean"] == pytest.approx(takings_of(probe["id"], out, data), rel=1e-4)
     assert set(found["metrics"]) >= {"accuracy", "roc_auc", "ece"}
     page = (out / "report.html").read_text()
     assert "takings" in page
     assert json.loads((out / "summary.json").read_text()) == found
-    refused(tell(*words, "--out", tmp_path / "other"), "--values", "takings")
+    refused(tell(*words, "--epsilon", 2, "--out", tmp_path / "other"), "--values", "takings")
+    refused(tell(*words, "--values", "worth", "--out", tmp_path / "other"), "--epsilon", "its own units")
     refused(tell("find", place / "data", *small(place), "--values", "worth"), "values is 'worth'", "--metric FILE.py")

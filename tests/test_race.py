@@ -77,6 +77,23 @@ def test_where_classes_count_alike_the_arm_that_knows_the_rare_one_is_ahead() ->
     assert ahead == {"accuracy": common.id, "macro_f1": rare.id}
 
 
+def test_where_log_loss_is_asked_for_overconfidence_counts_on_the_way_too() -> None:
+    targets = np.arange(200) % 2
+    loud, calm = arms(2, rates=1)
+    right = {loud.id: np.arange(200) % 10 > 0, calm.id: np.arange(200) % 8 > 0}
+    sure = {loud.id: 0.9999, calm.id: 0.87}
+    ahead: dict[str, str] = {}
+    for metric in ("accuracy", "log_loss"):
+        race = start((loud, calm), schedule("quick", 6), metric=metric)
+        for unit in ask(race):
+            chosen = np.where(right[unit.arm], targets, 1 - targets)
+            table = np.where(np.eye(2)[chosen] > 0, sure[unit.arm], 1 - sure[unit.arm])
+            race = tell(race, Outcome(unit, np.arange(200), np.log(table).astype(np.float32), 1.0, 0), targets)
+        means = rounds(race)[0].means
+        ahead[metric] = min(means, key=lambda name: means[name])
+    assert ahead == {"accuracy": loud.id, "log_loss": calm.id}
+
+
 @given(cut=st.floats(0, 1))
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_a_race_interrupted_anywhere_ends_as_if_it_never_was(cut: float) -> None:

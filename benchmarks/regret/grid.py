@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,20 @@ def drawn(pair: Pair, assets: Path, size: int, folder: Path) -> None:
         if file.suffix.lower() in {".jpg", ".jpeg", ".png"}:
             classes.setdefault(file.parent.name, []).append(file)
     each = {"train": round(0.8 * size / len(classes)), "select": round(0.2 * size / len(classes))}
-    each["truth"] = TRUTH // len(classes)
+    smallest = min(len(files) for files in classes.values())
+    each["truth"] = min(TRUTH // len(classes), smallest - sum(each.values()) - 4)
+    each["spare"] = 2  # in a test part, which nobody reads: so nothing of the others is set aside
+    places = {"train": "train", "select": "validation", "truth": "validation", "spare": "test"}
     for name, files in classes.items():
-        rest = [files[number] for number in rng.permutation(len(files))]
+        different = list({file.read_bytes(): file for file in files}.values())
+        rest = iter([different[number] for number in rng.permutation(len(different))])
         for part, count in each.items():
-            place = folder / ("train" if part == "train" else "validation") / name
+            place = folder / places[part] / name
             place.mkdir(parents=True, exist_ok=True)
-            for file in rest[:count]:
+            for number, file in enumerate(islice(rest, count)):
                 picture = Image.open(file).convert("RGB")
                 picture = ImageOps.invert(picture).rotate(90) if pair.turned else picture
-                picture.save(place / f"{part}-{file.stem}.png")
-            rest = rest[count:]
+                picture.save(place / f"{part}-{number:04d}.png")
 
 
 def cuts(layers: Sequence[Layer]) -> list[int]:
@@ -140,6 +144,8 @@ def made(name: str, size: int, assets: Path, work: Path) -> tuple[Bench, tuple[A
     )
     with course.begun(given) as run:
         bench = course.laid(run, Source(), demands=partial(demanded, rates=pair.rates))
+        learned = len(bench.split.folds[0].train)
+        assert abs(learned - 0.8 * size) <= len(bench.examples.classes), f"{learned} examples are learned from"
         every = tuple(arms(bench.anatomy.layers, pair.rates, terms.base_recipe(bench).batch))
         jobs = [Job(arm, unit, keep=False) for arm in every for unit in units(arm)]
         left = course.missing(bench, jobs, course.told(run))

@@ -100,7 +100,7 @@ def rules(grid: Grid) -> dict[str, tuple[float, float]]:
         "last block": of(f"freeze@{inner[-1]}"),
         "half the depth": of(f"freeze@{half}"),
         "best leave-one-out probe": of(preferred("ridge_loo")),
-        "LogME": of(preferred("logme")),
+        "LogME, standardised": of(preferred("logme")),
         "H-score": of(preferred("h_score")),
         "the whole sweep's winner": (
             grid.swept(),
@@ -116,7 +116,7 @@ def searched(name: str, size: int, seed: int, assets: Path, work: Path) -> dict[
         drawn(pair, assets, size, folder / "partial")
         (folder / "partial").rename(folder / "data")
     parts = {"train": "train", "select": "validation", "truth": "test"}
-    for file in (folder / "data").rglob("*.png"):
+    for file in (file for part in ("train", "validation") for file in (folder / "data" / part).rglob("*.png")):
         place = folder / "find" / parts[file.name.split("-")[0]] / file.parent.name / file.name
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():

@@ -27,8 +27,8 @@ from frostline.data.profile import duplicates, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
 from frostline.errors import BackboneError
-from frostline.search.own import metric_of
-from frostline.settings import Settings
+from frostline.search import own
+from frostline.settings import Settings, is_own
 from frostline.training.device import accelerator, arranged, precisions
 from frostline.values import Backbone, Calibration, Event, Examples, Layer, Show, silent
 
@@ -58,11 +58,13 @@ def lay(
     seconds = dict[str, float]()
     device = accelerator(settings.device, settings.precision)  # what a typing error ends comes before what takes long
     storing.refuse_rounding(settings, device)
+    if is_own(settings.metric):
+        own.read(settings.metric)
     if source.data is None:
         existing(settings.data)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
-    metric = metric_of(settings.metric, examples)
+    metric = own.metric_of(settings.metric, examples)
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
     network = Network(backbone, anatomy, examples, device, settings, trained, known)

@@ -216,11 +216,11 @@ def checked(report: Report) -> tuple[str, ...]:
         apart = f"{checks['cached_vs_live']:.1g}"
         said.append(f"The losses of training from the store and from the pictures differ by {apart} nats at most.")
     if checks.get("augmentation_gap") is not None:
-        gap = checks["augmentation_gap"]
-        than = "more" if gap > 0 else "less"
+        gap = sign(metric) * checks["augmentation_gap"]
+        than = "better" if gap > 0 else "worse"
         said.append(
-            "Pictures that vary anew in every epoch give the chosen plan "
-            f"{words.gap(abs(gap), metric)} {than} than the fixed views that short trainings learned from."
+            "With pictures that vary anew in every epoch the chosen plan is "
+            f"{words.gap(abs(gap), metric)} {than} than with the fixed views that short trainings learned from."
         )
     if checks.get("forecast_error") is not None:
         said.append(f"A training took {checks['forecast_error']:.0%} more or less than forecast (median).")

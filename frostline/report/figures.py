@@ -301,7 +301,7 @@ def _number(axis: Any, metric: str, ticks: int = 5) -> None:
     share = metric in words.SHARES
     places = MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, min(high, 1.0) if share else high)
     seen = [float(place) for place in places if low <= place <= (min(high, 1.0 + 1e-9) if share else high)]
-    axis.set_ticks(seen, [f"{100 * place:.4g}%" if share else f"{place:.4g}" for place in seen])
+    axis.set_ticks(seen, [f"{100 * place:.4g}%" if share else words.number(place) for place in seen])
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def _arms_table(report: Report, width: int) -> Table:
     held = facts.held_out(report)
     close = bool(held) and width < ROOMY  # then memory stands on the page alone
     table = _table(
-        ("strategy", "left"), ("stage", "left"), ("score" if close else metric.rpartition(":")[2], "right"),
+        ("strategy", "left"), ("stage", "left"), ("score" if close else heading(metric), "right"),
         ("interval", "right"),
         *([("held out", "right")] if held else []), ("spent", "right"), *([] if close else [("memory", "right")]),
         width=width,
@@ -151,7 +151,7 @@ def _baselines_table(report: Report, width: int) -> Table:
     metric, rows = report.summary["score"]["metric"], facts.strategies(report)
     chosen = next(row for row in rows if row.chosen)
     table = _table(
-        ("strategy", "left"), (metric.rpartition(":")[2], "right"), ("interval", "right"), ("training", "right"),
+        ("strategy", "left"), (heading(metric), "right"), ("interval", "right"), ("training", "right"),
         ("relative", "right"),
         width=width,
     )  # fmt: skip
@@ -275,6 +275,11 @@ def bar(share: float, cells: int) -> str:
     eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (BLOCKS[rest] if rest else "")).ljust(cells)
+
+
+def heading(metric: str) -> str:
+    """A metric's name at the head of a column; it may be broken at a stroke below."""
+    return words.called(metric).replace(" ", "_")
 
 
 def _title(text: str) -> RenderableType:

@@ -69,7 +69,7 @@ def number(value: float) -> str:
     >>> [number(value) for value in (0.21345, 12.345, 123456.7)]
     ['0.213', '12.3', '123,457']
     """
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def interval(low: float, high: float, metric: str) -> str:

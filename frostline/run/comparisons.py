@@ -130,11 +130,11 @@ def _screened(bench: Bench, arm: Arm, told: Told) -> float | None:
     units = _short(arm)
     if any(unit not in told for unit in units):
         return None
-    targets = bench.examples.targets
-    weights = scores.class_weights(targets, bench.settings.metric)
+    targets, metric = bench.examples.targets, bench.settings.metric
+    weights = scores.class_weights(targets, metric)
 
     def loss(outcome: Outcome) -> float:
-        found = scores.tempered(outcome.log_probabilities, targets[outcome.rows], weights[outcome.rows])
+        found = scores.raced(metric, outcome.log_probabilities, targets[outcome.rows], weights[outcome.rows])
         return float("inf") if outcome.diverged else float(found.mean())
 
     losses = {unit.rate: loss(told[unit]) for unit in units}
@@ -151,7 +151,7 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
     tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
     gap = None
     if chosen.plan.recipe.augment != "none":
-        aim = Aim(metric=bench.settings.metric, confidence=bench.settings.confidence)
+        aim = terms.aim(bench)
         still = course.once(bench, chosen, replace(unit, rung=0), run, keep=False)
         live = next(outcome for outcome in studies.outcomes(run.study) if outcome.unit == unit)
         ours, theirs = (standing.estimate([o], bench.examples.targets, aim).mean for o in (live, still))

@@ -206,8 +206,8 @@ def _because(name: str, rule: str, count: int, aim: Aim) -> str:
     size = _size(aim, aim.epsilon)
     return {
         "proven": f"{name} is the {cost} of the finalists that validation shows to be within {size} of the best",
-        "regret": f"{name} is the {cost} of the finalists that validation expects at most {size} below the best",
-        "least": f"{name} is the one of the {count} finalists that validation expects to lie least below the best",
+        "regret": f"{name} is the {cost} of the finalists that validation expects at most {size} behind the best",
+        "least": f"{name} is the one of the {count} finalists that validation expects to lie least behind the best",
     }[rule]
 
 

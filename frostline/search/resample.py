@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.search.compare import Spread, add_seeds, pooled, spread
-from frostline.search.scores import Floats, Metric, chunks, resamples, score, sign, weighted
+from frostline.search.scores import Floats, Metric, Own, chunks, resamples, score, sign, weighted
 from frostline.values import Outcome
 
 DRAWS = 2000
@@ -52,13 +52,22 @@ def sample(
                 drawn[a][i] = np.concatenate([drawn[a][i], part])
     share = [shares(group) for group in groups]
     scores = np.array([towards * mean_score(group, targets, metric) for group in groups])
-    errors = np.nan_to_num(np.stack([w @ np.stack(d) for w, d in zip(share, drawn, strict=True)], axis=1) - scores)
+    errors = _defined(np.stack([w @ np.stack(d) for w, d in zip(share, drawn, strict=True)], axis=1) - scores, rng)
     # one disagreement each way that was not seen (Agresti and Min 2005): equal predictions prove no equality
-    errors = errors - errors.mean(axis=0) + rng.standard_normal(errors.shape) / len(rows)
+    one = np.sqrt(errors.var(axis=0).mean() / len(rows)) if isinstance(metric, Own) else 1 / len(rows)
+    errors = errors - errors.mean(axis=0) + one * rng.standard_normal(errors.shape)
     trainings = np.array([np.inf if s else 1 / (w**2).sum() for s, w in zip(still, share, strict=True)])
     moving = [g for g, s in zip(groups, still, strict=True) if not s]
     seeds = _seeds([moving, *replicates], targets, metric)
     return Sample(scores, add_seeds(errors, seeds, trainings, rng), errors, len(rows))
+
+
+def _defined(errors: Floats, rng: np.random.Generator) -> Floats:
+    """The draws with those replaced, by others of them, in which some arm's score is not defined."""
+    sound = np.isfinite(errors).all(axis=1)
+    if sound.all() or not sound.any():
+        return np.nan_to_num(errors)
+    return np.where(sound[:, None], errors, errors[rng.choice(np.flatnonzero(sound), len(errors))])
 
 
 def shares(outcomes: Sequence[Outcome]) -> Floats:

@@ -53,6 +53,13 @@ def tempered(log_probabilities: NDArray[np.float32], targets: Ints, weights: Flo
     return min(choices, key=lambda choice: float(choice.mean()))
 
 
+def raced(metric: str, log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
+    """The losses by which arms are compared on the way to a metric: tempered, unless log-loss itself is asked for."""
+    if metric == "log_loss":
+        return weights * losses(log_probabilities, targets)
+    return tempered(log_probabilities, targets, weights)
+
+
 def class_weights(targets: Ints, metric: str) -> Floats:
     """A weight for each example, 1 on average: where classes count alike in the metric, each weighs the same in all.
 

@@ -17,6 +17,7 @@ from frostline.search.scores import METRICS, Floats, bootstrap, chunks, named, r
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
 DRAWS = 1000
+MANY = 100  # classes
 
 
 def held_out_score(outcome: Outcome, targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Score:
@@ -50,9 +51,11 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
 def in_every_metric(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> Mapping[str, Estimate]:
     """The `estimate` of the same predictions in each metric that is known and that these examples define.
 
-    Those of one class alone have no area under a curve.
+    Those of one class alone have no area under a curve; of many classes it is left out, as it takes minutes.
     """
-    defined = [name for name in METRICS if np.isfinite(mean_score(outcomes, targets, name))]
+    classes = outcomes[0].log_probabilities.shape[1]
+    asked = [name for name in METRICS if name != "roc_auc" or classes <= MANY]
+    defined = [name for name in asked if np.isfinite(mean_score(outcomes, targets, name))]
     return {name: estimate(outcomes, targets, replace(aim, metric=name)) for name in defined}
 
 
@@ -78,6 +81,7 @@ def probability(
     other seeds are not in it. Compared by probability as Bouthillier et al. (MLSys 2021) advise.
     """
     drawn = _differences(ours, theirs, targets, aim, seed)
+    drawn = drawn[np.isfinite(drawn)]
     return float(np.mean((drawn > 0) + 0.5 * (drawn == 0)))
 
 
@@ -127,6 +131,7 @@ def corrected_score(
     best = max(towards * mean_score(group, targets, aim.metric) for group in configurations)
     optimism = max(0.0, best - float(np.nanmean(left)))
     value = towards * mean_score(chosen, targets, aim.metric) - optimism
+    seen = seen[np.isfinite(seen)]  # a resample without one of the classes may define no score at all
     low, high = value + np.quantile(seen - seen.mean(), [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
     ends = sorted((towards * float(low), towards * float(high)))
     n = len(np.unique(np.concatenate([o.rows for o in chosen])))
