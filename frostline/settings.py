@@ -33,6 +33,7 @@ KINDS: Mapping[type, tuple[str, ...]] = {
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
 }
+ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
     "train": ("effort", "budget", "prefer", "epsilon", "workers", "views"),
@@ -61,7 +62,7 @@ class Settings:
     group: str | None = None  # column: examples of one group stay on one side of a split
     task: str = "classification"
     metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
-    epsilon: float | None = None  # how much worse than the best still counts as as good; None is one point
+    epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
     confidence: float = 0.95
     effort: Literal["quick", "default", "thorough"] = "default"
     epochs: int | None = None  # of the full schedule
@@ -97,6 +98,8 @@ class Settings:
             if value is not None and not low < value < 1.0 and not (name == "epsilon" and is_own(self.metric)):
                 raise OptionError(f"{name} is {value}; it lies above {low:g} and below 1: {usual}")
         self._refuse_half_a_metric()
+        if self.epsilon is None:
+            object.__setattr__(self, "epsilon", ONE_POINT)
         for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:

@@ -39,7 +39,7 @@ def test_find_tells_the_answer_and_where_the_report_lies(held_out: Run) -> None:
     folder, said = held_out
     assert said.code == 0, said.err
     assert str(folder / "report.html") in said.out.replace("\n", "")
-    for word in ("macro f1", "36 held-out examples", "full fine-tuning", "from scratch", "linear probe"):
+    for word in ("macro F1", "36 held-out examples", "full fine-tuning", "from scratch", "linear probe"):
         assert word in " ".join(said.out.split())
     assert "126 pictures of 3 classes" in said.err
     assert "weights are random" in said.out

@@ -552,7 +552,7 @@ def test_what_the_run_found_of_its_own_work_is_told_on_the_page_and_in_the_termi
     assert said in Page(page.render(report)).text
     assert said in " ".join(printed(text.render(report)).split())
     more = replace(report, summary={**report.summary, "checks": {**checks, "augmentation_gap": 0.02}})
-    assert "2.00 points more than" in " ".join(facts.checked(more))
+    assert "2.00 points better than" in " ".join(facts.checked(more))
     silent = replace(report, summary={**report.summary, "checks": {"augmentation_gap": None, "cached_vs_live": None}})
     assert facts.checked(silent) == ()
 

@@ -199,7 +199,6 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "data": bench.examples.detected,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch,
-        "epsilon": aim(bench).epsilon,
         "augment": bench.settings.augment or recipe.augment,
         "views": bench.views,
         "stacked": way.stacked,
@@ -237,8 +236,8 @@ def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -
 def aim(bench: Bench) -> Aim:
     """What the user wants of the answer."""
     given = bench.settings
-    epsilon = Aim().epsilon if given.epsilon is None else given.epsilon
-    return Aim(metric=bench.metric, epsilon=epsilon, confidence=given.confidence, prefer=given.prefer)
+    assert given.epsilon is not None, "settings fill it in"
+    return Aim(metric=bench.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
 
 
 def base_recipe(bench: Bench) -> Recipe:
