@@ -64,10 +64,12 @@ def sample(
 
 def _defined(errors: Floats, rng: np.random.Generator) -> Floats:
     """The draws with those replaced, by others of them, in which some arm's score is not defined."""
-    sound = np.isfinite(errors).all(axis=1)
-    if sound.all() or not sound.any():
+    sound = np.flatnonzero(np.isfinite(errors).all(axis=1))
+    if len(sound) in (0, len(errors)):
         return np.nan_to_num(errors)
-    return np.where(sound[:, None], errors, errors[rng.choice(np.flatnonzero(sound), len(errors))])
+    found = errors[rng.choice(sound, len(errors))]
+    found[sound] = errors[sound]
+    return found
 
 
 def shares(outcomes: Sequence[Outcome]) -> Floats:
