@@ -182,15 +182,14 @@ def savings(report: Report) -> tuple[str, ...]:
 
 def beaten(report: Report) -> str:
     """How probable it is that the model is better than those of the known strategies; nothing where none were asked."""
-    scratch = words.named("scratch")
-    rows = {row.id: f"training {scratch}" if row.name == scratch else row.name for row in strategies(report)}
+    rows = {row.id: row.name for row in strategies(report)}
     found = {rows[arm["id"]]: arm["beaten"] for arm in known(report).values() if arm.get("beaten") is not None}
     if not found:
         return ""
-    told = [f"than {name} with {words.probability(p)}" for name, p in sorted(found.items(), key=lambda it: -it[1])]
+    told = ", ".join(f"{name} {words.probability(p)}" for name, p in sorted(found.items(), key=lambda it: -it[1]))
     held = report.summary["score"]["kind"] == "held_out"
-    high = "" if held else ", rather too much, since it was chosen on these examples"
-    return f"On other examples of this kind the model is better {words.listed(told)} probability{high}."
+    high = "" if held else " (rather too high, since it was chosen on these examples)"
+    return f"Probability that the model is better than these on other examples of this kind{high}: {told}."
 
 
 def others(report: Report) -> str:
