@@ -48,25 +48,36 @@ def value_of(text: str) -> Any:
         return text
 
 
-def main() -> None:
-    """One run a split; prints and writes a table."""
+def of_a_task() -> argparse.ArgumentParser:
+    """A parser that knows which pictures and which network are meant, and any other option of `find`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights")
     parser.add_argument("--option", action="append", default=[], help="KEY=VALUE, any other option of find")
+    parser.add_argument("--out", type=Path)
+    return parser
+
+
+def options_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The options of `find` that were given."""
+    found = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
+    return found | ({"weights": given.weights} if given.weights else {})
+
+
+def main() -> None:
+    """One run a split; prints and writes a table."""
+    parser = of_a_task()
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--rows", type=Path, help="where each split is kept as soon as it is there")
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
     task = f"`{given.data.name}`, `{given.backbone}` {' '.join(given.option)}"
     done = known(given.rows, task)
     for number in range(given.splits):
         if number not in done:
             done[number] = {
                 "task": task,
-                **one(number, given.data, given.backbone, {"weights": given.weights, **options}),
+                **one(number, given.data, given.backbone, options_of(given)),
             }
             print(line(done[number]), flush=True)
             if given.rows:

@@ -10,7 +10,6 @@ Linux alone tells it.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from five_splits import value_of
+from five_splits import of_a_task, options_of
 from growth import held
 from plain_sweep import RATES, plain
 
@@ -63,16 +62,10 @@ def watched(work: Callable[..., None], *given: object) -> tuple[float, int]:
 
 def main() -> None:
     """The plain loop, then searches; prints and writes a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--weights")
-    parser.add_argument("--option", action="append", default=[], help="KEY=VALUE, any other option of find")
+    parser = of_a_task()
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    options = {key: value_of(text) for key, text in (option.split("=", 1) for option in given.option)}
-    options |= {"weights": given.weights} if given.weights else {}
+    options = options_of(given)
     contestants: list[tuple[str, Callable[..., None], dict[str, Any]]] = [
         ("plain full fine-tuning", tuned, options),
         *((f"find --workers {count}", searched, {**options, "workers": count}) for count in given.workers),

@@ -13,12 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from frostline.errors import OptionError
-from frostline.search.own import Own
+from frostline.search.own import Floats, Ints, Own
 from frostline.values import Estimate
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 Metric = str | Own
 Formula = Callable[[NDArray[np.float32], Ints, Floats], Floats]
