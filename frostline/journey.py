@@ -25,6 +25,7 @@ from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
 from frostline.run import comparisons, course, directory, ending, summary, terms
+from frostline.search import race as races
 from frostline.search.arms import closed
 from frostline.search.decide import decide
 from frostline.settings import Settings, settings, unread
@@ -85,7 +86,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             finalists,
             bench.examples.targets,
             terms.aim(bench),
-            replicates=course.replicates(race, run),
+            replicates=races.replicates(race, course.told(run)),
             seed=given.seed,
         )
         unit = course.chosen_unit(race, decision)

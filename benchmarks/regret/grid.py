@@ -1,6 +1,6 @@
 """Exhaustive grids: every way to use a network up to about ten cuts, trained on real pairs, with what each predicted.
 
-    python benchmarks/regret/grid.py ASSETS [--pair NAME ..] [--size N ..] [--work FOLDER] [--into FOLDER]
+    python -m benchmarks.regret.grid ASSETS [--pair NAME ..] [--size N ..] [--work FOLDER] [--into FOLDER]
 
 For each pair of a network and a task, and each number of examples, about ten cuts are taken. At every cut the layers
 below are kept, frozen or learning, and those above are tuned, begun anew or dropped; beside these stand full
@@ -13,7 +13,6 @@ the truth. Finished trainings are kept in the work folder: run again, it goes on
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -26,8 +25,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from scores import h_score, logme
 
+from benchmarks.predictions import gathered
+from benchmarks.regret.scores import h_score, logme
 from frostline import journey
 from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
@@ -184,37 +184,18 @@ def scored(bench: Bench) -> dict[str, dict[int, float]]:
 
 
 def packed(bench: Bench, every: Sequence[Arm], outcomes: Sequence[Outcome], file: Path) -> None:
-    """The grid as one file: arrays with a row a training, and what they are of as JSON. Appears whole or not at all."""
+    """The grid as one file."""
     rows = outcomes[0].rows
-    targets = bench.examples.targets[rows]
-    ids = [bench.examples.ids[row] for row in rows]
     facts = {
-        "format": "frostline.grid/1",
         "classes": bench.examples.classes,
-        "layers": [layer.name for layer in bench.anatomy.layers],
         "cuts": cuts(bench.anatomy.layers),
         "train": len(bench.split.folds[0].train),
         "epochs": EPOCHS,
-        "costs": {arm.id: terms.cost_of(bench, arm.plan).training for arm in every},
         "scores": scored(bench),
     }
-    table = np.stack([outcome.log_probabilities for outcome in outcomes])
-    whole = file.with_suffix(".partial")
-    with whole.open("wb") as opened:
-        np.savez_compressed(
-            opened,
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            arm=np.array([outcome.unit.arm for outcome in outcomes]),
-            rate=np.array([outcome.unit.rate for outcome in outcomes]),
-            seed=np.array([outcome.unit.seed for outcome in outcomes]),
-            seconds=np.array([outcome.seconds for outcome in outcomes], np.float32),
-            diverged=np.array([outcome.diverged for outcome in outcomes]),
-            label=table.argmax(axis=2).astype(np.uint8),
-            loss=-np.take_along_axis(table, targets[None, :, None], axis=2)[:, :, 0].astype(np.float16),
-            target=targets.astype(np.uint8),
-            truth=np.array(["/truth-" in name for name in ids]),
-        )
-    whole.replace(file)
+    arms = {arm.id: (arm, terms.cost_of(bench, arm.plan)) for arm in every}
+    truth = np.array(["/truth-" in bench.examples.ids[row] for row in rows])
+    gathered(arms, bench.anatomy.layers, outcomes, bench.examples.targets[rows], truth, facts).write(file)
 
 
 def main() -> None:

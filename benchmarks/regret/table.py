@@ -1,6 +1,6 @@
 """Regret: what each way to choose gives away against the best of an exhaustive grid, in points, and what it costs.
 
-    python benchmarks/regret/table.py ASSETS [--grids FOLDER] [--work FOLDER] [--rows FILE.jsonl] [--out FILE.md]
+    python -m benchmarks.regret.table ASSETS [--grids FOLDER] [--work FOLDER] [--rows FILE.jsonl] [--out FILE.md]
 
 For each grid of `grid.py`, Frostline searches on the same pictures (`find` with the grid's schedule, three seeds), and
 beside it stands what people do: the linear probe, full fine-tuning from a new head and from the probe's at the learning
@@ -17,81 +17,44 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grid import EPOCHS, PAIRS, SEEDS, drawn
-from numpy.typing import NDArray
 
 import frostline
+from benchmarks.predictions import Predictions, read
+from benchmarks.regret.grid import EPOCHS, PAIRS, SEEDS, drawn
 
 
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """What every training of a grid predicted; a row is a training."""
-
-    facts: Mapping[str, Any]
-    arm: NDArray[np.str_]
-    rate: NDArray[np.float64]
-    seed: NDArray[np.int64]
-    chosen: NDArray[np.float64]  # accuracy on the examples to select by
-    truth: NDArray[np.float64]  # on those that say the truth
-    loss: NDArray[np.float64]  # mean log-loss on the examples to select by: it breaks ties
-
-    @property
-    def best(self) -> float:
-        """The truth of the best arm at its best rate, chosen in hindsight, as a mean over seeds."""
-        settings = {(a, r) for a, r in zip(self.arm, self.rate, strict=True)}
-        return max(float(self.truth[(self.arm == a) & (self.rate == r)].mean()) for a, r in settings)
-
-    def tuned(self, arm: str) -> float:
-        """The truth of an arm at the rate that selects best, seed by seed."""
-        return float(np.mean([self.truth[self._first(self.arm == arm, seed)] for seed in range(SEEDS)]))
-
-    def swept(self) -> float:
-        """The truth of the winner of the whole sweep, seed by seed."""
-        return float(np.mean([self.truth[self._first(np.ones(len(self.arm), bool), s)] for s in range(SEEDS)]))
-
-    def _first(self, of: NDArray[np.bool_], seed: int) -> int:
-        """The training that selects best; what has no seed belongs to every one."""
-        mine = np.flatnonzero(of & ((self.seed == seed) | np.char.startswith(self.arm, "probe@")))
-        return int(min(mine, key=lambda row: (-self.chosen[row], self.loss[row])))
+def best(grid: Predictions) -> float:
+    """The truth of the best arm at its best rate, chosen in hindsight, as a mean over seeds."""
+    settings = set(zip(grid.arm, grid.rate, strict=True))
+    return max(float(grid.true[(grid.arm == arm) & (grid.rate == rate)].mean()) for arm, rate in settings)
 
 
-def read(file: Path) -> Grid:
-    """A grid from its file."""
-    with np.load(file, allow_pickle=False) as found:
-        facts = json.loads(found["facts"].tobytes())
-        right = found["label"] == found["target"]
-        truth = found["truth"]
-        return Grid(
-            facts,
-            found["arm"],
-            found["rate"],
-            found["seed"],
-            right[:, ~truth].mean(axis=1),
-            right[:, truth].mean(axis=1),
-            found["loss"][:, ~truth].astype(np.float64).mean(axis=1),
-        )
+def swept(grid: Predictions) -> float:
+    """The truth of the winner of the whole sweep, seed by seed."""
+    everything = np.ones(len(grid.arm), bool)
+    return float(np.mean([grid.true[grid.first(everything, seed)] for seed in grid.seeds]))
 
 
-def rules(grid: Grid) -> dict[str, tuple[float, float]]:
+def rules(grid: Predictions) -> dict[str, tuple[float, float]]:
     """Truth and cost of what people do; the cost is that of three rates, in full fine-tunings."""
-    depths, top, costs = grid.facts["cuts"], len(grid.facts["layers"]), grid.facts["costs"]
+    depths, top = grid.facts["cuts"], len(grid.facts["layers"])
+    costs = {arm: grid.cost(arm).training for arm in grid.arms}
     inner = [depth for depth in depths if depth < top]
     half = min(inner, key=lambda depth: abs(depth - top / 2))
 
     def of(arm: str) -> tuple[float, float]:
         times = 1 if arm.startswith("probe@") else 3
-        return grid.tuned(arm), times * costs[arm] / costs["full_finetune"]
+        return float(grid.tuned(arm).mean()), times * costs[arm] / costs["full_finetune"]
 
     def preferred(score: str) -> str:
         """Frozen up to the cut that a score prefers: the probe itself where that is the last one."""
         found = {int(depth): value for depth, value in grid.facts["scores"][score].items()}
-        best = max(found, key=lambda depth: found[depth])
-        return f"freeze@{best}" if best < top else f"probe@{best}"
+        depth = max(found, key=lambda depth: found[depth])
+        return f"freeze@{depth}" if depth < top else f"probe@{depth}"
 
     return {
         "linear probe": of(f"probe@{depths[-1]}"),
@@ -103,7 +66,7 @@ def rules(grid: Grid) -> dict[str, tuple[float, float]]:
         "LogME, standardised": of(preferred("logme")),
         "H-score": of(preferred("h_score")),
         "the whole sweep's winner": (
-            grid.swept(),
+            swept(grid),
             sum(costs[arm] for arm in grid.arm) / SEEDS / costs["full_finetune"],
         ),
     }
@@ -142,7 +105,7 @@ def searched(name: str, size: int, seed: int, assets: Path, work: Path) -> dict[
     }
 
 
-def table(grids: Mapping[str, Grid], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(grids: Mapping[str, Predictions], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line a way to choose: mean and largest regret in points, and cost."""
     regret: dict[str, list[float]] = {}
     cost: dict[str, list[float]] = {}
@@ -152,15 +115,15 @@ def table(grids: Mapping[str, Grid], rows: Sequence[Mapping[str, Any]]) -> list[
         if mine:
             known["Frostline"] = tuple(float(np.mean([row[key] for row in mine])) for key in ("truth", "cost"))
         for rule, (truth, spent) in known.items():
-            regret.setdefault(rule, []).append(100 * (grid.best - truth))
+            regret.setdefault(rule, []).append(100 * (best(grid) - truth))
             cost.setdefault(rule, []).append(spent)
     heads = ("way to choose", "mean regret", "largest", "cost", *grids)
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for rule, values in sorted(regret.items(), key=lambda item: float(np.mean(item[1]))):
         cells = [f"{np.mean(values):.2f}", f"{max(values):.2f}", f"{np.mean(cost[rule]):.1f}"]
         lines.append(f"| {rule} | {' | '.join(cells)} | {' | '.join(f'{value:.1f}' for value in values)} |")
-    best = " | ".join(f"{100 * grid.best:.1f}%" for grid in grids.values())
-    return [*lines, f"| *best in hindsight, accuracy* | | | | {best} |"]
+    hindsight = " | ".join(f"{100 * best(grid):.1f}%" for grid in grids.values())
+    return [*lines, f"| *best in hindsight, accuracy* | | | | {hindsight} |"]
 
 
 def main() -> None:

@@ -312,16 +312,6 @@ def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tup
     )
 
 
-def replicates(race: Race, run: Run) -> list[list[list[Outcome]]]:
-    """Earlier trainings that differ in their seed alone, rung by rung and arm by arm: they show how much it matters."""
-    known = told(run)
-    found: list[list[list[Outcome]]] = []
-    for turn in races.rounds(race)[1:-1]:
-        units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]
-        found.append([[known[unit] for unit in group] for group in units if len(group) > 1])
-    return found
-
-
 def trained_in_full(bench: Bench, race: Race, chosen: Finalist, unit: Unit, run: Run) -> Finalist:
     """The choice as it is handed back: where the last rung was shorter, with what its full training came to."""
     outcome = once(bench, chosen.arm, unit, run)

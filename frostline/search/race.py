@@ -124,6 +124,15 @@ def finalists(race: Race) -> tuple[tuple[Arm, float, tuple[Unit, ...]], ...]:
     )
 
 
+def replicates(race: Race, known: Mapping[Unit, Outcome]) -> list[list[list[Outcome]]]:
+    """Earlier trainings that differ in their seed alone, rung by rung and arm by arm: they show how much it matters."""
+    found: list[list[list[Outcome]]] = []
+    for turn in rounds(race)[1:-1]:
+        units = [[u for u in turn.units if u.arm == name and u.rate == rate] for name, rate in turn.rates.items()]
+        found.append([[known[unit] for unit in group] for group in units if len(group) > 1])
+    return found
+
+
 def training_of_the_choice(race: Race, arm: str) -> tuple[Unit, ...]:
     """What is left to train of the chosen arm: one full schedule where the last rung was shorter, else nothing."""
     last = rounds(race)[-1]
