@@ -35,6 +35,9 @@ Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
 PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
 Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
 Values = Annotated[str | None, of_data(help="A column of numbers, for a metric of your own.")]
+Shifted = Annotated[
+    str | None, of_data(help="More pictures of the same classes, from another place: scored, never decided by.")
+]
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[
     str | None, of_aim(help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME.")

@@ -27,7 +27,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
 KINDS: Mapping[type, tuple[str, ...]] = {
-    str: ("data", "backbone", "weights", "label", "path", "group", "values", "device", "out", *CHOICES),
+    str: ("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "device", "out", *CHOICES),
     int: ("image_size", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
@@ -60,6 +60,7 @@ class Settings:
     values: str | None = None  # column: a number an example, for a metric of the user's own
     path: str | None = None  # column
     group: str | None = None  # column: examples of one group stay on one side of a split
+    shifted: str | None = None  # further examples from where the model may be used: looked at, never decided by
     task: str = "classification"
     metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
@@ -168,7 +169,7 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
         if name not in merged:
             example = "photos/" if name == "data" else "--backbone timm/resnet18.a1_in1k"
             raise OptionError(f"{name} is missing; give it, for example {example}, or name it in the --config file")
-    for name in ("data", "weights", "out"):
+    for name in ("data", "weights", "shifted", "out"):
         if isinstance(merged.get(name), os.PathLike):
             merged[name] = os.fspath(merged[name])
     for name in ("mean", "std"):

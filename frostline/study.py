@@ -149,7 +149,8 @@ def _packed(outcome: Outcome) -> bytes:
     }
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
-    np.savez_compressed(buffer, rows=outcome.rows, log_probabilities=outcome.log_probabilities, facts=text)
+    more = {} if outcome.shifted is None else {"shifted": outcome.shifted}
+    np.savez_compressed(buffer, rows=outcome.rows, log_probabilities=outcome.log_probabilities, facts=text, **more)
     return buffer.getvalue()
 
 
@@ -173,6 +174,7 @@ def _unpacked(path: Path, trial: FrozenTrial) -> Outcome | None:
             diverged=facts["diverged"],
             batch=facts["batch"],
             together=facts.get("together", 1),
+            shifted=file.get("shifted"),
         )
 
 

@@ -17,7 +17,7 @@ from frostline.errors import PlanError
 
 Above = Literal["tune", "reinit", "drop"]
 Statistics = Literal["eval", "batch", "reestimate"]
-Part = Literal["", "train", "validation", "test"]
+Part = Literal["", "train", "validation", "test", "shifted"]
 Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -121,6 +121,7 @@ class Split:
     folds: tuple[Fold, ...]
     certification: NDArray[np.int64]  # empty where the data is too small to set any aside
     how: str  # in one sentence, for the report
+    shifted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # from elsewhere: decides nothing
 
     @property
     def kind(self) -> Literal["held_out", "cross_validated"]:
@@ -377,6 +378,8 @@ class Evidence:
     random: float | None = None  # the same score with a randomly initialised network
     permuted: float | None = None  # the same score with permuted labels: chance, if nothing leaks
     shift: float | None = None  # nats a channel from what the batch norms just below remember of the source
+    shifted: Estimate | None = None  # accuracy of the logistic head on the shifted examples
+    unshifted: Estimate | None = None  # the same head's on the validation fold, to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +447,7 @@ class Outcome:
     diverged: bool = False
     batch: int = 0  # the batch size that was used: smaller than asked for after running out of memory
     together: int = 1  # how many units were trained at once; seconds and peak memory are this one's share
+    shifted: NDArray[np.float32] | None = None  # log-probabilities of the shifted examples, where there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +461,7 @@ class Standing:
     seconds: float  # spent on it
     peak_bytes: int
     cost: Cost
+    shifted: Estimate | None = None  # the same score on the shifted examples, where there are any
 
 
 @dataclass(frozen=True, slots=True)

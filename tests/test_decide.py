@@ -346,7 +346,7 @@ def test_standings_name_every_arm_with_its_stage_and_what_it_cost() -> None:
     six = (*arms(5), Arm("linear_probe@6", plan(layers(6), RECIPE, freeze=6), (RECIPE.lr,), True, "linear_probe"))
     here = World({a.id: 0.8 for a in six}, 300, 0, seed_sd=0.01)
     race, outcomes = run(start(six, schedule("default", 12)), here)
-    found = standings(race, outcomes, here.targets(), {a.id: cost() for a in six}, Aim())
+    found = standings(race, outcomes, here.targets(), {a.id: cost() for a in six}, Aim(), shifted=np.empty(0, np.int64))
     assert [s.arm.id for s in found] == [a.id for a in six]
     assert {s.stage for s in found} == {"dropped@1", "dropped@2", "finalist"}
     for s in found:

@@ -37,7 +37,8 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
         depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
         found = probes.probe_curve(
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
-            seed=bench.settings.seed, random=random, shifts=_shifts(bench), confidence=bench.settings.confidence,
+            seed=bench.settings.seed, random=random, shifts=_shifts(bench),
+            shifted=bench.split.shifted, confidence=bench.settings.confidence,
         )  # fmt: skip
     bench.seconds["probe"] = time.perf_counter() - started
     return found

@@ -60,8 +60,9 @@ def lay(
     storing.refuse_rounding(settings, device)
     if is_own(settings.metric):
         own.read(settings.metric)
-    if source.data is None:
-        existing(settings.data)
+    for place in (settings.data if source.data is None else None, settings.shifted):
+        if place is not None:
+            existing(place)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
     metric = own.metric_of(settings.metric, examples)
@@ -82,17 +83,18 @@ def lay(
     choice = storing.chosen(network, measured, room, show=show)
     filled, varied = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
     pooled = {depth: Features(store, stored, network.places) for depth, stored in filled.pooled.items()}
-    last = pooled[max(pooled)][np.arange(len(examples))]
-    near = near_duplicates(last, examples.targets)
-    if len(examples) > MOST:
+    ours = examples.at(np.flatnonzero(np.asarray(examples.parts) != "shifted"))  # they come first
+    last = pooled[max(pooled)][np.arange(len(ours))]
+    near = near_duplicates(last, ours.targets)
+    if len(ours) > MOST:
         text = (
             f"Pictures that are nearly the same are not looked for among more than {MOST:,}; where there are some, "
             "name a column of groups (--group)"
         )
         show(Event("split", text=text))
-    parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(examples) + (near or ()))
+    parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(ours) + (near or ()))
     show(Event("split", text=parted.how))
-    described = with_features(profile(examples), last, near)
+    described = with_features(profile(ours), last, near)
     return Bench(
         folder, settings, examples, metric, described, parted, network.backbone, anatomy, store, pooled,
         filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
@@ -157,6 +159,7 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
         path=settings.path,
         group=settings.group,
         values=settings.values,
+        shifted=settings.shifted,
         progress=lambda done, all: show(Event("read", done, all)),
     )
     show(Event("read", text=examples.detected))

@@ -47,6 +47,7 @@ class Training:
 
 
 Task = tuple[Unit, Training]
+Table = NDArray[np.float32]
 
 
 def perform(bench: Bench, arm: Arm, unit: Unit, *, keep: bool = False) -> Outcome:
@@ -101,7 +102,7 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     refuse_untrained(arm.plan)
     plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
     fold = fold_of(bench, unit.fold)
-    rows = np.concatenate([fold.train, fold.validation])
+    rows = np.concatenate([fold.train, fold.validation, bench.split.shifted])
     usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
     start = 0 if live else max(usable, default=0)
     views = 1 if live or plan.recipe.augment == "none" else bench.views
@@ -121,8 +122,8 @@ def starting_head(bench: Bench, fold: int, depth: int) -> probes.Linear:
 
 
 def fold_of(bench: Bench, number: int) -> Fold:
-    """A fold of the split, or everything."""
-    everything = np.arange(len(bench.examples))
+    """A fold of the split, or everything but what is shifted."""
+    everything = np.setdiff1d(np.arange(len(bench.examples)), bench.split.shifted)
     return Fold(everything, everything) if number == ALL else bench.split.folds[number]
 
 
@@ -138,8 +139,15 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
     linear = starting_head(bench, training.fold, depth)
     if keep:
         checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
-    predicted = probes.log_probabilities(linear, bench.pooled[depth][training.predict])
-    return Outcome(unit, training.predict, predicted.astype(np.float32), 0.0, 0)
+    both = np.concatenate([training.predict, bench.split.shifted])
+    predicted = probes.log_probabilities(linear, bench.pooled[depth][both]).astype(np.float32)
+    own, shifted = _parted(predicted, len(training.predict))
+    return Outcome(unit, training.predict, own, 0.0, 0, shifted=shifted)
+
+
+def _parted(predicted: Table, count: int) -> tuple[Table, Table | None]:
+    """The first so many rows, and what was predicted of shifted examples behind them."""
+    return predicted[:count], predicted[count:] if len(predicted) > count else None
 
 
 def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome]:
@@ -185,10 +193,11 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
                 reestimate(learner, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
         epochs = list(loop.train_together(pairs, learn, steps(len(training.rows), batch), bench.device))
-        look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
+        both = np.concatenate([training.predict, bench.split.shifted])
+        look = feed(still, both, targets[both], batch, device=where, waits=waits)
         for place, ((unit, task), (learner, plan)) in enumerate(zip(tasks, pairs, strict=True)):
             loop.blend(learner, plan.blend)
-            predicted = loop.predict(learner, look, bench.device).numpy()
+            predicted, shifted = _parted(loop.predict(learner, look, bench.device).numpy(), len(task.predict))
             network, head = (learner.module.get_submodule(name) for name in ("network", "head"))
             if not alike(network, bench.backbone.module, frozen):
                 raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
@@ -196,7 +205,9 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
                 checkpoint.write(kept_weights(bench, unit), network, head, plan)
             own = tuple(told[place] for told in epochs if place in told)
             diverged = own[-1].diverged or not np.isfinite(predicted).all()
-            found.append(Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch, len(tasks)))
+            found.append(
+                Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch, len(tasks), shifted)
+            )
     return found
 
 

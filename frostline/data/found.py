@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -88,6 +88,37 @@ def values_of(cells: Sequence[Any], source: str) -> NDArray[np.float64]:
     return found
 
 
+def beside(found: Found, other: Found) -> Found:
+    """The data with the pictures of another place as its shifted part. Raises DataError, LabelError.
+
+    The other's own parts do not count: nothing is learned from any of them. Its labels must be labels of the data.
+    """
+    if isinstance(found.inputs, np.ndarray) or isinstance(other.inputs, np.ndarray):
+        raise DataError(
+            f"{other.source} cannot stand beside pictures in arrays; give both as folders, tables or data sets"
+        )
+    if found.values is not None and other.values is None:
+        raise DataError(f"{other.source} lacks the column of values that {found.source} has; add it to a table of it")
+    strange = sorted(set(other.labels) - set(found.labels))
+    if strange:
+        raise LabelError(
+            f"{other.source} holds {listed(strange)}, which is no class of {found.source} "
+            f"({listed(sorted(set(found.labels)))}); rename or remove it"
+        )
+    more = len(other.ids)
+    return replace(
+        found,
+        ids=(*found.ids, *(f"shifted/{name}" for name in other.ids)),
+        inputs=(*found.inputs, *other.inputs),
+        labels=(*found.labels, *other.labels),
+        parts=(*found.parts, *("shifted",) * more),
+        groups=None if found.groups is None else (*found.groups, *("",) * more),
+        detected=f"{found.detected}; shifted: {other.detected}",
+        warnings=(*found.warnings, *other.warnings),
+        values=None if other.values is None or found.values is None else np.concatenate([found.values, other.values]),
+    )
+
+
 def plain(text: str) -> str:
     """One spelling for names that look alike: accents composed, undecodable bytes of a file name replaced."""
     return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
@@ -158,7 +189,7 @@ def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
     unseen = [name for name in classes if not learnable[name]]
     if unseen:
         raise LabelError(
-            f"{listed(unseen)} of {found.source} stands in validation or test only, never in training; no network "
+            f"{listed(unseen)} of {found.source} stands outside of training only; no network "
             "can learn it; add training pictures or remove the class"
         )
     warnings: list[str] = []

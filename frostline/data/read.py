@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
-from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
+from frostline.data.found import PARTS, Found, Progress, beside, examples_of, listed, plain, values_of
 from frostline.data.tables import LABELS, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Part
@@ -27,11 +27,13 @@ def read(
     path: str | None = None,
     group: str | None = None,
     values: str | None = None,
+    shifted: str | None = None,
     limit: float = 0.05,
     progress: Progress | None = None,
 ) -> Examples:
     """The examples of a folder, a table, a Hugging Face data set or a pair (pictures, labels) of arrays.
 
+    `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
     Every picture is decoded once: unreadable ones are skipped and listed, and the data is refused where they are
     more than three and more than the share `limit` of all. `progress` is called with (checked, all).
@@ -41,20 +43,29 @@ def read(
         raise OptionError(f"data format {data_format!r} is unknown; allowed are {', '.join(FORMATS)}")
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
-    kind = _kind(source) if data_format == "auto" else data_format
-    for flag, value in (("label", label), ("path", path), ("group", group), ("values", values)):
+    columns = {"label": label, "path": path, "group": group, "values": values}
+    found = _found(source, _kind(source) if data_format == "auto" else data_format, columns)
+    if shifted is not None:
+        kind = _kind(shifted)
+        named = {} if kind == "folder" else {**columns, "group": None}
+        found = beside(found, _found(shifted, kind, {**dict.fromkeys(columns), **named}))
+    return examples_of(found, limit=limit, progress=progress)
+
+
+def _found(source: Any, kind: str, columns: Mapping[str, str | None]) -> Found:
+    """Whatever form it has, which `kind` names."""
+    for flag, value in columns.items():
         if value is not None and kind in ("arrays", "folder"):
             it = "arrays have" if kind == "arrays" else f"{source} is an image folder, which has"
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
+    label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     if kind == "arrays":
-        found = _arrays(source)
-    elif kind == "huggingface":
-        found = _hugging_face(source, label=label, image=path, group=group, values=values)
-    elif kind == "table":
-        found = read_table(existing(source), label=label, path=path, group=group, values=values)
-    else:
-        found = read_folder(existing(source, folder=True))
-    return examples_of(found, limit=limit, progress=progress)
+        return _arrays(source)
+    if kind == "huggingface":
+        return _hugging_face(source, label=label, image=path, group=group, values=values)
+    if kind == "table":
+        return read_table(existing(source), label=label, path=path, group=group, values=values)
+    return read_folder(existing(source, folder=True))
 
 
 def _kind(source: Any) -> str:

@@ -27,9 +27,10 @@ def split(
 ) -> Split:
     """Folds and certification set: stratified, seeded, and with groups and duplicates kept on one side.
 
-    The user's test part is the certification set, the user's validation part the one fold. Without a test part the
-    share `certify` of what is no validation part is set aside where that is at least `least` examples, else
-    nothing is. What is left makes `folds` folds, fewer where a class is too small to stand in each.
+    The user's test part is the certification set, the user's validation part the one fold; nobody learns from a shifted
+    part or decides by it. Without a test part the share `certify` of what is no validation part is set aside where that
+    is at least `least` examples, else nothing is. What is left makes `folds` folds, fewer where a class is too small to
+    stand in each.
     `duplicates` are sets of row numbers that must not be torn apart.
     Raises LabelError where a class cannot stand on both sides, DataError where a group stands in several of the
     user's own parts.
@@ -37,8 +38,8 @@ def split(
     if folds < 2 or not 0 <= certify < 1:
         raise OptionError(f"folds is {folds} and certify {certify}; at least 2 folds and a share below 1 are needed")
     parts = np.asarray(examples.parts)
-    test, validation = (np.flatnonzero(parts == part) for part in ("test", "validation"))
-    rest = np.flatnonzero((parts != "test") & (parts != "validation"))
+    test, validation, shifted = (np.flatnonzero(parts == part) for part in ("test", "validation", "shifted"))
+    rest = np.flatnonzero((parts == "") | (parts == "train"))
     _one_part_a_group(examples)
     atoms = atoms_of(examples, duplicates)
     rng = np.random.default_rng(seed)
@@ -56,7 +57,9 @@ def split(
     torn = sum(len(set(parts[list(atom)].tolist()) - {"", "train"}) > 0 and _torn(parts, atom) for atom in atoms)
     if torn:
         said.append(f"{torn} sets of duplicate pictures stand in several of the given parts and stay there")
-    return Split(made, np.sort(test), "; ".join(said))
+    if len(shifted):
+        said.append(f"the shifted part ({len(shifted)} pictures) is looked at and decides nothing")
+    return Split(made, np.sort(test), "; ".join(said), shifted)
 
 
 def _torn(parts: NDArray[np.str_], atom: Atom) -> bool:

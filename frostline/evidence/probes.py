@@ -127,6 +127,7 @@ def probe_curve(
     seed: int,
     random: Mapping[int, Rows] | None = None,
     shifts: Mapping[int, float] | None = None,
+    shifted: NDArray[np.int64] | None = None,
     confidence: float = 0.95,
 ) -> tuple[Evidence, ...]:
     """What is known of each cut before training, in the order of the cuts.
@@ -134,9 +135,10 @@ def probe_curve(
     `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
     and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
     scores where there are none). `random` holds the features of the training rows alone, from a network with random
-    weights, `shifts` what is known of the source's distance by depth. `seed` draws one permutation of the training
-    labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides later, with
-    Wilson's interval at `confidence`.
+    weights, `shifts` what is known of the source's distance by depth. `shifted` are rows of examples from elsewhere:
+    the logistic head is scored on them and, to compare with, on the validation rows. `seed` draws one permutation of
+    the training labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides
+    later, with Wilson's interval at `confidence`.
     """
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
@@ -145,10 +147,15 @@ def probe_curve(
     for cut in cuts:
         basis = _basis(features[cut.depth][fold.train], None)
         ridge = _ridge(basis, train, classes, LAMBDAS)
-        loss = ridge.log_loss
+        loss, within, beyond = ridge.log_loss, None, None
         if len(fold.validation):
             head = _logistic(basis, ridge, train, STRENGTHS)
-            loss = log_loss(log_probabilities(head, features[cut.depth][fold.validation]), labels[fold.validation])
+            judged = log_probabilities(head, features[cut.depth][fold.validation])
+            loss = log_loss(judged, labels[fold.validation])
+            if shifted is not None and len(shifted):
+                within = accuracy(judged.argmax(axis=1) == labels[fold.validation], confidence)
+                strange = log_probabilities(head, features[cut.depth][shifted])
+                beyond = accuracy(strange.argmax(axis=1) == labels[shifted], confidence)
         control = None
         if random is not None:
             control = ridge_loo(random[cut.depth][np.arange(len(train))], train, classes=classes).accuracy
@@ -161,6 +168,8 @@ def probe_curve(
                 random=control,
                 permuted=_ridge(basis, shuffled, classes, LAMBDAS).accuracy,
                 shift=None if shifts is None else shifts.get(cut.depth),
+                shifted=beyond,
+                unshifted=within,
             )
         )
     return tuple(curve)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +204,43 @@ def others(report: Report) -> str:
     held = report.summary["score"]["kind"] == "held_out"
     where = "on the same examples" if held else "on validation, not corrected for having been selected"
     return f"In other metrics, {where}: {words.listed(told)}."
+
+
+def elsewhere(report: Report) -> tuple[str, ...]:
+    """What became of the score on the shifted examples, sentence by sentence; nothing where none were given."""
+    summary = report.summary
+    chosen = next((arm for arm in summary["arms"] if arm["id"] == summary["decision"]["arm"]), None)
+    if chosen is None or not chosen.get("shifted"):
+        return ()
+    metric, there = summary["score"]["metric"], chosen["shifted"]
+    said = [
+        f"On the {summary['data']['shifted']:,} shifted examples, which decided nothing, {chosen['id']} comes to "
+        f"{words.ranged(there['mean'], there['low'], there['high'], metric)}; on validation it is "
+        f"{words.score(chosen['score']['mean'], metric)}."
+    ]
+    finalists = [arm for arm in summary["arms"] if arm["stage"] == "finalist" and arm.get("shifted")]
+    best = max(finalists, key=lambda arm: sign(metric) * arm["shifted"]["mean"], default=chosen)
+    if best["shifted"]["mean"] != there["mean"]:
+        said.append(f"The best finalist there is {best['id']}: {words.score(best['shifted']['mean'], metric)}.")
+    judged = [e for e in report.curve if e.shifted is not None and e.unshifted is not None]
+    if judged:
+        inside = max(judged, key=lambda e: (e.unshifted.mean if e.unshifted else 0.0, -e.cut.depth)).cut
+        outside = max(judged, key=lambda e: (e.shifted.mean if e.shifted else 0.0, -e.cut.depth)).cut
+        where = "also" if inside == outside else f"after {outside.name} (depth {outside.depth})"
+        said.append(
+            f"Linear probes know most after {inside.name} (depth {inside.depth}) on validation data, {where} on the "
+            "shifted ones."
+        )
+    return tuple(said)
+
+
+def front(points: Sequence[tuple[float, float]], metric: str) -> tuple[tuple[float, float], ...]:
+    """Of pairs (cost, score) those that no other one betters in both, by rising cost."""
+    kept: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -sign(metric) * point[1])):
+        if not kept or sign(metric) * score > sign(metric) * kept[-1][1]:
+            kept.append((cost, score))
+    return tuple(kept)
 
 
 def checked(report: Report) -> tuple[str, ...]:

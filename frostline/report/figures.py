@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
-from frostline.report.facts import Row
+from frostline.report.facts import Row, front
 from frostline.report.places import clear_place, crossed
 from frostline.report.svg import PALETTE, clip, embed, short
 from frostline.search.scores import sign
@@ -48,6 +48,16 @@ def baselines(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> str:
     """Score with interval beside seconds of training, best first."""
     height = 0.95 + 0.34 * len(rows)
     return _svg(lambda figure: _baselines(figure, rows, metric, narrow), narrow, height, f"baselines-{narrow}")
+
+
+def elsewhere(
+    curve: Sequence[Evidence], rows: Sequence[Mapping[str, Any]], chosen: str, metric: str, *, narrow: bool = False
+) -> str:
+    """Probes by depth and strategies by cost, each on validation data and on the shifted examples."""
+    height = 6.2 if narrow else 3.4
+    return _svg(
+        lambda figure: _elsewhere(figure, curve, rows, chosen, metric, narrow), narrow, height, f"elsewhere-{narrow}"
+    )
 
 
 def confusion(counts: NDArray[np.int64], classes: Sequence[str], *, narrow: bool = False) -> str:
@@ -229,6 +239,48 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(axes is scores)
         axes.tick_params(length=0)
+
+
+def _elsewhere(
+    figure: Figure,
+    curve: Sequence[Evidence],
+    rows: Sequence[Mapping[str, Any]],
+    chosen: str,
+    metric: str,
+    narrow: bool,
+) -> None:
+    depths, costs = figure.subplots(2, 1) if narrow else figure.subplots(1, 2, width_ratios=(1, 1.1))
+    judged = [e for e in curve if e.shifted is not None and e.cut.depth]
+    for name, colour in (("unshifted", "frost"), ("shifted", "ember")):
+        seen = [(e.cut.depth, at.mean, at.low, at.high) for e in judged if (at := getattr(e, name)) is not None]
+        if seen:
+            xs, means, lows, highs = zip(*seen, strict=True)
+            depths.fill_between(xs, lows, highs, color=PALETTE[colour], alpha=0.14, lw=0)
+            depths.plot(xs, means, color=PALETTE[colour], lw=2, marker="o", ms=4)
+    places = [e.cut.depth for e in judged]
+    letter = LETTER * (1 + max(places) - min(places)) / (72 * figure.get_figwidth() * (1 if narrow else 0.4))
+    depths.set_xticks(places, _apart(places, 3 * letter))
+    depths.set_xlabel("layers below the cut")
+    depths.set_ylabel("linear probe, accuracy")
+    _number(depths.yaxis, "accuracy")
+    both = [row for row in rows if row.get("shifted")]
+    for name, colour in (("score", "frost"), ("shifted", "ember")):
+        points = [(row["cost"]["training"], row[name]["mean"]) for row in both]
+        xs, ys = zip(*front(points, metric), strict=True)
+        costs.plot(xs, ys, color=PALETTE[colour], lw=1.4, drawstyle="steps-post", alpha=0.7)
+        for row, (x, y) in zip(both, points, strict=True):
+            inside = PALETTE[colour] if row["stage"] == "finalist" else PALETTE["paper"]
+            costs.plot([x], [y], color=PALETTE[colour], marker="o", ms=6, mfc=inside, zorder=4)
+            if row["id"] == chosen:
+                lift = 4 if name == "score" else -12  # beside the two lines, not between them
+                costs.annotate("chosen", (x, y), (6, lift), textcoords="offset points", color=PALETTE[colour])
+    if max(row["cost"]["training"] for row in both) > 10 * min(row["cost"]["training"] for row in both) > 0:
+        costs.set_xscale("log")
+    costs.minorticks_off()
+    costs.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
+    costs.set_xlabel("one training (modelled)")
+    costs.set_ylabel(words.called(metric))
+    _number(costs.yaxis, metric)
 
 
 def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]) -> None:

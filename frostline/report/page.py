@@ -74,6 +74,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "spread": lambda low, high: words.interval(low, high, "accuracy"),
         "arms": facts.ranked(report),
         "held_out": facts.held_out(report),
+        "elsewhere": facts.elsewhere(report),
         "rates": {arm["id"]: arm["learning_rate"] for arm in summary["arms"] if arm.get("learning_rate") is not None},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),
@@ -126,6 +127,8 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
         }
         if report.curve:
             pictures["depth"] = figures.depth_curve(report.curve, report.plan, narrow=narrow)
+        if any(arm.get("shifted") for arm in summary["arms"]):
+            pictures["elsewhere"] = figures.elsewhere(report.curve, summary["arms"], chosen, metric, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
         if any(report.epochs.values()):

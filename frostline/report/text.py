@@ -56,6 +56,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
         table = depth_table(report.curve, report.plan, report.summary["data"]["train"])
         parts += [_title("What each depth knows"), table]
     parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
+    if elsewhere := facts.elsewhere(report):
+        parts.append(Padding(Text(" ".join(elsewhere)), (1, 0, 0, 0)))
     parts += [_title("Beside what people usually do"), baselines_table(report)]
     if beaten := facts.beaten(report):
         parts.append(Padding(Text(beaten), (1, 0, 0, 0)))
@@ -81,9 +83,11 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, wi
     line = 0 if plan is None else plan.freeze
     untrained = any(e.random is not None for e in curve)
     shifted = any(e.shift is not None for e in curve) and width >= ROOMY
+    beyond = any(e.shifted is not None for e in curve)
     table = _table(
         ("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"),
-        *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []), width=width,
+        *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []),
+        *([("shifted_pictures", "right")] if beyond else []), width=width,
     )  # fmt: skip
     limit = 40 if width >= ROOMY else max(8, width - 61)  # 61 is what the other columns take
     top = max(e.score.mean for e in curve)
@@ -101,6 +105,8 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, wi
             cells.append(Text(words.score(e.random, metric), style=MUTED))
         if shifted:
             cells.append(Text("–" if e.shift is None else f"{e.shift:.2f}", style=MUTED))
+        if beyond:
+            cells.append("–" if e.shifted is None else words.score(e.shifted.mean, metric))
         table.add_row(*cells)
         if 0 < e.cut.depth == line and e is not curve[-1]:
             table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
@@ -116,12 +122,13 @@ def arms_table(report: Report) -> RenderableType:
 
 def _arms_table(report: Report, width: int) -> Table:
     metric, chosen = report.summary["score"]["metric"], report.summary["decision"]["arm"]
-    held = facts.held_out(report)
-    close = bool(held) and width < ROOMY  # then memory stands on the page alone
+    held, shifted = facts.held_out(report), any(arm.get("shifted") for arm in report.summary["arms"])
+    close = bool(held or shifted) and width < ROOMY  # then memory stands on the page alone
     table = _table(
         ("strategy", "left"), ("stage", "left"), ("score" if close else heading(metric), "right"),
         ("interval", "right"),
-        *([("held out", "right")] if held else []), ("spent", "right"), *([] if close else [("memory", "right")]),
+        *([("held out", "right")] if held else []), *([("shifted", "right")] if shifted else []), ("spent", "right"),
+        *([] if close else [("memory", "right")]),
         width=width,
     )  # fmt: skip
     for arm in facts.ranked(report):
@@ -135,6 +142,8 @@ def _arms_table(report: Report, width: int) -> Table:
         if held:
             at = held.get(arm["id"])
             cells.append("–" if at is None else f"{words.score(at[0], metric)} {words.interval(*at[1:], metric)}")
+        if shifted:
+            cells.append(words.score(arm["shifted"]["mean"], metric) if arm.get("shifted") else "–")
         cells.append(words.seconds(arm["seconds"]))
         if not close:
             cells.append(words.size(arm["peak_bytes"]))
@@ -261,6 +270,10 @@ def trained(summary: Mapping[str, Any], plan: Plan, model: Path) -> RenderableTy
     line = f"{text} on {found['n']:,} examples that it did not see."
     if found.get("refit"):
         line = f"{text} on {found['n']:,} examples. {words.procedure(found)}"
+    there = summary["arms"][0].get("shifted")
+    if there:
+        at = words.ranged(there["mean"], there["low"], there["high"], found["metric"])
+        line = f"{line} On the shifted ones: {at}."
     return Group(plan_table(plan), Text(f"{line} The model lies at {model}", style="bold", overflow="fold"))
 
 

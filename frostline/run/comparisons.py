@@ -170,7 +170,8 @@ def as_standing(bench: Bench, baseline: Baseline, race: Race, aim: Aim) -> Stand
     outcome, plan = baseline.validation[0], baseline.arm.plan
     cost = terms.cost_of(bench, plan)
     stage, _ = races.stages(race).get(baseline.arm.id, ("finalist", ""))  # scratch does not race
-    return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost)
+    strange = standing.beyond(baseline.validation, bench.split.shifted, bench.examples.targets, aim)
+    return Standing(baseline.arm, stage, seen, outcome.unit.rate, outcome.seconds, outcome.peak_bytes, cost, strange)
 
 
 def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int = 3) -> float:

@@ -66,7 +66,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         decision=ended.decision,
         score=replace(score_of(ended, told), refit=given.refit_all),
         metrics=standing.in_every_metric(judges, targets, aim),
-        standings=standing.standings(ended.race, told, targets, costs, aim),
+        standings=standing.standings(ended.race, told, targets, costs, aim, shifted=bench.split.shifted),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
         certified={
             f.arm.id: standing.estimate(f.certification, targets, aim) for f in ended.finalists if f.certification
@@ -108,6 +108,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     unseen = bool(len(bench.split.certification))
     judge = finals.certify(bench, [(arm, outcome.unit)])[0] if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
+    strange = standing.beyond([outcome], bench.split.shifted, targets, aim)
     cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
     peak = max(o.peak_bytes * o.together for o in told)
     found = replace(
@@ -116,7 +117,9 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
             standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
         ),
         metrics=standing.in_every_metric([judge], targets, aim),
-        standings=(Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost),),
+        standings=(
+            Standing(arm, "finalist", at, arm.plan.recipe.lr, outcome.seconds, outcome.peak_bytes, cost, strange),
+        ),
         cost={"total_seconds": run.spent(), "final_seconds": sum(o.seconds for o in told), "peak_bytes": peak},
         checks={
             "cached_vs_live": None if exact(arm) else finals.cached_versus_live(bench, arm, outcome.unit),

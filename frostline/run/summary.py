@@ -66,6 +66,7 @@ def document(found: Findings) -> dict[str, Any]:
             "train": len(fold.train),
             "validation": len(fold.validation),
             "certification": len(found.split.certification),
+            "shifted": len(found.split.shifted),
             "classes": list(found.examples.classes),
             "skipped": [{"id": name, "reason": reason} for name, reason in found.examples.skipped],
             "split": found.split.how,
@@ -97,6 +98,7 @@ def _arm(standing: Standing, reason: str | None, certified: Estimate | None) -> 
         "stage": standing.stage,
         "score": asdict(standing.score),
         "certified": None if certified is None else asdict(certified),
+        "shifted": None if standing.shifted is None else asdict(standing.shifted),
         "seconds": standing.seconds,
         "peak_bytes": standing.peak_bytes,
         "learning_rate": None if exact(standing.arm) else standing.rate,  # a closed form has none

@@ -138,10 +138,30 @@ def corrected_score(
     return Score(named(aim.metric), towards * value, ends[0], ends[1], n, "cross_validated")
 
 
+def beyond(
+    outcomes: Sequence[Outcome], shifted: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim
+) -> Estimate | None:
+    """The `estimate` of the same trainings on the shifted examples; None where there are none."""
+    there = [
+        replace(o, rows=shifted, log_probabilities=o.shifted)
+        for o in outcomes
+        if o.shifted is not None and len(shifted)
+    ]
+    return estimate(there, targets, aim) if there else None
+
+
 def standings(
-    race: Race, outcomes: Sequence[Outcome], targets: NDArray[np.int64], costs: Mapping[str, Cost], aim: Aim
+    race: Race,
+    outcomes: Sequence[Outcome],
+    targets: NDArray[np.int64],
+    costs: Mapping[str, Cost],
+    aim: Aim,
+    *,
+    shifted: NDArray[np.int64],
 ) -> tuple[Standing, ...]:
     """Every arm as it came out, in the order of the race: the score is that of its last rung at its best rate.
+
+    So is the score on the `shifted` examples, where there are any.
 
     An arm whose trainings there all diverged is scored on what they predict all the same. Arms with no outcome in
     their last rung at all are left out.
@@ -164,6 +184,7 @@ def standings(
                 seconds=sum(o.seconds for o in mine),
                 peak_bytes=max(o.peak_bytes for o in mine),
                 cost=costs[arm.id],
+                shifted=beyond(scored, shifted, targets, aim),
             )
         )
     return tuple(found)
