@@ -324,7 +324,8 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
         return
     examples = len(probed.bench.split.folds[0].train)
     costs = {"seconds": probed.seconds, "stored": probed.stored}
-    Console().print(text.probed(probed.bench.profile, probed.curve, examples, probed.arms, **costs))
+    metric = probed.bench.settings.metric
+    Console().print(text.probed(probed.bench.profile, probed.curve, examples, probed.arms, metric=metric, **costs))
     if plan:
         example = max(probed.arms, key=lambda arm: 0 < arm.plan.freeze < arm.plan.keep)  # one with layers of both kinds
         Console().print(text.plan_table(example.plan, f"One of the plans, {example.id}, layer by layer"))

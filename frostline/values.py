@@ -162,6 +162,7 @@ class Recipe:
     warmup: float = 0.1  # share of the steps; begun anew for layers that thaw
     clip: float | None = 1.0  # largest norm of the gradient; None does not clip
     smoothing: float = 0.0  # label smoothing
+    balance: bool = False  # classes weigh alike in the loss and in the probe that a head starts from
     augment: Literal["none", "flip", "crop", "flip_crop"] = "none"
 
     def __post_init__(self) -> None:

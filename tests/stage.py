@@ -120,12 +120,19 @@ def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.i
     return found.astype(np.uint8), targets
 
 
-def bench(folder: Path | None, *, count: int = 48, way: Way | None = None, **given: Any) -> Bench:
+def bench(
+    folder: Path | None,
+    *,
+    count: int = 48,
+    data: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+    way: Way | None = None,
+    **given: Any,
+) -> Bench:
     """A bench on which everything is stored; `given` are further settings."""
     wanted = {"data": "arrays", "backbone": f"{__file__}:small", "weights": "none", "device": "cpu", "threads": 1}
     resolved = settings({**wanted, "batch_size": 8, "epochs": 2, **given})
     calibration = replace(CALIBRATION, way=way or Way())
-    return lay(resolved, Source(data=pictures(count)), folder=folder, calibration=calibration)
+    return lay(resolved, Source(data=data or pictures(count)), folder=folder, calibration=calibration)
 
 
 def arm(bench: Bench, name: str = "arm", *, recipe: Recipe | None = None, start: str = "probe", **given: Any) -> Arm:

@@ -198,6 +198,10 @@ def test_the_loss_is_smoothed_cross_entropy() -> None:
     expected = -(0.8 * log[torch.arange(7), targets] + 0.2 * log.mean(1)).mean()
     assert float(found) == pytest.approx(float(expected), abs=1e-12)
     assert classification.loss(logits.bfloat16(), targets).dtype == torch.float32
+    weights = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    by = weights[targets].double()
+    own = -(by * log[torch.arange(7), targets]).sum() / by.sum()
+    assert float(classification.loss(logits, targets, weights=weights)) == pytest.approx(float(own), abs=1e-12)
 
 
 def test_the_loop_smooths_as_the_recipe_says_and_its_loss_is_a_mean_over_examples() -> None:

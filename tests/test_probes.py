@@ -161,6 +161,38 @@ def test_wilson_contains_the_share_and_stays_between_0_and_1(hits: int, more: in
     assert (estimate.low, estimate.high) == pytest.approx((centre - half, centre + half), abs=1e-9)
 
 
+def test_weighted_hits_are_worth_as_many_examples_as_say_the_same() -> None:
+    hits, labels = np.arange(110) % 10 < 7, np.array([0] * 100 + [1] * 10)
+    found = accuracy(hits, weights=balanced(labels, 2))
+    assert found.mean == pytest.approx(np.mean([hits[labels == c].mean() for c in (0, 1)]))
+    alike = accuracy(np.arange(36) < 25)  # 110^2 / sum of squares is 36.4
+    assert found.high - found.low == pytest.approx(alike.high - alike.low, rel=0.03)
+
+
+def test_where_classes_count_alike_the_curve_is_of_balanced_accuracy_and_chance_is_one_over_them() -> None:
+    rng, labels = np.random.default_rng(0), np.array([0] * 570 + [1] * 30)
+    features = {1: rng.normal(size=(600, 5)), 3: rng.normal(size=(600, 5)) + labels[:, None]}
+    fold = Fold(np.arange(0, 600, 2), np.arange(1, 600, 2))
+    plain = probe_curve(CUTS, features, labels, fold, seed=0)
+    first, second = probe_curve(CUTS, features, labels, fold, seed=0, balance=lambda of: balanced(of, 2))
+    assert plain[0].score.mean == pytest.approx(0.95, abs=0.01)  # always the common class
+    assert first.score.mean == pytest.approx(0.5, abs=0.1)
+    assert second.score.mean > 0.75
+    for point in (first, second):
+        assert point.permuted == pytest.approx(0.5, abs=0.1)
+
+
+def test_shifted_rows_are_scored_by_the_head_of_the_training_rows_beside_those_of_validation() -> None:
+    features, labels, fold = curve_problem()
+    away = np.arange(380, 400)
+    head = logistic(features[3][fold.train], labels[fold.train], classes=4)
+    found = probe_curve(CUTS, features, labels, fold, seed=0, shifted=away)[1]
+    for rows, estimate in ((away, found.shifted), (fold.validation, found.unshifted)):
+        hits = log_probabilities(head, features[3][rows]).argmax(axis=1) == labels[rows]
+        assert estimate is not None and estimate.mean == pytest.approx(hits.mean())
+    assert probe_curve(CUTS, features, labels, fold, seed=0)[1].shifted is None
+
+
 def test_log_loss_is_the_mean_of_what_the_true_class_was_given() -> None:
     logits = np.random.default_rng(0).standard_normal((5, 3))
     predictions = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -189,7 +189,7 @@ def test_a_saved_curve_is_the_same_bytes_twice_and_bears_no_date(tmp_path: Path)
     for suffix in (".svg", ".png"):
         first, second = (tmp_path / f"{i}{suffix}" for i in "ab")
         for path in (first, second):
-            figures.save(path, report.curve, report.plan)
+            figures.save(path, report.curve, report.plan, "accuracy")
         assert first.read_bytes() == second.read_bytes()
         assert b"dc:date" not in first.read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -231,7 +231,7 @@ def test_report_needs_no_torch_and_draws_only_when_asked() -> None:
 def test_every_shape_of_plan_has_its_words_and_its_picture(freeze: int, keep: int, above: str, expected: str) -> None:
     plan = make_plan(freeze, keep, above)
     assert words.advice(plan) == expected
-    drawing = figures.depth_curve(build().curve, plan)
+    drawing = figures.depth_curve(build().curve, plan, "accuracy")
     assert (">frozen<" in drawing) == (freeze > 0)
     assert (">dropped<" in drawing) == (above == "drop")
     page.render(build(plan=plan))
@@ -379,15 +379,16 @@ def test_the_other_metrics_stand_in_the_terminal_and_on_the_page() -> None:
     assert "not corrected" in facts.others(replace(report, summary=guessed))
 
 
-def test_the_depth_curve_is_called_accuracy_whatever_the_metric_and_says_what_it_rests_on() -> None:
+@pytest.mark.parametrize(("metric", "name"), [("log_loss", "accuracy"), ("macro_f1", "balanced accuracy")])
+def test_the_depth_curve_says_whose_accuracy_it_is_and_what_it_rests_on(metric: str, name: str) -> None:
     report = build()
-    report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "metric": "macro_f1"}})
-    table = printed(text.depth_table(report.curve, report.plan, 300), 100)
-    assert "accuracy" in table and "300 training examples" in table
-    assert "linear probe, accuracy" in figures.depth_curve(report.curve, report.plan)
+    report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "metric": metric}})
+    table = printed(text.depth_table(report.curve, report.plan, 300, metric), 100)
+    assert f"Leave-one-out {name} of a linear probe on 300 training examples" in " ".join(table.split())
+    assert f"linear probe, {name}" in figures.depth_curve(report.curve, report.plan, metric)
     seen = Page(page.render(report)).text
-    assert "leave-one-out accuracy on 300 training examples" in seen
-    assert "after layer accuracy interval" in seen
+    assert f"leave-one-out {name} on 300 training examples" in seen
+    assert f"after layer {name} interval" in seen
 
 
 def test_what_is_said_of_a_curve_near_the_bottom_does_not_lie_across_the_axis() -> None:
@@ -399,7 +400,7 @@ def test_what_is_said_of_a_curve_near_the_bottom_does_not_lie_across_the_axis() 
     for by in (0.0, 0.06, 0.12, 0.15, 0.3):  # the picture ends at 0.16
         curve = [replace(e, permuted=lowest - by * (highest - lowest)) for e in report.curve]
         figure = Figure(figsize=(7.6, 3.5), layout="constrained")
-        figures._depth_curve(figure, curve, report.plan, narrow=False)  # pyright: ignore[reportPrivateUsage]
+        figures._depth_curve(figure, curve, report.plan, "accuracy", narrow=False)  # pyright: ignore[reportPrivateUsage]
         figure.canvas.draw()
         (axes,) = figure.axes
         said = [text.get_window_extent() for text in axes.texts if text.get_text() == "shuffled labels"]
@@ -490,7 +491,7 @@ def test_probing_says_what_a_search_would_take() -> None:
     assert report.profile is not None
     arms = [Arm(name, plan, (3e-3,)) for name in ("lp_ft", "gradual")]
     curve = [replace(evidence, shift=0.25) for evidence in report.curve]
-    seen = printed(text.probed(report.profile, curve, 300, arms, seconds=75.0, stored=3 * 2**20))
+    seen = printed(text.probed(report.profile, curve, 300, arms, metric="accuracy", seconds=75.0, stored=3 * 2**20))
     assert "520 pictures of 4 classes" in seen and "identical pictures: 0" in seen
     assert "0.25" in seen and "nats a channel" in " ".join(seen.split())
     assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet

@@ -31,6 +31,7 @@ from frostline.bench.unit import ALL, kept_weights, perform, plan_training, star
 from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
+from frostline.run.terms import base_recipe
 from frostline.training import checkpoint, device
 from frostline.training.prepare import predictor
 from frostline.values import (
@@ -171,9 +172,28 @@ def test_a_trained_arm_without_steps_to_speak_of_predicts_what_its_probe_does(be
     for kind, depth in (("freeze@2", 4), ("drop@3", 3)):
         arm = stage.arm(bench, kind, recipe=still, **KINDS[kind])
         found = perform(bench, arm, stage.unit(arm))
-        linear = starting_head(bench, 0, depth)
+        linear = starting_head(bench, 0, depth, balance=False)
         expected = probes.log_probabilities(linear, bench.pooled[depth][found.rows])
         np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["probe", "freeze@2", "full"])
+def test_a_rare_class_is_found_more_often_where_classes_weigh_alike(kind: str) -> None:
+    """One in ten is of the second class, and pictures tell little: the likeliest answer is nearly always the first."""
+    pixels, _ = stage.pictures(200)
+    rare = (np.arange(200) % 10 == 0).astype(np.int64)
+    pixels[rare == 1, :, :, 0] += 12
+    found: dict[str, float] = {}
+    for metric in ("accuracy", "balanced_accuracy"):
+        bench = stage.bench(None, data=(pixels, rare), metric=metric)
+        recipe = replace(base_recipe(bench), epochs=8, lr=1e-2, kept_lr=1.0)
+        assert recipe.balance == (metric != "accuracy")
+        given = {"probe": {"freeze": 4}, "freeze@2": {"freeze": 2}, "full": {"start": "random"}}[kind]
+        arm = stage.arm(bench, kind, recipe=recipe, **given)
+        outcome = perform(bench, arm, stage.unit(arm))
+        chosen = outcome.log_probabilities.argmax(axis=1)
+        found[metric] = float(chosen[rare[outcome.rows] == 1].mean())
+    assert found["balanced_accuracy"] > found["accuracy"] + 0.2
 
 
 # ---------------------------------------------------------------------------------------------------- what is kept

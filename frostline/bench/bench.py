@@ -53,7 +53,8 @@ class Bench:
     device: Device
     workers: int  # processes that train at the same time, on one bench each
     seconds: dict[str, float]  # what laying it out took, by stage
-    heads: dict[tuple[int, int], Linear] = field(default_factory=dict[tuple[int, int], Linear])  # memo: fold, depth
+    # memo: fold, depth, whether classes weigh alike
+    heads: dict[tuple[int, int, bool], Linear] = field(default_factory=dict[tuple[int, int, bool], Linear])
 
     @property
     def sets(self) -> tuple[Stored, ...]:

@@ -20,6 +20,7 @@ from frostline.bench.shift import shifts
 from frostline.data import batches
 from frostline.evidence import probes
 from frostline.plan import cut_at
+from frostline.search.scores import BALANCED, balanced
 from frostline.training.device import arranged
 from frostline.values import Event, Evidence, Show, silent
 
@@ -39,6 +40,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
             seed=bench.settings.seed, random=random, shifts=_shifts(bench),
             shifted=bench.split.shifted, confidence=bench.settings.confidence,
+            balance=balanced if bench.settings.metric in BALANCED else None,
         )  # fmt: skip
     bench.seconds["probe"] = time.perf_counter() - started
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from frostline.search.scores import BALANCED
 from frostline.settings import Settings
 from frostline.values import Recipe
 
@@ -11,7 +12,10 @@ FEWEST = 6
 
 
 def recipe(settings: Settings, examples: int) -> Recipe:
-    """The recipe for so many training examples: more data, fewer epochs and larger batches."""
+    """The recipe for so many training examples: more data, fewer epochs and larger batches.
+
+    Where classes count alike in the metric that is asked for, they do in what is learned.
+    """
     epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
     batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
-    return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples))
+    return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples), balance=settings.metric in BALANCED)

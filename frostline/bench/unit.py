@@ -20,6 +20,7 @@ from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
 from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
+from frostline.search.scores import balanced
 from frostline.tasks import classification
 from frostline.training import checkpoint, device, loop
 from frostline.training.feed import Read, feed, steps
@@ -110,15 +111,15 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
 
 
-def starting_head(bench: Bench, fold: int, depth: int) -> probes.Linear:
+def starting_head(bench: Bench, fold: int, depth: int, *, balance: bool) -> probes.Linear:
     """The logistic probe on a cut, fitted on the training rows of a fold; kept, since many arms start from it."""
-    if (fold, depth) not in bench.heads:
+    if (fold, depth, balance) not in bench.heads:
         rows = fold_of(bench, fold).train
-        classes = len(bench.examples.classes)
-        bench.heads[fold, depth] = probes.logistic(
-            bench.pooled[depth][rows], bench.examples.targets[rows], classes=classes
+        targets, classes = bench.examples.targets[rows], len(bench.examples.classes)
+        bench.heads[fold, depth, balance] = probes.logistic(
+            bench.pooled[depth][rows], targets, classes=classes, weights=balanced(targets) if balance else None
         )
-    return bench.heads[fold, depth]
+    return bench.heads[fold, depth, balance]
 
 
 def fold_of(bench: Bench, number: int) -> Fold:
@@ -136,7 +137,7 @@ def kept_weights(bench: Bench, unit: Unit) -> Path:
 def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:
     """The closed form: nothing below the head learns, so the probe is the result."""
     depth = top(training.plan)
-    linear = starting_head(bench, training.fold, depth)
+    linear = starting_head(bench, training.fold, depth, balance=training.plan.recipe.balance)
     if keep:
         checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
     both = np.concatenate([training.predict, bench.split.shifted])
@@ -217,8 +218,14 @@ def _fits(held: Stored, rows: int, where: torch.device) -> bool:
 
 
 def _learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:
-    head, device = head_of(bench, task), bench.device
-    return prepared(bench.backbone, bench.anatomy, task.plan, head, start=task.start, seed=task.seed, device=device)
+    head, device, weights = head_of(bench, task), bench.device, None
+    if task.plan.recipe.balance:
+        targets = bench.examples.targets[task.rows]
+        each = dict(zip(targets.tolist(), balanced(targets).tolist(), strict=True))
+        weights = torch.tensor([each.get(label, 1.0) for label in range(len(bench.examples.classes))])
+    return prepared(
+        bench.backbone, bench.anatomy, task.plan, head, start=task.start, seed=task.seed, device=device, weights=weights
+    )
 
 
 def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
@@ -227,7 +234,7 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
     features, classes = bench.pooled[depth].shape[1], len(bench.examples.classes)
     head = classification.head(features, classes, seed=training.seed)
     if training.plan.head.start == "probe":
-        linear = starting_head(bench, training.fold, depth)
+        linear = starting_head(bench, training.fold, depth, balance=training.plan.recipe.balance)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(linear.weights))
             head.bias.copy_(torch.from_numpy(linear.bias))

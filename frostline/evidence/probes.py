@@ -5,8 +5,9 @@ A probe is the exact result of every plan that freezes all it keeps, and the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,14 @@ def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None)
     return float(np.average(-predictions[np.arange(len(labels)), labels], weights=weights))
 
 
-def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
-    """Share of hits with Wilson's interval."""
-    from scipy.stats import binomtest  # takes longer to load than all probes of a small network do
-
-    hits = int(correct.sum())
-    interval = binomtest(hits, len(correct)).proportion_ci(confidence, method="wilson")
-    return Estimate(hits / len(correct), float(interval.low), float(interval.high))
+def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95, weights: Floats | None = None) -> Estimate:
+    """Share of hits with Wilson's interval; weighted ones count as as many examples as say the same (Kish 1965)."""
+    by = np.ones(len(correct)) if weights is None else weights
+    share, n = float(np.average(correct, weights=by)), float(by.sum() ** 2 / (by**2).sum())
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle, scale = share + z * z / (2 * n), 1 + z * z / n
+    half = z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
+    return Estimate(share, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
 
 
 def probe_curve(
@@ -128,6 +130,7 @@ def probe_curve(
     random: Mapping[int, Rows] | None = None,
     shifts: Mapping[int, float] | None = None,
     shifted: NDArray[np.int64] | None = None,
+    balance: Callable[[Labels], Floats] | None = None,
     confidence: float = 0.95,
 ) -> tuple[Evidence, ...]:
     """What is known of each cut before training, in the order of the cuts.
@@ -138,41 +141,52 @@ def probe_curve(
     weights, `shifts` what is known of the source's distance by depth. `shifted` are rows of examples from elsewhere:
     the logistic head is scored on them and, to compare with, on the validation rows. `seed` draws one permutation of
     the training labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides
-    later, with Wilson's interval at `confidence`.
+    later, with Wilson's interval at `confidence`; `balance` makes weights of labels, by which it is fitted and scored.
     """
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
     shuffled = np.random.default_rng(seed).permutation(train)
+    by, other = _weights(balance, train), _weights(balance, shuffled)
     curve: list[Evidence] = []
     for cut in cuts:
-        basis = _basis(features[cut.depth][fold.train], None)
+        basis = _basis(features[cut.depth][fold.train], by)
         ridge = _ridge(basis, train, classes, LAMBDAS)
+        chance = basis if other is None else _basis(features[cut.depth][fold.train], other)
         loss, within, beyond = ridge.log_loss, None, None
         if len(fold.validation):
             head = _logistic(basis, ridge, train, STRENGTHS)
             judged = log_probabilities(head, features[cut.depth][fold.validation])
-            loss = log_loss(judged, labels[fold.validation])
+            loss = log_loss(judged, labels[fold.validation], _weights(balance, labels[fold.validation]))
             if shifted is not None and len(shifted):
-                within = accuracy(judged.argmax(axis=1) == labels[fold.validation], confidence)
+                within = _scored(judged, labels[fold.validation], confidence, balance)
                 strange = log_probabilities(head, features[cut.depth][shifted])
-                beyond = accuracy(strange.argmax(axis=1) == labels[shifted], confidence)
+                beyond = _scored(strange, labels[shifted], confidence, balance)
         control = None
         if random is not None:
-            control = ridge_loo(random[cut.depth][np.arange(len(train))], train, classes=classes).accuracy
+            untrained = random[cut.depth][np.arange(len(train))]
+            control = ridge_loo(untrained, train, classes=classes, weights=by).accuracy
         curve.append(
             Evidence(
                 cut=cut,
-                score=accuracy(ridge.scores.argmax(axis=1) == train, confidence),
+                score=_scored(ridge.scores, train, confidence, balance),
                 log_loss=loss,
                 features=features[cut.depth].shape[1],
                 random=control,
-                permuted=_ridge(basis, shuffled, classes, LAMBDAS).accuracy,
+                permuted=_ridge(chance, shuffled, classes, LAMBDAS).accuracy,
                 shift=None if shifts is None else shifts.get(cut.depth),
                 shifted=beyond,
                 unshifted=within,
             )
         )
     return tuple(curve)
+
+
+def _scored(scores: Floats, labels: Labels, confidence: float, balance: Callable[[Labels], Floats] | None) -> Estimate:
+    return accuracy(scores.argmax(axis=1) == labels, confidence, _weights(balance, labels))
+
+
+def _weights(balance: Callable[[Labels], Floats] | None, labels: Labels) -> Floats | None:
+    return None if balance is None else balance(labels)
 
 
 # --------------------------------------------------------------------------------------------------- ridge
@@ -222,7 +236,7 @@ def _ridge(basis: _Basis, labels: Labels, classes: int | None, lambdas: Sequence
     loss, penalty, sharpness, scores = best
     slopes = (projected / (basis.squares + penalty)[:, None]).T @ basis.back / basis.scale
     linear = Linear(sharpness * slopes, sharpness * (centre - slopes @ basis.mean), penalty)
-    hits = float(np.mean(scores.argmax(axis=1) == labels))
+    hits = float(np.average(scores.argmax(axis=1) == labels, weights=basis.weights))
     predictions = _log_softmax(sharpness * scores)
     return RidgeProbe(scores, predictions, hits, log_loss(predictions, labels), penalty, linear)
 

@@ -146,7 +146,7 @@ def learned(plan: Plan) -> str:
     return (
         f"The new head learns at {recipe.lr:.2g}. {recipe.epochs} epochs of {recipe.optimiser}, batches of "
         f"{recipe.batch}, {recipe.schedule.replace('_', ' ')} schedule, augmentation: "
-        f"{recipe.augment.replace('_', ' and ')}."
+        f"{recipe.augment.replace('_', ' and ')}." + (" Classes weigh alike in the loss." if recipe.balance else "")
     )
 
 

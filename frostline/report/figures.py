@@ -33,9 +33,12 @@ LETTER, ASIDE = 5.2, 62.0  # points: of a letter at most, on average, and of wha
 LINE = 20.0  # points: of a line of text below a curve, and the space between them
 
 
-def depth_curve(curve: Sequence[Evidence], plan: Plan, *, narrow: bool = False) -> str:
-    """The linear probe's accuracy at every cut with its interval, its controls, and where the chosen plan freezes."""
-    return _svg(lambda figure: _depth_curve(figure, curve, plan, narrow), narrow, 3.5, f"depth-{narrow}")
+def depth_curve(curve: Sequence[Evidence], plan: Plan, metric: str, *, narrow: bool = False) -> str:
+    """The linear probe's score at every cut with its interval, its controls, and where the chosen plan freezes.
+
+    `metric` is that of the run: it says whether the probes' accuracy is the balanced one.
+    """
+    return _svg(lambda figure: _depth_curve(figure, curve, plan, metric, narrow), narrow, 3.5, f"depth-{narrow}")
 
 
 def arms(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str, *, narrow: bool = False) -> str:
@@ -71,11 +74,11 @@ def learning(epochs: Mapping[str, Sequence[Epoch]], chosen: str, metric: str, *,
     return _svg(lambda figure: _learning(figure, epochs, chosen, metric), narrow, 2.9, f"learning-{narrow}")
 
 
-def save(path: Path, curve: Sequence[Evidence], plan: Plan) -> Path:
+def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path:
     """Write the depth curve for a document; the suffix of `path` says whether as .svg or as .png."""
     with _style("depth-file"):
         figure = _blank(WIDE, 3.5)
-        _depth_curve(figure, curve, plan, narrow=False)
+        _depth_curve(figure, curve, plan, metric, narrow=False)
         undated = {"Date" if path.suffix == ".svg" else "Software": None}
         figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=undated)
     return path
@@ -84,8 +87,8 @@ def save(path: Path, curve: Sequence[Evidence], plan: Plan) -> Path:
 # --------------------------------------------------------------------------------------------------- the drawings
 
 
-def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: bool) -> None:
-    axes = figure.add_subplot()
+def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: str, narrow: bool) -> None:
+    axes, probed = figure.add_subplot(), words.probed(metric)
     # the raw input scores so low that it would press the rest together; it stands in the page's table
     curve = [e for e in curve if e.cut.depth] if len(curve) > 3 else curve
     xs = [e.cut.depth for e in curve]
@@ -103,7 +106,7 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: 
     axes.fill_between(xs, lows, highs, color=PALETTE["frost"], alpha=0.16, lw=0)
     axes.plot(xs, means, color=PALETTE["frost"], lw=2, marker="o", ms=5, zorder=4)
     best = max(range(len(xs)), key=means.__getitem__)
-    said = words.score(means[best], "accuracy")
+    said = words.score(means[best], probed)
     # beside the point, for the frost line may run through it
     reach = (len(said) + 2) * letter
     onward = best < len(xs) - 1 and not crossed(xs[best] + 0.5 * letter, xs[best] + reach, lines)
@@ -117,8 +120,8 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, narrow: 
     names = [f"{e.cut.depth}  {short(e.cut.name)}" for e in curve]
     fitting = not narrow and sum(map(len, names)) <= 100
     axes.set_xticks(xs, names if fitting else _apart(xs, 3 * letter))
-    axes.set_ylabel("linear probe, accuracy")
-    _number(axes.yaxis, "accuracy")
+    axes.set_ylabel(f"linear probe, {words.called(probed)}")
+    _number(axes.yaxis, probed)
 
 
 def _bottom(figure: Figure, curve: Sequence[Evidence], floor: float, top: float) -> float:
@@ -261,7 +264,7 @@ def _elsewhere(
     letter = LETTER * (1 + max(places) - min(places)) / (72 * figure.get_figwidth() * (1 if narrow else 0.4))
     depths.set_xticks(places, _apart(places, 3 * letter))
     depths.set_xlabel("layers below the cut")
-    depths.set_ylabel("linear probe, accuracy")
+    depths.set_ylabel(f"linear probe, {words.called(words.probed(metric))}")
     _number(depths.yaxis, "accuracy")
     both = [row for row in rows if row.get("shifted")]
     for name, colour in (("score", "frost"), ("shifted", "ember")):

@@ -44,6 +44,7 @@ def _content(report: Report) -> Mapping[str, Any]:
     """Every name that the template reads."""
     summary, plan = report.summary, report.plan
     metric = summary["score"]["metric"]
+    probed = words.probed(metric)
     rows = facts.strategies(report)
     return {
         "report": report,
@@ -70,8 +71,9 @@ def _content(report: Report) -> Mapping[str, Any]:
         "score": lambda value: words.score(value, metric),
         "interval": lambda low, high: words.interval(low, high, metric),
         "ranged": lambda at: words.ranged(at[0], at[1], at[2], metric),
-        "accuracy": lambda value: words.score(value, "accuracy"),
-        "spread": lambda low, high: words.interval(low, high, "accuracy"),
+        "probed": words.called(probed),
+        "accuracy": lambda value: words.score(value, probed),
+        "spread": lambda low, high: words.interval(low, high, probed),
         "arms": facts.ranked(report),
         "held_out": facts.held_out(report),
         "elsewhere": facts.elsewhere(report),
@@ -126,7 +128,7 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
             "baselines": figures.baselines(timed, metric, narrow=narrow),
         }
         if report.curve:
-            pictures["depth"] = figures.depth_curve(report.curve, report.plan, narrow=narrow)
+            pictures["depth"] = figures.depth_curve(report.curve, report.plan, metric, narrow=narrow)
         if any(arm.get("shifted") for arm in summary["arms"]):
             pictures["elsewhere"] = figures.elsewhere(report.curve, summary["arms"], chosen, metric, narrow=narrow)
         if report.confusion is not None:

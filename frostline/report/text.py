@@ -53,7 +53,7 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
     metric = report.summary["score"]["metric"]
     if report.curve:
-        table = depth_table(report.curve, report.plan, report.summary["data"]["train"])
+        table = depth_table(report.curve, report.plan, report.summary["data"]["train"], metric)
         parts += [_title("What each depth knows"), table]
     parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
     if elsewhere := facts.elsewhere(report):
@@ -70,16 +70,17 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int) -> RenderableType:
+def depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, metric: str) -> RenderableType:
     """A bar for the linear probe at every cut; the frost line stands where the chosen plan, if any, stops freezing.
 
-    `examples` are those that the curve rests on; its score is accuracy, whatever the run's metric.
+    `examples` are those that the curve rests on; its score is accuracy, balanced where classes count alike in the
+    run's `metric`.
     """
-    return Fitted(lambda width: _depth_table(curve, plan, examples, width))
+    probed = words.probed(metric)
+    return Fitted(lambda width: _depth_table(curve, plan, examples, probed, width))
 
 
-def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, width: int) -> Table:
-    metric = "accuracy"
+def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, metric: str, width: int) -> Table:
     line = 0 if plan is None else plan.freeze
     untrained = any(e.random is not None for e in curve)
     shifted = any(e.shift is not None for e in curve) and width >= ROOMY
@@ -110,7 +111,7 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, wi
         table.add_row(*cells)
         if 0 < e.cut.depth == line and e is not curve[-1]:
             table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
-    rests = f"Leave-one-out accuracy of a linear probe on {examples:,} training examples."
+    rests = f"Leave-one-out {words.called(metric)} of a linear probe on {examples:,} training examples."
     note = "Blue: frozen in the chosen plan; yellow: not." if line else "The plan freezes nothing." if plan else ""
     return _noted(table, " ".join(filter(None, (rests, note, SHIFT if shifted else ""))))
 
@@ -241,11 +242,18 @@ def layer_row(layer: Layer) -> dict[str, Any]:
 
 
 def probed(
-    profile: Profile, curve: Sequence[Evidence], examples: int, arms: Sequence[Arm], *, seconds: float, stored: int
+    profile: Profile,
+    curve: Sequence[Evidence],
+    examples: int,
+    arms: Sequence[Arm],
+    *,
+    metric: str,
+    seconds: float,
+    stored: int,
 ) -> RenderableType:
     """What is known before any training, and what a search would take: `seconds`, and `stored` bytes of activations.
 
-    `examples` are those that the curve rests on.
+    `examples` are those that the curve rests on, `metric` is what would be asked for.
     """
     names = ", ".join(arm.id for arm in arms)
     forecast = f"Forecast: about {words.seconds(seconds)} for the race and its baselines"
@@ -257,7 +265,7 @@ def probed(
         _title("The data"),
         Text(words.profile(profile)),
         _title("What each depth knows"),
-        depth_table(curve, None, examples),
+        depth_table(curve, None, examples, metric),
         Padding(Text("\n".join(lines)), (1, 0, 0, 0)),
     )
 

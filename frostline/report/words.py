@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from frostline.search.scores import BALANCED
 from frostline.values import Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
@@ -210,6 +211,15 @@ def sets(summary: Mapping[str, Any]) -> str:
         near = f"{points} point{'' if points == '1' else 's'}" if summary["score"]["metric"] in SHARES else "epsilon"
         said.append(f"Proven to be within {near} of the best: {listed(proven)}.")
     return " ".join(said)
+
+
+def probed(metric: str) -> str:
+    """What the linear probes' score is called where a run asks for a metric: classes count alike in both or in none.
+
+    >>> probed("macro_f1"), probed("log_loss")
+    ('balanced_accuracy', 'accuracy')
+    """
+    return "balanced_accuracy" if metric in BALANCED else "accuracy"
 
 
 def listed(names: Sequence[str]) -> str:

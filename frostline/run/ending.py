@@ -176,7 +176,8 @@ def judged(ended: Ended) -> tuple[Verdict, ...]:
         gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
         told.append(verdicts.negative_transfer(gap, given.metric))
     if not exact(chosen.arm):
-        told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence))
+        balance = chosen.arm.plan.recipe.balance
+        told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence, balance=balance))
         raced = next(
             arm for turn in reversed(races.rounds(ended.race)) for arm in turn.entrants if arm.id == chosen.arm.id
         )

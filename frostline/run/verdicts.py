@@ -29,9 +29,13 @@ def negative_transfer(gap: Estimate, metric: str) -> Verdict:
     return Verdict("transfer_not_shown", True, evidence, advice)
 
 
-def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: float) -> Verdict:
-    """Whether the loss on unseen rows is well above that on training rows; needs a trained, not an exact, arm."""
-    losses = scores.losses(chosen.log_probabilities, targets[chosen.rows])
+def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: float, balance: bool = False) -> Verdict:
+    """Whether the loss on unseen rows is well above that on training rows; needs a trained, not an exact, arm.
+
+    `balance` says that classes weighed alike in training: then they do here.
+    """
+    truth = targets[chosen.rows]
+    losses = scores.losses(chosen.log_probabilities, truth) * (scores.balanced(truth) if balance else 1.0)
     rng = np.random.default_rng(0)
     means = losses[rng.integers(0, len(losses), (DRAWS, len(losses)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])

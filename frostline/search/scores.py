@@ -61,8 +61,11 @@ def class_weights(targets: Ints, metric: str) -> Floats:
 
     So what eliminates has its eye on the same classes as what is asked for.
     """
-    if metric not in BALANCED:
-        return np.ones(len(targets))
+    return balanced(targets) if metric in BALANCED else np.ones(len(targets))
+
+
+def balanced(targets: Ints) -> Floats:
+    """Weights, 1 on average, by which every class that is there weighs the same."""
     _, place, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return (len(targets) / (len(counts) * counts))[place]
 

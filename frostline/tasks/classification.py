@@ -14,10 +14,14 @@ def head(features: int, classes: int, *, seed: int) -> nn.Linear:
         return nn.Linear(features, classes)
 
 
-def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n), in float32 or better."""
+def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n), in float32 or better.
+
+    `weights` of the classes (c) make it a weighted mean, as torch.nn.CrossEntropyLoss does.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return functional.cross_entropy(wide, targets, label_smoothing=smoothing)
+    by = None if weights is None else weights.to(wide.dtype)
+    return functional.cross_entropy(wide, targets, weight=by, label_smoothing=smoothing)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Learner:
     groups: list[dict[str, Any]]  # static optimiser groups, each with a `name`
     mode: Callable[[int | None], None]  # puts every module in the mode of an epoch; None is inference
     anchors: tuple[tuple[nn.Parameter, Tensor], ...]  # kept parameters that learn, and their source weights
+    weights: Tensor | None = None  # of the classes in the loss; None weighs examples alike
 
 
 def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) -> Iterator[Epoch]:
@@ -137,7 +138,9 @@ def _step(
     with device.autocast():
         logits = forward(inputs)
         losses = {
-            place: classification.loss(logits[place], targets, smoothing=one.plan.recipe.smoothing)
+            place: classification.loss(
+                logits[place], targets, smoothing=one.plan.recipe.smoothing, weights=one.learner.weights
+            )
             for place, one in going.items()
         }
     for one in going.values():

@@ -40,11 +40,20 @@ def refuse_untrained(plan: Plan) -> None:
 
 @contextmanager
 def prepared(
-    backbone: Backbone, anatomy: Anatomy, plan: Plan, head: nn.Module, *, start: int, seed: int, device: Device
+    backbone: Backbone,
+    anatomy: Anatomy,
+    plan: Plan,
+    head: nn.Module,
+    *,
+    start: int,
+    seed: int,
+    device: Device,
+    weights: Tensor | None = None,
 ) -> Generator[Learner]:
     """A Learner for a plan whose inputs are what crosses the cut at depth `start` (0: the backbone's own input).
 
-    The backbone is not touched: a copy learns. `seed` draws the weights of layers that begin anew.
+    The backbone is not touched: a copy learns. `seed` draws the weights of layers that begin anew, `weights` are those
+    of the classes in the loss.
     Raises BackboneError where fresh weights are wanted and the backbone cannot be built anew.
     """
     refuse_untrained(plan)
@@ -61,7 +70,8 @@ def prepared(
                 inputs = tuple(_widened(tensor, head) for tensor in inputs)
             return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
 
-        yield Learner(module, forward, _groups(plan, network, head), _mode(plan, network, head), anchors)
+        by = None if weights is None else weights.to(device.device)
+        yield Learner(module, forward, _groups(plan, network, head), _mode(plan, network, head), anchors, by)
 
 
 def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
