@@ -31,7 +31,8 @@ def plan(
 ) -> Plan:
     """A Plan with what was not said filled in: all layers kept, all of them from `freeze` on learning.
 
-    `freeze` is a count, a fraction or a layer's name (see `depth_of`). Raises PlanError and CutError.
+    `freeze` is a count, a fraction or a layer's name (see `depth_of`). Kept layers above it learn, or stand still
+    beside an `adapter` that does. Raises PlanError and CutError.
     """
     frozen = depth_of(layers, freeze)
     kept = len(layers) if keep is None else keep
@@ -43,7 +44,7 @@ def plan(
         keep=kept,
         freeze=frozen,
         above=above or "tune",
-        train=tuple(i >= frozen for i in range(kept)) if train is None else tuple(train),
+        train=tuple(i >= frozen and adapter is None for i in range(kept)) if train is None else tuple(train),
         recipe=recipe,
         head=head or Head(),
         thaw=tuple((epoch, tuple(flags)) for epoch, flags in thaw),

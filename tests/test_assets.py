@@ -6,11 +6,22 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from world import refused, tell
 
 import frostline
+from frostline.backbones.cuts import dissect
+from frostline.backbones.load import load
+from frostline.plan import plan
+from frostline.tasks import classification
+from frostline.training import adapters, loop
+from frostline.training.device import accelerator
+from frostline.training.feed import feed
+from frostline.training.prepare import prepared
+from frostline.values import Adapter, Recipe
 
 PLACE = os.environ.get("FROSTLINE_ASSETS")
 pytestmark = pytest.mark.skipif(PLACE is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
@@ -138,3 +149,32 @@ def test_an_authors_pickle_is_read_without_running_it(tmp_path: Path) -> None:
     assert told[0].document == told[1].document
     refused(tell("find", data, *words, RESNETS / "resnet32.safetensors", "--out", tmp_path / "run"), "unexpected")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenetv1_025_128_in1k"])
+def test_a_real_network_learns_with_adapters(name: str, tmp_path: Path) -> None:
+    """A plain and a depthwise one: every adapter moves and nothing else below the head, and the loss falls."""
+    if name == "resnet20":
+        file = tmp_path / "resnet.py"
+        file.write_text(RESNET)
+        backbone = load(f"{file}:resnet20", weights=str(RESNETS / "resnet20.safetensors"), image_size=32)
+    else:
+        backbone = load(f"hf/{WEIGHTS / name / 'hf'}", image_size=64)
+    anatomy, size = dissect(backbone), 32 if name == "resnet20" else 64
+    of = plan(anatomy.layers, Recipe(epochs=4, lr=5e-3, batch=8, clip=None), freeze=3, adapter=Adapter(rank=4))
+    chosen, left = adapters.targets(backbone.module, of)
+    assert chosen and bool(left) == (name != "resnet20"), left
+    assert all("depthwise" in why for why in left.values())
+    pictures = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0)).numpy()
+    learn = feed(lambda rows, epoch: [pictures[rows]], np.arange(16), np.arange(16) % 2, 8, device=torch.device("cpu"))
+    head = classification.head(anatomy.layers[-1].shape[0], 2, seed=0)
+    with prepared(backbone, anatomy, of, head, start=0, seed=0, device=accelerator("cpu")) as learner:
+        network = learner.module.get_submodule("network")
+        before = {key: tensor.detach().clone() for key, tensor in network.named_parameters()}
+        epochs = list(loop.train(learner, learn, of, 2, accelerator("cpu")))
+        for key, tensor in network.named_parameters():
+            assert torch.equal(tensor, before[key]) != (".lora_" in key), key
+        adapters.merge(network)
+        adapters.remove(network)
+    assert epochs[-1].loss < epochs[0].loss
+    assert network.state_dict().keys() == backbone.module.state_dict().keys()

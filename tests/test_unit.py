@@ -387,10 +387,10 @@ def test_a_unit_that_diverges_is_an_outcome_that_says_so(bench: Bench) -> None:
 
 
 def test_what_this_version_does_not_train_is_refused_also_where_the_result_has_a_closed_form(bench: Bench) -> None:
+    arm = stage.arm(bench, freeze=4, adapter=Adapter())
+    with pytest.raises(PlanError, match="an adapter and freezes all 4 layers"):
+        perform(bench, arm, stage.unit(arm))
     for freeze in (2, 4):
-        arm = stage.arm(bench, freeze=freeze, adapter=Adapter())
-        with pytest.raises(PlanError, match="'lora'"):
-            perform(bench, arm, stage.unit(arm))
         arm = stage.arm(bench, freeze=freeze)
         arm = replace(arm, plan=replace(arm.plan, head=Head(cuts=(2,))))
         with pytest.raises(PlanError, match=r"cuts \(2,\)"):

@@ -22,7 +22,7 @@ from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
 from frostline.search.scores import balanced
 from frostline.tasks import classification
-from frostline.training import checkpoint, device, loop
+from frostline.training import adapters, checkpoint, device, loop
 from frostline.training.feed import Read, feed, steps
 from frostline.training.prepare import prepared, reestimate, refuse_untrained, top
 from frostline.values import Arm, Fold, Outcome, Plan, Unit
@@ -87,7 +87,7 @@ def stackable(bench: Bench, arm: Arm) -> bool:
     way, plan = bench.calibration.way, arm.plan
     if way.stacked is None or plan.freeze < way.stacked or exact(arm) or way.precision == "fp16":
         return False
-    if plan.statistics == "batch" or plan.above == "reinit":
+    if plan.statistics == "batch" or plan.above == "reinit" or plan.adapter is not None:
         return False
     same_mask = way.layout == "contiguous" and bench.device.device.type == "cpu"
     return same_mask or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
@@ -197,9 +197,13 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
         both = np.concatenate([training.predict, bench.split.shifted])
         look = feed(still, both, targets[both], batch, device=where, waits=waits)
         for place, ((unit, task), (learner, plan)) in enumerate(zip(tasks, pairs, strict=True)):
-            loop.blend(learner, plan.blend)
-            predicted, shifted = _parted(loop.predict(learner, look, bench.device).numpy(), len(task.predict))
             network, head = (learner.module.get_submodule(name) for name in ("network", "head"))
+            loop.blend(learner, plan.blend)
+            if plan.adapter is not None:
+                adapters.merge(network)
+            predicted, shifted = _parted(loop.predict(learner, look, bench.device).numpy(), len(task.predict))
+            if plan.adapter is not None:
+                adapters.remove(network)
             if not alike(network, bench.backbone.module, frozen):
                 raise FrozenMoved(f"frozen layers of {unit.arm!r} changed while it was trained; the result is not kept")
             if keep:

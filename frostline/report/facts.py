@@ -68,6 +68,7 @@ class LayerRow:
     kept: bool
     frozen: bool
     rate: float | None  # learning rate; None for what never learns
+    adapted: bool = False  # stands still beside an adapter that learns
 
 
 def known(report: Report) -> Mapping[str, Mapping[str, Any]]:
@@ -315,6 +316,7 @@ def layer_rows(plan: Plan) -> tuple[LayerRow, ...]:
             kept=i < plan.keep,
             frozen=i < plan.keep and rates[i] is None,
             rate=rates[i],
+            adapted=plan.adapter is not None and plan.freeze <= i < plan.keep,
         )
         for i, layer in enumerate(plan.layers)
     )
@@ -325,7 +327,8 @@ def trainable(plan: Plan) -> str:
     rows = [row for row in layer_rows(plan) if row.kept or plan.above != "drop"]
     learning, everything = sum(r.parameters for r in rows if r.rate is not None), sum(r.parameters for r in rows)
     share = 100 * learning / everything if everything else 0.0
-    return f"trainable params: {learning:,} || all params: {everything:,} || trainable%: {share:.2f}"
+    apart = "" if plan.adapter is None else f"; adapters of rank {plan.adapter.rank} apart"
+    return f"trainable params: {learning:,} || all params: {everything:,} || trainable%: {share:.2f}{apart}"
 
 
 def snippet(plan: Plan) -> str:

@@ -185,7 +185,7 @@ def plan_table(plan: Plan, title: str = "") -> RenderableType:
         ("learning rate", "right"),
     )  # fmt: skip
     for row in facts.layer_rows(plan):
-        rate = "–" if row.rate is None else f"{row.rate:.2g}"
+        rate = "adapter" if row.adapted else "–" if row.rate is None else f"{row.rate:.2g}"
         table.add_row(
             str(row.index + 1),
             Text(row.name),

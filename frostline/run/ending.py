@@ -33,6 +33,7 @@ from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
 from frostline.settings import Settings
+from frostline.training import adapters
 from frostline.values import Arm, Decision, Epoch, Evidence, Outcome, Plan, Profile, Score, Standing, Unit, Verdict
 
 UNSAID = ("data", "backbone", "resume", "out", "workers", "threads", "recalibrate")  # said already, or change nothing
@@ -111,8 +112,10 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     strange = standing.beyond([outcome], bench.split.shifted, targets, aim)
     cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
     peak = max(o.peak_bytes * o.together for o in told)
+    known = findings(bench)
     found = replace(
-        findings(bench),
+        known,
+        notes=(*known.notes, *unadapted(bench, arm.plan)),
         score=replace(
             standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
         ),
@@ -144,6 +147,16 @@ def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
         evidence=evidence,
         notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings, *rounded(bench)),
     )
+
+
+def unadapted(bench: Bench, plan: Plan) -> tuple[str, ...]:
+    """Which modules get no adapter though they hold weights of the layers that the plan adapts, and why."""
+    left = {} if plan.adapter is None else adapters.targets(bench.backbone.module, plan)[1]
+    found: list[str] = []
+    for why in dict.fromkeys(left.values()):
+        names = [name for name, reason in left.items() if reason == why]
+        found.append(f"{len(names)} modules have no adapter ({names[0]} first): {why}")
+    return tuple(found)
 
 
 def rounded(bench: Bench) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from frostline.search.arms import baselines, closed, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule, whole
+from frostline.training import adapters
 from frostline.training.prepare import top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
 
@@ -246,7 +247,7 @@ def base_recipe(bench: Bench) -> Recipe:
 
 
 def fitted_to(bench: Bench, plan: Plan) -> Plan:
-    """A plan that came from a file, on this bench's own layers. Raises PlanError where they are others."""
+    """A plan that came from a file, on this bench's own layers. Raises PlanError where it does not fit them."""
     ours, theirs = bench.anatomy.layers, plan.layers
     if [layer.members for layer in ours] != [layer.members for layer in theirs]:
         raise PlanError(
@@ -255,6 +256,8 @@ def fitted_to(bench: Bench, plan: Plan) -> Plan:
         )
     given = bench.settings
     plan = replace(plan, layers=ours)
+    if plan.adapter is not None:
+        adapters.targets(bench.backbone.module, plan)
     if given.epochs is not None:
         plan = with_epochs(plan, given.epochs)
     batch = min(given.batch_size or plan.recipe.batch, len(bench.split.folds[0].train))

@@ -15,6 +15,7 @@ from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
 from frostline.errors import BackboneError, PlanError
 from frostline.tasks import classification
+from frostline.training import adapters
 from frostline.training.device import Device
 from frostline.training.loop import Batch, Learner
 from frostline.values import Backbone, Plan
@@ -30,8 +31,7 @@ def top(plan: Plan) -> int:
 
 def refuse_untrained(plan: Plan) -> None:
     """Raise PlanError for what a plan may say but this version does not train."""
-    if plan.adapter is not None:
-        raise PlanError(f"adapter is {plan.adapter.kind!r}; adapters are not trained yet: leave it out of the plan")
+    adapters.refuse(plan)
     if plan.head.cuts:
         raise PlanError(
             f"head reads the cuts {plan.head.cuts}; heads on several cuts are not trained yet: leave it empty"
@@ -61,7 +61,10 @@ def prepared(
         raise PlanError(f"training would start at depth {start}, above the {plan.freeze} frozen layers")
     network, depth = _weights(backbone, plan, seed), top(plan)
     module = nn.ModuleDict({"network": network, "head": head}).to(device.device)
-    anchors = _anchors(plan, network)
+    groups, mode, anchors = _groups(plan, network, head), _mode(plan, network, head), _anchors(plan, network)
+    if plan.adapter is not None:
+        groups = adapters.inject(network, plan, seed=seed) + groups
+        mode = _mode_of_adapters(network, head)
     with ExitStack() as stack:
         run = stack.enter_context(Halves(network, anatomy).sawn(start, until=depth)) if start < depth else None
 
@@ -71,7 +74,7 @@ def prepared(
             return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
 
         by = None if weights is None else weights.to(device.device)
-        yield Learner(module, forward, _groups(plan, network, head), _mode(plan, network, head), anchors, by)
+        yield Learner(module, forward, groups, mode, anchors, by)
 
 
 def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
@@ -160,6 +163,16 @@ def _mode(plan: Plan, network: nn.Module, head: nn.Module) -> Callable[[int | No
             batch = plan.statistics == "batch" or layer.index >= plan.keep  # fresh norms have no statistics to keep
             for name in layer.modules if learns else ():
                 modules[name].training = batch or name not in norms
+
+    return mode
+
+
+def _mode_of_adapters(network: nn.Module, head: nn.Module) -> Callable[[int | None], None]:
+    """Nothing of the network itself learns, so all of it stays in inference mode."""
+
+    def mode(epoch: int | None) -> None:
+        network.eval()
+        head.train(epoch is not None)
 
     return mode
 
