@@ -278,7 +278,10 @@ def test_what_cannot_be_trained_is_refused_by_name() -> None:
         enter(of(freeze=2), start=3)
     with pytest.raises(PlanError, match="an adapter, and layers that learn themselves"):
         enter(of(adapter=Adapter(), train=(False, False, False, True)))
-    with pytest.raises(PlanError, match=r"cuts \(1, 3\)"):
+    with pytest.raises(PlanError, match=r"cuts \(1, 3\) besides the top one, and layers below it learn"):
         enter(of(head=Head(cuts=(1, 3))))
+    for cuts in ((0, 2), (3, 1), (2, 2), (4,)):
+        with pytest.raises(PlanError, match=r"allowed are depths of \(1, 2, 3\), rising, each once"):
+            enter(of(freeze=4, head=Head(cuts=cuts)))
     with pytest.raises(BackboneError, match="'small' cannot be built anew"):
         enter(of(keep=2, above="reinit"), of=replace(backbone, fresh=None))

@@ -172,7 +172,7 @@ def test_a_trained_arm_without_steps_to_speak_of_predicts_what_its_probe_does(be
     for kind, depth in (("freeze@2", 4), ("drop@3", 3)):
         arm = stage.arm(bench, kind, recipe=still, **KINDS[kind])
         found = perform(bench, arm, stage.unit(arm))
-        linear = starting_head(bench, 0, depth, balance=False)
+        linear = starting_head(bench, 0, (depth,), balance=False)
         expected = probes.log_probabilities(linear, bench.pooled[depth][found.rows])
         np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-3)
 
@@ -390,11 +390,25 @@ def test_what_this_version_does_not_train_is_refused_also_where_the_result_has_a
     arm = stage.arm(bench, freeze=4, adapter=Adapter())
     with pytest.raises(PlanError, match="an adapter and freezes all 4 layers"):
         perform(bench, arm, stage.unit(arm))
-    for freeze in (2, 4):
+    for freeze, cuts, why in ((2, (2,), "and layers below it learn"), (4, (4,), "allowed are depths of")):
         arm = stage.arm(bench, freeze=freeze)
-        arm = replace(arm, plan=replace(arm.plan, head=Head(cuts=(2,))))
-        with pytest.raises(PlanError, match=r"cuts \(2,\)"):
+        arm = replace(arm, plan=replace(arm.plan, head=Head(cuts=cuts)))
+        with pytest.raises(PlanError, match=why):
             perform(bench, arm, stage.unit(arm))
+
+
+def test_a_probe_over_several_cuts_is_one_over_their_features_side_by_side(bench: Bench) -> None:
+    """Head2Toe without its selection (Evci et al. 2022); the kept model computes the same from pictures."""
+    arm = stage.arm(bench, freeze=4)
+    arm = replace(arm, plan=replace(arm.plan, head=Head(cuts=(1, 3))))
+    outcome, fold = perform(bench, arm, stage.unit(arm), keep=True), bench.split.folds[0]
+    joined = np.hstack([bench.pooled[depth][np.arange(len(bench.examples))] for depth in (1, 3, 4)])
+    head = probes.logistic(joined[fold.train], bench.examples.targets[fold.train], classes=stage.CLASSES)
+    expected = probes.log_probabilities(head, joined[fold.validation])
+    np.testing.assert_allclose(outcome.log_probabilities, expected, atol=1e-5)
+    split = replace(bench.split, certification=outcome.rows)
+    (again,) = certify(replace(bench, split=split), [(arm, stage.unit(arm))])
+    np.testing.assert_allclose(again.log_probabilities, outcome.log_probabilities, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------- the engine on itself

@@ -53,8 +53,10 @@ class Bench:
     device: Device
     workers: int  # processes that train at the same time, on one bench each
     seconds: dict[str, float]  # what laying it out took, by stage
-    # memo: fold, depth, whether classes weigh alike
-    heads: dict[tuple[int, int, bool], Linear] = field(default_factory=dict[tuple[int, int, bool], Linear])
+    # memo: fold, depths, whether classes weigh alike
+    heads: dict[tuple[int, tuple[int, ...], bool], Linear] = field(
+        default_factory=dict[tuple[int, tuple[int, ...], bool], Linear]
+    )
 
     @property
     def sets(self) -> tuple[Stored, ...]:

@@ -24,7 +24,7 @@ from frostline.search.scores import balanced
 from frostline.tasks import classification
 from frostline.training import adapters, checkpoint, device, loop
 from frostline.training.feed import Read, feed, steps
-from frostline.training.prepare import prepared, reestimate, refuse_untrained, top
+from frostline.training.prepare import prepared, read_at, reestimate, refuse_untrained
 from frostline.values import Arm, Fold, Outcome, Plan, Unit
 
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
@@ -111,15 +111,20 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
 
 
-def starting_head(bench: Bench, fold: int, depth: int, *, balance: bool) -> probes.Linear:
-    """The logistic probe on a cut, fitted on the training rows of a fold; kept, since many arms start from it."""
-    if (fold, depth, balance) not in bench.heads:
+def starting_head(bench: Bench, fold: int, depths: tuple[int, ...], *, balance: bool) -> probes.Linear:
+    """The logistic probe on some cuts, fitted on the training rows of a fold; kept, since many arms start from it."""
+    key = (fold, depths, balance)
+    if key not in bench.heads:
         rows = fold_of(bench, fold).train
         targets, classes = bench.examples.targets[rows], len(bench.examples.classes)
-        bench.heads[fold, depth, balance] = probes.logistic(
-            bench.pooled[depth][rows], targets, classes=classes, weights=balanced(targets) if balance else None
-        )
-    return bench.heads[fold, depth, balance]
+        weights = balanced(targets) if balance else None
+        bench.heads[key] = probes.logistic(features_at(bench, depths, rows), targets, classes=classes, weights=weights)
+    return bench.heads[key]
+
+
+def features_at(bench: Bench, depths: tuple[int, ...], rows: NDArray[np.int64]) -> Table:
+    """Pooled features of some cuts, side by side."""
+    return np.concatenate([bench.pooled[depth][rows] for depth in depths], axis=1)
 
 
 def fold_of(bench: Bench, number: int) -> Fold:
@@ -136,12 +141,12 @@ def kept_weights(bench: Bench, unit: Unit) -> Path:
 
 def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:
     """The closed form: nothing below the head learns, so the probe is the result."""
-    depth = top(training.plan)
-    linear = starting_head(bench, training.fold, depth, balance=training.plan.recipe.balance)
+    depths = read_at(training.plan)
+    linear = starting_head(bench, training.fold, depths, balance=training.plan.recipe.balance)
     if keep:
         checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
     both = np.concatenate([training.predict, bench.split.shifted])
-    predicted = probes.log_probabilities(linear, bench.pooled[depth][both]).astype(np.float32)
+    predicted = probes.log_probabilities(linear, features_at(bench, depths, both)).astype(np.float32)
     own, shifted = _parted(predicted, len(training.predict))
     return Outcome(unit, training.predict, own, 0.0, 0, shifted=shifted)
 
@@ -233,12 +238,12 @@ def _learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learne
 
 
 def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
-    """The head on the plan's top cut, started as the plan says."""
-    depth = top(training.plan)
-    features, classes = bench.pooled[depth].shape[1], len(bench.examples.classes)
+    """The head on the cuts that the plan's reads, started as the plan says."""
+    depths = read_at(training.plan)
+    features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = classification.head(features, classes, seed=training.seed)
     if training.plan.head.start == "probe":
-        linear = starting_head(bench, training.fold, depth, balance=training.plan.recipe.balance)
+        linear = starting_head(bench, training.fold, depths, balance=training.plan.recipe.balance)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(linear.weights))
             head.bias.copy_(torch.from_numpy(linear.bias))

@@ -123,7 +123,8 @@ def advice(plan: Plan) -> str:
     if plan.adapter:
         return f"Keep {transferred}{above} and train a LoRA of rank {plan.adapter.rank} beside them"
     if frozen == kept:
-        return f"Freeze {transferred}{above}" + ("" if plan.above == "reinit" else " and train the head alone")
+        beside = "" if not plan.head.cuts else f", on depths {listed([*map(str, plan.head.cuts), str(kept)])}"
+        return f"Freeze {transferred}{above}" + ("" if plan.above == "reinit" else f" and train the head alone{beside}")
     if learning == kept:
         return f"Keep {transferred}{above} and train every one of them"
     if learning == kept - frozen:

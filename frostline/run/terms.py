@@ -18,7 +18,7 @@ from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, forecast, scale, schedule, whole
 from frostline.training import adapters
-from frostline.training.prepare import top
+from frostline.training.prepare import read_at, top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
 
 PAYS = 25.0  # forecast seconds from which other processes are worth their start
@@ -229,7 +229,7 @@ def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -
         bench.calibration,
         examples=len(bench.split.folds[0].train),
         classes=len(bench.examples.classes),
-        features=bench.pooled[top(plan)].shape[1],
+        features=sum(bench.pooled[depth].shape[1] for depth in read_at(plan)),
         stored=frozenset(bench.whole) if stored is None else stored,
     )
 

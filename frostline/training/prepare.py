@@ -29,12 +29,23 @@ def top(plan: Plan) -> int:
     return plan.keep if plan.above == "drop" else len(plan.layers)
 
 
+def read_at(plan: Plan) -> tuple[int, ...]:
+    """The depths whose pooled features the new head reads, side by side; the top one last."""
+    return (*plan.head.cuts, top(plan))
+
+
 def refuse_untrained(plan: Plan) -> None:
     """Raise PlanError for what a plan may say but this version does not train."""
     adapters.refuse(plan)
-    if plan.head.cuts:
+    cuts, allowed = plan.head.cuts, tuple(i + 1 for i, layer in enumerate(plan.layers[: top(plan) - 1]) if layer.cut)
+    if any(depth not in allowed for depth in cuts) or list(cuts) != sorted(set(cuts)):
         raise PlanError(
-            f"head reads the cuts {plan.head.cuts}; heads on several cuts are not trained yet: leave it empty"
+            f"head reads the cuts {cuts} besides the top one; allowed are depths of {allowed}, rising, each once"
+        )
+    if cuts and (plan.freeze < plan.keep or plan.above == "reinit" or plan.head.start != "probe"):
+        raise PlanError(
+            f"head reads the cuts {cuts} besides the top one, and layers below it learn; such a head is fitted on "
+            f"frozen features: freeze all {plan.keep} kept layers, let nothing begin anew, and `start` be 'probe'"
         )
 
 
@@ -85,13 +96,14 @@ def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
 
 def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
     """From preprocessed inputs (n, channels, height, width) to log-probabilities (n, c), in inference mode."""
-    depth, whole = top(plan), Halves(network.eval(), anatomy)
+    depths, whole = read_at(plan), Halves(network.eval(), anatomy)
     head.eval()
 
     def predict(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            frontier = whole.prefix({anatomy.data: inputs}, depth)
-            return classification.log_probabilities(head(pool(anatomy, depth, frontier)))
+            found = whole.taps({anatomy.data: inputs}, depths)
+            features = [pool(anatomy, depth, found[depth]) for depth in depths]
+            return classification.log_probabilities(head(torch.cat(features, dim=1)))
 
     return predict
 
