@@ -64,7 +64,8 @@ def power(bank: Predictions, seed: int, examples: int) -> Mapping[str, Any]:
     twelve = {**equal(bank, "equal", TWELVE - 1), "better": "better"}
     found = replayed(improved(bank, 0.02), default(), examples=examples, seed=seed, arms=twelve)
     spent = sum(outcome.unit.epochs for outcome in found.outcomes)
-    whole = found.race.schedule.epochs * TWELVE * 3 * 2  # every arm and rate to the end with two seeds
+    # every arm and rate to the end with two seeds
+    whole = found.race.schedule.epochs * 2 * sum(len(arm.rates) for arm in found.race.arms)
     return {"single": found.decision.plausible == ("better",), "spent": spent / whole}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,9 +48,9 @@ def replayed(
     """A race of `arms` (name in the race -> arm of the table; all of them under their own names by default).
 
     Each fold's validation examples are drawn with replacement from all of the table, and so are those for
-    certification: the table is the world, and the true accuracy in it is known. Trainings are drawn without
-    replacement while there are any, at the rate of the table that is nearest to the one asked for; short schedules are
-    answered with the table's own, so what a short schedule misjudges is not in it.
+    certification, and trainings from those of the arm at the nearest rate: the table is the world, and what is true in
+    it is known. Not in it are other training sets, what a short schedule misjudges (it is answered with a full one),
+    and the shape of predictions besides the class and its loss, by which the race fits a temperature.
     """
     aim, rng = aim or Aim(), np.random.default_rng([17, seed])
     of = arms or {name: name for name in table.arms}
@@ -59,14 +58,12 @@ def replayed(
     folds = 1 + max(fold for rung in schedule.rungs for fold, _ in rung.pairs)
     drawn = rng.integers(0, table.target.size, folds * examples + certification)
     targets = table.target[drawn].astype(np.int64)
-    pools = _pools(table, rng)
     picked = dict[Unit, int]()
 
     def answer(unit: Unit, rows: NDArray[np.int64]) -> Outcome:
         known = of[unit.arm]
-        rate = min(table.rate[table.arm == known], key=lambda r: abs(np.log(r / unit.rate)))
         if unit not in picked:
-            picked[unit] = next(pools[known, float(rate)])
+            picked[unit] = int(rng.choice(_near(table, known, unit.rate)))
         return table.outcome(picked[unit], drawn[rows], unit, rows)
 
     race, outcomes = start(entries, schedule), list[Outcome]()
@@ -87,21 +84,17 @@ def replayed(
     return Replay(race, tuple(outcomes), tuple(last), decision, targets, worth, models)
 
 
-def _pools(table: Predictions, rng: np.random.Generator) -> dict[tuple[str, float], Iterator[int]]:
-    """The trainings of each arm at each rate, in random order, over and over."""
-    pools = dict[tuple[str, float], Iterator[int]]()
-    for arm, rate in sorted(set(zip(map(str, table.arm), map(float, table.rate), strict=True))):
-        rows = rng.permutation(np.flatnonzero((table.arm == arm) & (table.rate == rate)))
-        pools[arm, rate] = itertools.cycle(map(int, rows))
-    return pools
+def _near(table: Predictions, arm: str, rate: float) -> NDArray[np.int64]:
+    """The trainings of an arm at the rate that is nearest to one."""
+    mine = np.flatnonzero(table.arm == arm)
+    distance = np.abs(np.log(table.rate[mine] / rate))
+    return mine[distance == distance.min()]
 
 
 def _worth(table: Predictions, everywhere: NDArray[np.float64], known: str, race: Race, name: str) -> float:
     """Of an arm at the rate that the race gave it, as a mean over its trainings in the table."""
     asked = next(turn.rates[name] for turn in reversed(rounds(race)) if name in turn.rates)
-    mine = table.arm == known
-    rate = min(table.rate[mine], key=lambda r: abs(np.log(r / asked)))
-    return float(everywhere[mine & (table.rate == rate)].mean())
+    return float(everywhere[_near(table, known, asked)].mean())
 
 
 def equal(table: Predictions, arm: str, count: int) -> Mapping[str, str]:

@@ -153,6 +153,8 @@ def probe(
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
+    metric: flags.Metric = None,
+    epsilon: flags.Epsilon = None,
     device: flags.Device = None,
     storage: flags.Storage = None,
     storage_precision: flags.StoragePrecision = None,

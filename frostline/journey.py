@@ -181,7 +181,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         bench = course.laid(run, source or Source(), demands=partial(_demanded, given, plan), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
-        for note in ending.unadapted(bench, plan):
+        for note in (*ending.unadapted(bench, plan), *ending.unlike(bench, plan)):
             show(Event("train", text=note))
         unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)
         handed = replace(unit, fold=ALL) if given.refit_all else unit

@@ -37,7 +37,7 @@ ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
     "train": ("effort", "budget", "prefer", "epsilon", "workers", "views"),
-    "probe": ("out", "resume", "refit_all", "prefer", "epsilon", "metric", "values"),
+    "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}

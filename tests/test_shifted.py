@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 
 from frostline.data.read import read
 from frostline.data.split import split
-from frostline.errors import DataError, LabelError
+from frostline.errors import DataError, LabelError, OptionError
 from frostline.report.facts import front
 from tests.world import draw, refused, small, tell
 
@@ -32,7 +33,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """A search with shifted examples, and the same one without."""
     folder = tmp_path_factory.mktemp("shifted")
     data, there = draw(folder / "data", 30), inverted(draw(folder / "other", 8, seed=5), folder / "there")
-    common = ("find", data, *small(folder), "--epochs", "2", "--json")
+    for number in range(20):  # lopsided, and the other place the other way round: weights of classes are the data's own
+        (data / "ring" / f"{number:03d}.png").unlink()
+    for number in range(6):
+        (there / "bar" / f"{number:03d}.png").unlink()
+    common = ("find", data, *small(folder), "--epochs", "2", "--json", "--metric", "balanced_accuracy")
     with_them = tell(*common, "--out", folder / "with", "--shifted", there)
     without = tell(*common, "--out", folder / "without")
     assert (with_them.code, without.code) == (0, 0), with_them.err + without.err
@@ -58,7 +63,7 @@ def test_what_is_decided_is_the_same_with_and_without_shifted_examples(run: tupl
 
 def test_every_strategy_and_every_cut_is_scored_on_them(run: tuple[Path, Any, Any]) -> None:
     _, there, plain = run
-    assert (there["data"]["shifted"], plain["data"]["shifted"]) == (24, 0)
+    assert (there["data"]["shifted"], plain["data"]["shifted"]) == (18, 0)
     assert there["data"]["train"] == plain["data"]["train"]
     for arm in (*there["arms"], *there["baselines"].values()):
         assert 0 <= arm["shifted"]["low"] <= arm["shifted"]["mean"] <= arm["shifted"]["high"] <= 1
@@ -70,7 +75,7 @@ def test_the_report_tells_of_them(run: tuple[Path, Any, Any]) -> None:
     folder, there, _ = run
     page = (folder / "with" / "report.html").read_text()
     assert "On the shifted examples" in page
-    assert "On the 24 shifted examples, which decided nothing" in page
+    assert "On the 18 shifted examples, which decided nothing" in page
     assert "On the shifted examples" not in (folder / "without" / "report.html").read_text()
     assert "shifted" in tell("report", folder / "with").out
     assert there["decision"]["arm"] in page
@@ -107,6 +112,31 @@ def test_a_class_that_the_data_does_not_have_is_refused_by_name(tmp_path: Path) 
     (there / "bar").rename(there / "wheel")
     with pytest.raises(LabelError, match=r"'wheel', which is no class of .*'bar', 'cross', 'ring'"):
         read(data, shifted=str(there))
+
+
+def test_a_place_of_one_class_alone_is_looked_at_and_its_broken_files_are_its_own(tmp_path: Path) -> None:
+    data, there = draw(tmp_path / "data", 5), draw(tmp_path / "there", 10)
+    shutil.rmtree(there / "bar")
+    shutil.rmtree(there / "cross")
+    (there / "ring" / "000.png").write_bytes(b"broken")
+    examples = read(data, shifted=str(there))
+    assert [name for name, _ in examples.skipped] == ["shifted/ring/000.png"]
+    assert (len(examples), examples.parts.count("shifted")) == (24, 9)
+    for file in sorted((there / "ring").glob("*.png"))[1:5]:
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"5 of 10 pictures of .*there cannot be read"):
+        read(data, shifted=str(there))
+
+
+def test_columns_may_be_those_of_either_place(tmp_path: Path) -> None:
+    data, there = draw(tmp_path / "data", 5), draw(tmp_path / "there", 3)
+    rows = [{"file": str(file), "kind": file.parent.name} for file in sorted(there.rglob("*.png"))]
+    table = tmp_path / "there.csv"
+    table.write_text("file,kind\n" + "".join(f"{row['file']},{row['kind']}\n" for row in rows))
+    examples = read(data, label="kind", path="file", shifted=str(table))
+    assert examples.parts.count("shifted") == 9
+    with pytest.raises(OptionError, match=r"'kind', but .* has no columns"):
+        read(data, label="kind", shifted=str(there))
 
 
 def test_arrays_and_a_place_that_is_not_there_are_refused(tmp_path: Path) -> None:

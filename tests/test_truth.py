@@ -46,7 +46,7 @@ def stored(name: str) -> Predictions:
 
 @pytest.mark.parametrize("depth", PLANTED)
 def test_a_planted_depth_is_found(depth: int) -> None:
-    """Twenty tasks of each are in `benchmarks/truth`; here is one."""
+    """`python -m benchmarks.truth.planted` asks for twenty tasks of each; here is one."""
     found = searched(depth, 0, threads=1, workers=1)
     assert found["freeze"] == depth, found
     assert found["score"] > found["baselines"]["full_finetune"] + 0.02
@@ -59,7 +59,7 @@ def test_outside_of_what_it_saw_fine_tuning_from_a_new_head_bends_what_a_probe_k
     inside, outside = ({name: np.array([row[name][place] for row in found]) for name in found[0]} for place in (0, 1))
     assert (outside["fine-tuning"] < outside["probe"] - 0.1).all(), outside
     assert (outside["fine-tuning"] < outside["probe, then fine-tuning"] - 0.1).all(), outside
-    assert outside["probe, then fine-tuning"].mean() <= outside["probe"].mean() + 0.02
+    assert abs(outside["probe, then fine-tuning"].mean() - outside["probe"].mean()) < 0.1, outside
     assert inside["fine-tuning"].mean() > 0.75
 
 
@@ -163,15 +163,15 @@ def test_where_inputs_moved_the_first_layer_is_to_learn() -> None:
     table = stored("surgical-moved")
     assert better(table.tuned("only@0"), table.tuned("only@2"))
     assert better(table.tuned("only@0"), table.tuned("head"), by=0.02)
-    assert not better(table.tuned("all"), table.tuned("only@0"), by=0.005)
+    assert better(table.tuned("only@0"), table.tuned("all"), by=-0.005)
 
 
 @pytest.mark.parametrize("at", range(3))
 def test_a_spoilt_layer_is_mended_where_it_is_spoilt_or_beside(at: int) -> None:
     table = stored(f"surgical-spoilt-{at}")
     alone = {layer: float(table.tuned(f"only@{layer}").mean()) for layer in range(3)}
-    assert abs(max(alone, key=lambda layer: alone[layer]) - at) <= 1, alone
-    assert not better(table.tuned("all"), table.tuned(f"only@{at}"), by=0.012)
+    assert alone[at] > max(alone.values()) - 0.01, alone
+    assert better(table.tuned(f"only@{at}"), table.tuned("all"), by=-0.012)
 
 
 def test_under_sgd_a_stem_with_outsized_gradients_is_better_frozen_and_adam_does_not_mind() -> None:
@@ -216,14 +216,17 @@ def test_among_twelve_equal_strategies_a_loser_is_rarely_declared(bank: Predicti
 
 def test_what_is_certified_is_true(bank: Predictions) -> None:
     """Of real trainings whose truth is known, on few examples and at a generous epsilon, so that there are claims."""
-    wrong, claims, aim = 0, 0, Aim(epsilon=0.03)
+    wrong, claims, ahead, aim = 0, 0, 0, Aim(epsilon=0.03)
     arms = {name: name for name in bank.arms if name != "equal"}
     for seed in range(40):
         found = replayed(bank, schedule("default", 36), examples=800, seed=seed, arms=arms, aim=aim)
         claims += found.decision.certified
         wrong += found.decision.certified and found.behind > aim.epsilon
+        dearest = max(found.finalists, key=lambda f: f.cost.training).arm.id
+        ahead += max(found.worth[f.arm.id] for f in found.finalists) - found.worth[dearest] > aim.epsilon
     assert claims >= 10
     assert wrong <= stats.binom.ppf(0.999, claims, 0.05)
+    assert ahead >= 10  # a claim for any finalist would have been wrong
 
 
 def test_tables_are_small_enough_to_be_kept_with_the_code() -> None:

@@ -50,10 +50,10 @@ def arms(layers: Sequence[Layer]) -> Iterator[Arm]:
 
 
 def accuracies(error: float, seed: int) -> dict[str, tuple[float, float]]:
-    """Of each arm at the rate that is best inside, inside and outside of the subspace."""
+    """Of each arm at the rate that selects best inside, on further examples inside and outside of the subspace."""
     rng = np.random.default_rng(seed)
     true = np.linalg.qr(rng.normal(size=(WIDTH, FEATURES)))[0].T
-    inside = np.linalg.qr(rng.normal(size=(WIDTH, INSIDE)))[0].T
+    plane = np.linalg.qr(rng.normal(size=(WIDTH, INSIDE)))[0].T
     head = rng.normal(size=(CLASSES, FEATURES))
     noise = rng.normal(size=true.shape) / np.sqrt(WIDTH)
     source = Linear(torch.from_numpy(true + error * noise))
@@ -64,13 +64,17 @@ def accuracies(error: float, seed: int) -> dict[str, tuple[float, float]]:
         return Pictures(pixels.reshape(-1, SIDE, SIDE), (seen @ true.T @ head.T).argmax(axis=1))
 
     def within(count: int) -> Pictures:
-        return pictures(rng.normal(size=(count, INSIDE)) @ inside * np.sqrt(WIDTH / INSIDE))
+        return pictures(rng.normal(size=(count, INSIDE)) @ plane * np.sqrt(WIDTH / INSIDE))
 
-    learn, near, far = within(LEARN), within(JUDGE), pictures(rng.normal(size=(JUDGE, WIDTH)))
-    found: dict[str, list[tuple[float, float]]] = {}
-    both = [trained(learn, judge, source, arms, seeds=(seed,), batch_size=8) for judge in (near, far)]
-    for close, distant in zip(*(part.outcomes for part in both), strict=True):
-        scores = [float((o.log_probabilities.argmax(axis=1) == part.targets).mean())
-                  for o, part in zip((close, distant), both, strict=True)]  # fmt: skip
-        found.setdefault(close.unit.arm, []).append((scores[0], scores[1]))
-    return {name: max(rows) for name, rows in found.items()}
+    learn, select = within(LEARN), within(JUDGE)
+    near, far = within(JUDGE), pictures(rng.normal(size=(JUDGE, WIDTH)))
+    found: dict[str, list[tuple[float, ...]]] = {}
+    judged = [trained(learn, judge, source, arms, seeds=(seed,), batch_size=8) for judge in (select, near, far)]
+    for told in zip(*(part.outcomes for part in judged), strict=True):
+        scores = [
+            float((outcome.log_probabilities.argmax(axis=1) == part.targets).mean())
+            for outcome, part in zip(told, judged, strict=True)
+        ]
+        found.setdefault(told[0].unit.arm, []).append(tuple(scores))
+    best = {name: max(rows, key=lambda row: row[0]) for name, rows in found.items()}
+    return {name: (inside, outside) for name, (_, inside, outside) in best.items()}

@@ -71,9 +71,9 @@ def trained(
     with tempfile.TemporaryDirectory() as folder:
         learn.laid(Path(folder) / "train")
         judge.laid(Path(folder) / "validation")
-        spare = Pictures(*(np.concatenate([part[learn.labels == c][:2] for c in np.unique(learn.labels)])
-                           for part in (learn.pixels[::-1], learn.labels[::-1])))  # fmt: skip
-        spare.laid(Path(folder) / "test")  # nobody reads it: without one, some of the others would be set aside
+        # nobody reads a test part; without one, some of the others would be set aside
+        places = np.concatenate([np.flatnonzero(learn.labels == label)[:2] for label in np.unique(learn.labels)])
+        Pictures(255 - learn.pixels[places], learn.labels[places]).laid(Path(folder) / "test")
         size = learn.pixels.shape[1]
         given = {"device": "cpu", "threads": 1, "workers": 1, "image_size": size, **options}
         resolved = settings({"data": folder, "backbone": "given", **given})

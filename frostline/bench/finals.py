@@ -12,13 +12,13 @@ from torch import Tensor
 
 from frostline.activations.fingerprint import alike
 from frostline.bench.bench import Bench
-from frostline.bench.unit import Training, head_of, kept_weights, plan_training, reader
+from frostline.bench.unit import Training, kept_weights, learner, plan_training, reader
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.training import checkpoint, loop
 from frostline.training.device import out_of_memory
 from frostline.training.feed import feed, steps
-from frostline.training.prepare import predictor, prepared
+from frostline.training.prepare import predictor
 from frostline.values import Arm, Event, Outcome, Plan, Show, Unit, silent
 
 CHECKED_ROWS = 128  # that the comparison of stored and live activations trains on
@@ -103,17 +103,12 @@ def _losses(bench: Bench, training: Training) -> list[float]:
     targets = bench.examples.targets[training.rows]
     parts = np.array_split(np.arange(len(training.rows)), steps(len(training.rows), training.plan.recipe.batch))
     plan = replace(training.plan, recipe=replace(training.plan.recipe, epochs=len(parts)), thaw=())
-    read, where, head = reader(bench, training), bench.device.device, head_of(bench, training)
+    read, where = reader(bench, training), bench.device.device
 
     def one(epoch: int) -> Iterator[loop.Batch]:
         part = parts[epoch]
         return feed(read, training.rows[part], targets[part], len(part), device=where)(epoch)
 
-    with (
-        prepared(
-            bench.backbone, bench.anatomy, plan, head, start=training.start, seed=training.seed, device=bench.device
-        ) as learner,
-        torch.random.fork_rng(),
-    ):
+    with learner(bench, replace(training, plan=plan)) as taught, torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        return [epoch.loss for epoch in loop.train(learner, one, plan, 1, bench.device)]
+        return [epoch.loss for epoch in loop.train(taught, one, plan, 1, bench.device)]

@@ -110,7 +110,7 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     shares = _shares(network, source, shared=shared)
     mark = remembered.mark(
         network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
-        data=network.ids, batch=batch, precisions=kinds, shares=shares,
+        data=network.ids[: network.own], batch=batch, precisions=kinds, shares=shares,
     )  # fmt: skip
     known = None if settings.recalibrate else remembered.recall(mark)
     if known is not None:

@@ -48,8 +48,8 @@ class Network:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The examples in the order in which they are stored: those that nobody learns from last."""
-        return np.argsort(self._certifies, kind="stable")
+        """The examples in the order in which they are stored: what nobody learns from last, shifted ones behind."""
+        return np.argsort(self._apart, kind="stable")
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
@@ -59,7 +59,12 @@ class Network:
     @cached_property
     def learnable(self) -> int:
         """How many may be learned from."""
-        return len(self.examples) - int(self._certifies.sum())
+        return int((self._apart == 0).sum())
+
+    @cached_property
+    def own(self) -> int:
+        """How many are of the data itself and not shifted."""
+        return int((self._apart < 2).sum())
 
     @cached_property
     def ids(self) -> list[str]:
@@ -67,11 +72,15 @@ class Network:
         marks = marked(self.examples.inputs)
         return [marks[row].hex() for row in self.order]
 
-    @property
-    def _certifies(self) -> NDArray[np.bool_]:
-        """A test part is learned from where the choice is trained once more on everything, and there alone."""
-        test = np.asarray(self.examples.parts) == "test"
-        return np.zeros_like(test) if self.settings.refit_all else test
+    @cached_property
+    def _apart(self) -> NDArray[np.int64]:
+        """0 what may be learned from, 1 a test part, 2 what is shifted.
+
+        A test part is learned from where the choice is trained once more on everything, and there alone.
+        """
+        parts = np.asarray(self.examples.parts)
+        test = np.zeros(len(parts), bool) if self.settings.refit_all else parts == "test"
+        return np.where(parts == "shifted", 2, test.astype(np.int64))
 
     @property
     def augment(self) -> Augment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from frostline.activations.fingerprint import alike
 from frostline.activations.store import Stored
+from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
@@ -103,7 +104,7 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     refuse_untrained(arm.plan)
     plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
     fold = fold_of(bench, unit.fold)
-    rows = np.concatenate([fold.train, fold.validation, bench.split.shifted])
+    rows = np.concatenate([fold.train, fold.validation])
     usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
     start = 0 if live else max(usable, default=0)
     views = 1 if live or plan.recipe.augment == "none" else bench.views
@@ -145,15 +146,19 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
     linear = starting_head(bench, training.fold, depths, balance=training.plan.recipe.balance)
     if keep:
         checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
-    both = np.concatenate([training.predict, bench.split.shifted])
-    predicted = probes.log_probabilities(linear, features_at(bench, depths, both)).astype(np.float32)
-    own, shifted = _parted(predicted, len(training.predict))
-    return Outcome(unit, training.predict, own, 0.0, 0, shifted=shifted)
 
+    def predicted(rows: NDArray[np.int64]) -> Table:
+        return probes.log_probabilities(linear, features_at(bench, depths, rows)).astype(np.float32)
 
-def _parted(predicted: Table, count: int) -> tuple[Table, Table | None]:
-    """The first so many rows, and what was predicted of shifted examples behind them."""
-    return predicted[:count], predicted[count:] if len(predicted) > count else None
+    shifted = bench.split.shifted
+    return Outcome(
+        unit,
+        training.predict,
+        predicted(training.predict),
+        0.0,
+        0,
+        shifted=predicted(shifted) if len(shifted) else None,
+    )
 
 
 def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome]:
@@ -193,20 +198,20 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
             read, training.rows, targets[training.rows], batch,
             device=where, seed=training.seed, waits=waits, resident=resident,
         )  # fmt: skip
-        pairs = [(stack.enter_context(_learner(bench, task)), task.plan) for _, task in tasks]
-        for learner, plan in pairs:
+        pairs = [(stack.enter_context(learner(bench, task)), task.plan) for _, task in tasks]
+        for taught, plan in pairs:
             if plan.statistics == "reestimate":
-                reestimate(learner, learn(0), plan)
+                reestimate(taught, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
         epochs = list(loop.train_together(pairs, learn, steps(len(training.rows), batch), bench.device))
-        both = np.concatenate([training.predict, bench.split.shifted])
-        look = feed(still, both, targets[both], batch, device=where, waits=waits)
-        for place, ((unit, task), (learner, plan)) in enumerate(zip(tasks, pairs, strict=True)):
-            network, head = (learner.module.get_submodule(name) for name in ("network", "head"))
-            loop.blend(learner, plan.blend)
+        look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
+        for place, ((unit, task), (taught, plan)) in enumerate(zip(tasks, pairs, strict=True)):
+            network, head = (taught.module.get_submodule(name) for name in ("network", "head"))
+            loop.blend(taught, plan.blend)
             if plan.adapter is not None:
                 adapters.merge(network)
-            predicted, shifted = _parted(loop.predict(learner, look, bench.device).numpy(), len(task.predict))
+            predicted = loop.predict(taught, look, bench.device).numpy()
+            shifted = _elsewhere(bench, taught, training.start, batch)
             if plan.adapter is not None:
                 adapters.remove(network)
             if not alike(network, bench.backbone.module, frozen):
@@ -221,12 +226,37 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     return found
 
 
+def _elsewhere(bench: Bench, learner: loop.Learner, start: int, batch: int) -> Table | None:
+    """What a learner that starts at a cut predicts of the shifted examples, from their pictures; None without any.
+
+    Nothing of them is stored: what is stored, and so what trainings cost, is as it would be without them.
+    """
+    rows, how, where = bench.split.shifted, bench.backbone.preprocessing, bench.device.device
+    if not len(rows):
+        return None
+    assert how is not None, "pictures come with preprocessing"
+    source = Halves(bench.backbone.module.to(where), bench.anatomy)
+
+    def look(epoch: int) -> Iterator[loop.Batch]:
+        for part in batches.batches(rows, batch):
+            decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
+            inputs = torch.from_numpy(decoded).to(where)
+            found = source.prefix({bench.anatomy.data: inputs}, start) if start else (inputs,)
+            yield found, torch.from_numpy(bench.examples.targets[part])
+
+    try:
+        return loop.predict(learner, look, bench.device).numpy()
+    finally:
+        bench.backbone.module.cpu()
+
+
 def _fits(held: Stored, rows: int, where: torch.device) -> bool:
     """Whether so many rows of what is stored take at most a part of the memory that is free on a GPU."""
     return held.bytes * rows <= RESIDENT * device.free_bytes(where) * held.rows
 
 
-def _learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:
+def learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:
+    """What learns, as a task says; open while it does."""
     head, device, weights = head_of(bench, task), bench.device, None
     if task.plan.recipe.balance:
         targets = bench.examples.targets[task.rows]

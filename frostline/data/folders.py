@@ -21,8 +21,8 @@ TABLES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # what operating systems leave behind
 
 
-def read_folder(root: Path) -> Found:
-    """The pictures below `root`, each labelled by its class folder.
+def read_folder(root: Path, *, least: int = 2) -> Found:
+    """The pictures below `root`, each labelled by its class folder; there are `least` of them.
 
     A class folder may be nested: what lies below it belongs to it. Hidden files and what operating systems leave
     behind are passed over; files of other types are named in a warning.
@@ -49,7 +49,8 @@ def read_folder(root: Path) -> Found:
     if others:
         kinds = ", ".join(f"{count} {kind or 'without suffix'}" for kind, count in sorted(others.items()))
         warnings.append(f"files that are no pictures are passed over: {kinds}")
-    _two_classes(root, rows)
+    if least > 1:
+        _two_classes(root, rows)
     return Found(
         source=str(root),
         ids=tuple(plain(picture.relative_to(root).as_posix()) for _, _, picture in rows),

@@ -132,27 +132,26 @@ def ordered(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(different))
 
 
-def examples_of(found: Found, *, limit: float, progress: Progress | None = None) -> Examples:
+def examples_of(
+    found: Found, *, limit: float, other: Found | None = None, progress: Progress | None = None
+) -> Examples:
     """Every picture opened once, the unreadable ones set apart, the labels checked.
 
     Unreadable files are skipped and listed; more than `limit` of all files, and more than three, refuse the data.
+    What `other` holds becomes the shifted part; it is checked by itself, and only its labels have to be known.
     Raises DataError for that and for no picture at all, LabelError for labels that nothing can be learned from.
     """
-    reasons, marks = checked(found.inputs, progress)
-    kept = [row for row, reason in enumerate(reasons) if reason is None]
-    skipped = tuple((found.ids[row], reason) for row, reason in enumerate(reasons) if reason is not None)
-    if not kept or (len(skipped) > FORGIVEN and len(skipped) > limit * len(found.ids)):
-        first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:NAMED])
-        raise DataError(
-            f"{len(skipped)} of {len(found.ids)} pictures of {found.source} cannot be read ({first}); at most "
-            f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove the others"
-        )
-    whole, found = found, found.at(kept)
-    classes = found.classes or ordered(whole.labels)
+    found, skipped, marks = _sound(found, limit, progress)
+    classes = found.classes or ordered([*found.labels, *(label for label, _ in skipped)])
     warnings = _labels_checked(found, classes)
-    if skipped:
-        names = listed([name for name, _ in skipped])
-        warnings += (f"{len(skipped)} of {len(whole.ids)} files cannot be read and are skipped: {names}",)
+    gone = [it for _, it in skipped]
+    if other is not None:
+        away, lost, more = _sound(other, limit, progress)
+        found, marks = beside(found, away), [*marks, *more]
+        gone += [(f"shifted/{name}", reason) for _, (name, reason) in lost]
+    if gone:
+        names = listed([name for name, _ in gone])
+        warnings += (f"{len(gone)} of {len(found.ids) + len(gone)} files cannot be read and are skipped: {names}",)
     numbers = {name: number for number, name in enumerate(classes)}
     return Examples(
         ids=found.ids,
@@ -161,11 +160,28 @@ def examples_of(found: Found, *, limit: float, progress: Progress | None = None)
         classes=classes,
         parts=found.parts,
         groups=found.groups,
-        skipped=skipped,
+        skipped=tuple(gone),
         detected=found.detected,
-        warnings=found.warnings + warnings + _conflicts(found, [marks[row] for row in kept]),
+        warnings=found.warnings + warnings + _conflicts(found, marks),
         values=found.values,
     )
+
+
+Lost = tuple[str, tuple[str, str]]  # a label, and (id, reason) of a picture that cannot be read
+
+
+def _sound(found: Found, limit: float, progress: Progress | None) -> tuple[Found, list[Lost], list[bytes]]:
+    """What can be read, what cannot, and a mark of each picture's content."""
+    reasons, marks = checked(found.inputs, progress)
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    skipped = [(found.labels[row], (found.ids[row], reason)) for row, reason in enumerate(reasons) if reason]
+    if not kept or (len(skipped) > FORGIVEN and len(skipped) > limit * len(found.ids)):
+        first = "; ".join(f"{name}: {reason}" for _, (name, reason) in skipped[:NAMED])
+        raise DataError(
+            f"{len(skipped)} of {len(found.ids)} pictures of {found.source} cannot be read ({first}); at most "
+            f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove the others"
+        )
+    return found.at(kept), skipped, [marks[row] for row in kept]
 
 
 def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -189,7 +205,7 @@ def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
     unseen = [name for name in classes if not learnable[name]]
     if unseen:
         raise LabelError(
-            f"{listed(unseen)} of {found.source} stands outside of training only; no network "
+            f"{listed(unseen)} of {found.source} stands in validation or test only, never in training; no network "
             "can learn it; add training pictures or remove the class"
         )
     warnings: list[str] = []

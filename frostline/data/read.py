@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
-from frostline.data.found import PARTS, Found, Progress, beside, examples_of, listed, plain, values_of
+from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
 from frostline.data.tables import LABELS, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Part
 
 FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
+BARE = ("arrays", "folder")  # have no columns
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves in its folder
 
 
@@ -44,20 +45,25 @@ def read(
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
     columns = {"label": label, "path": path, "group": group, "values": values}
-    found = _found(source, _kind(source) if data_format == "auto" else data_format, columns)
-    if shifted is not None:
-        kind = _kind(shifted)
-        named = {} if kind == "folder" else {**columns, "group": None}
-        found = beside(found, _found(shifted, kind, {**dict.fromkeys(columns), **named}))
-    return examples_of(found, limit=limit, progress=progress)
+    kind = _kind(source) if data_format == "auto" else data_format
+    other = None if shifted is None else _kind(shifted)
+    if other in (None, *BARE):
+        _refuse_columns(source, kind, columns)
+    found = _found(source, kind, columns)
+    away = None if shifted is None or other is None else _found(shifted, other, {**columns, "group": None}, least=1)
+    return examples_of(found, limit=limit, other=away, progress=progress)
 
 
-def _found(source: Any, kind: str, columns: Mapping[str, str | None]) -> Found:
-    """Whatever form it has, which `kind` names."""
+def _refuse_columns(source: Any, kind: str, columns: Mapping[str, str | None]) -> None:
+    """Raise OptionError where a column is named and there are none."""
     for flag, value in columns.items():
-        if value is not None and kind in ("arrays", "folder"):
+        if value is not None and kind in BARE:
             it = "arrays have" if kind == "arrays" else f"{source} is an image folder, which has"
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
+
+
+def _found(source: Any, kind: str, columns: Mapping[str, str | None], *, least: int = 2) -> Found:
+    """Whatever form it has, which `kind` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     if kind == "arrays":
         return _arrays(source)
@@ -65,7 +71,7 @@ def _found(source: Any, kind: str, columns: Mapping[str, str | None]) -> Found:
         return _hugging_face(source, label=label, image=path, group=group, values=values)
     if kind == "table":
         return read_table(existing(source), label=label, path=path, group=group, values=values)
-    return read_folder(existing(source, folder=True))
+    return read_folder(existing(source, folder=True), least=least)
 
 
 def _kind(source: Any) -> str:

@@ -131,10 +131,9 @@ def _screened(bench: Bench, arm: Arm, told: Told) -> float | None:
     if any(unit not in told for unit in units):
         return None
     targets, metric = bench.examples.targets, bench.settings.metric
-    weights = scores.class_weights(targets, metric)
 
     def loss(outcome: Outcome) -> float:
-        found = scores.raced(metric, outcome.log_probabilities, targets[outcome.rows], weights[outcome.rows])
+        found = scores.raced(metric, outcome.log_probabilities, targets[outcome.rows])
         return float("inf") if outcome.diverged else float(found.mean())
 
     losses = {unit.rate: loss(told[unit]) for unit in units}

@@ -94,7 +94,7 @@ def resolve(folder: Path, found: Mapping[str, Any]) -> None:
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same in a resumed run; one place may be spelt in several ways."""
     kept = {name: value for name, value in document.items() if name not in ALWAYS_NEW}
-    paths = {name: os.path.realpath(kept[name]) for name in ("data", "weights") if _lies(kept.get(name))}
+    paths = {name: os.path.realpath(kept[name]) for name in ("data", "weights", "shifted") if _lies(kept.get(name))}
     return {**kept, **paths}
 
 

@@ -32,9 +32,23 @@ from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
+from frostline.search.scores import BALANCED
 from frostline.settings import Settings
 from frostline.training import adapters
-from frostline.values import Arm, Decision, Epoch, Evidence, Outcome, Plan, Profile, Score, Standing, Unit, Verdict
+from frostline.values import (
+    Arm,
+    Decision,
+    Epoch,
+    Estimate,
+    Evidence,
+    Outcome,
+    Plan,
+    Profile,
+    Score,
+    Standing,
+    Unit,
+    Verdict,
+)
 
 UNSAID = ("data", "backbone", "resume", "out", "workers", "threads", "recalibrate")  # said already, or change nothing
 DEFAULTS: Mapping[str, Any] = Settings("", "").document()
@@ -67,7 +81,10 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         decision=ended.decision,
         score=replace(score_of(ended, told), refit=given.refit_all),
         metrics=standing.in_every_metric(judges, targets, aim),
-        standings=standing.standings(ended.race, told, targets, costs, aim, shifted=bench.split.shifted),
+        standings=tuple(
+            replace(it, shifted=elsewhere(ended, told)) if it.arm.id == ended.chosen.arm.id else it
+            for it in standing.standings(ended.race, told, targets, costs, aim, shifted=bench.split.shifted)
+        ),
         reasons={name: reason for name, (_, reason) in races.stages(ended.race).items()},
         certified={
             f.arm.id: standing.estimate(f.certification, targets, aim) for f in ended.finalists if f.certification
@@ -95,6 +112,14 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     return write(run.folder, found, extras)
 
 
+def elsewhere(ended: Ended, told: Sequence[Outcome]) -> Estimate | None:
+    """The choice's score on the shifted examples: of its trainings in full, or of the one on all data."""
+    refit = [o for o in told if o.unit.fold == ALL and o.unit.arm == ended.chosen.arm.id]
+    bench = ended.bench
+    judged = refit or ended.chosen.validation
+    return standing.beyond(judged, bench.split.shifted, bench.examples.targets, terms.aim(bench))
+
+
 def in_full(finalist: Finalist) -> bool:
     """Whether it was trained on the full schedule: the last rung of a quick race is shorter."""
     return exact(finalist.arm) or finalist.validation[0].unit.epochs >= finalist.arm.plan.recipe.epochs
@@ -109,13 +134,14 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     unseen = bool(len(bench.split.certification))
     judge = finals.certify(bench, [(arm, outcome.unit)])[0] if unseen else outcome
     at = standing.estimate([outcome], targets, aim)
-    strange = standing.beyond([outcome], bench.split.shifted, targets, aim)
     cost, told = terms.cost_of(bench, arm.plan), studies.outcomes(run.study)
+    models = [o for o in told if o.unit == handed] or [outcome]
+    strange = standing.beyond(models, bench.split.shifted, targets, aim)
     peak = max(o.peak_bytes * o.together for o in told)
     known = findings(bench)
     found = replace(
         known,
-        notes=(*known.notes, *unadapted(bench, arm.plan)),
+        notes=(*known.notes, *unadapted(bench, arm.plan), *unlike(bench, arm.plan)),
         score=replace(
             standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
         ),
@@ -157,6 +183,18 @@ def unadapted(bench: Bench, plan: Plan) -> tuple[str, ...]:
         names = [name for name, reason in left.items() if reason == why]
         found.append(f"{len(names)} modules have no adapter ({names[0]} first): {why}")
     return tuple(found)
+
+
+def unlike(bench: Bench, plan: Plan) -> tuple[str, ...]:
+    """That a plan learns by other weights of the classes than the metric judges by, where it does."""
+    metric, counts = bench.settings.metric, bench.settings.metric in BALANCED
+    if plan.recipe.balance == counts:
+        return ()
+    how = "weigh alike in" if plan.recipe.balance else "weigh by their size in"
+    said = "true" if counts else "false"
+    return (
+        f'classes {how} what this plan learns, and the metric is {metric}; "balance": {said} in its recipe mends it',
+    )
 
 
 def rounded(bench: Bench) -> tuple[str, ...]:

@@ -132,10 +132,14 @@ def still(plan: Plan) -> Plan:
 
 
 def predicting_seconds(bench: Bench, plan: Plan) -> float:
-    """Seconds of predicting the validation rows of a fold, from the deepest activations that are stored."""
-    first = max((depth for depth in bench.whole if depth <= plan.freeze), default=0)
-    decode = 0.0 if first in bench.whole else bench.calibration.decode
-    return len(bench.split.folds[0].validation) * (decode + sum(bench.calibration.forward[first : top(plan)]))
+    """Seconds of predicting the validation rows of a fold, from the deepest activations that are stored.
+
+    Shifted examples, where there are any, are predicted from their pictures.
+    """
+    first, measured = max((depth for depth in bench.whole if depth <= plan.freeze), default=0), bench.calibration
+    decode = 0.0 if first in bench.whole else measured.decode
+    own = len(bench.split.folds[0].validation) * (decode + sum(measured.forward[first : top(plan)]))
+    return own + len(bench.split.shifted) * (measured.decode + sum(measured.forward[: top(plan)]))
 
 
 def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float | None:

@@ -20,7 +20,7 @@ from frostline.errors import RunError
 from frostline.search.arms import exact, widen
 from frostline.search.eliminate import Told, losers
 from frostline.search.schedule import Pair, Rung, Schedule, whole
-from frostline.search.scores import class_weights, raced
+from frostline.search.scores import raced
 from frostline.values import Arm, Outcome, Unit
 
 
@@ -79,8 +79,7 @@ def tell(race: Race, outcome: Outcome, targets: NDArray[np.int64]) -> Race:
         return race
     order = np.argsort(outcome.rows)
     rows = outcome.rows[order]
-    weights = class_weights(targets, race.metric)[rows]
-    loss = raced(race.metric, outcome.log_probabilities[order], targets[rows], weights)
+    loss = raced(race.metric, outcome.log_probabilities[order], targets[rows])
     diverged = outcome.diverged or not np.isfinite(outcome.log_probabilities).any(axis=1).all()
     told = Told(unit, rows, loss, bool(diverged))
     return replace(race, told=tuple(sorted((*race.told, told), key=lambda t: t.unit)))

@@ -49,11 +49,14 @@ def tempered(log_probabilities: NDArray[np.float32], targets: Ints, weights: Flo
     return min(choices, key=lambda choice: float(choice.mean()))
 
 
-def raced(metric: str, log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats) -> Floats:
-    """The losses by which arms are compared on the way to a metric: tempered, unless log-loss itself is asked for."""
+def raced(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
+    """The losses by which arms are compared on the way to a metric: tempered, unless log-loss itself is asked for.
+
+    Classes weigh as they do in the metric, by how many of each there are among these very examples.
+    """
     if metric == "log_loss":
-        return weights * losses(log_probabilities, targets)
-    return tempered(log_probabilities, targets, weights)
+        return losses(log_probabilities, targets)
+    return tempered(log_probabilities, targets, class_weights(targets, metric))
 
 
 def class_weights(targets: Ints, metric: str) -> Floats:

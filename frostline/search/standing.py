@@ -141,13 +141,16 @@ def corrected_score(
 def beyond(
     outcomes: Sequence[Outcome], shifted: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim
 ) -> Estimate | None:
-    """The `estimate` of the same trainings on the shifted examples; None where there are none."""
+    """The `estimate` of the same trainings on the shifted examples; None where there are none, or none of some class
+    without which the metric is not defined."""
     there = [
         replace(o, rows=shifted, log_probabilities=o.shifted)
         for o in outcomes
         if o.shifted is not None and len(shifted)
     ]
-    return estimate(there, targets, aim) if there else None
+    if not there or not np.isfinite(mean_score(there, targets, aim.metric)):
+        return None
+    return estimate(there, targets, aim)
 
 
 def standings(

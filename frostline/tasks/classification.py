@@ -17,11 +17,14 @@ def head(features: int, classes: int, *, seed: int) -> nn.Linear:
 def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats over a batch of logits (n, c) and class ids (n), in float32 or better.
 
-    `weights` of the classes (c) make it a weighted mean, as torch.nn.CrossEntropyLoss does.
+    `weights` of the classes (c), 1 on average over the data, multiply it example by example. It is not divided by those
+    of the batch, as torch.nn.CrossEntropyLoss does: a batch without the rare class would count as much as one with it.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    by = None if weights is None else weights.to(wide.dtype)
-    return functional.cross_entropy(wide, targets, weight=by, label_smoothing=smoothing)
+    if weights is None:
+        return functional.cross_entropy(wide, targets, label_smoothing=smoothing)
+    each = functional.cross_entropy(wide, targets, label_smoothing=smoothing, reduction="none")
+    return (weights.to(wide.dtype)[targets] * each).mean()
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
