@@ -215,20 +215,19 @@ def test_among_twelve_equal_strategies_a_loser_is_rarely_declared(bank: Predicti
 
 
 def test_what_is_certified_is_true(bank: Predictions) -> None:
-    """Of real trainings whose truth is known, on few examples and at a generous epsilon, so that there are claims."""
-    wrong, claims, ahead, aim = 0, 0, 0, Aim(epsilon=0.03)
+    """Of real trainings whose truth is known: claims at a generous epsilon, and few where hardly any can be made."""
+    wrong, claims, bold, races, aim = 0, 0, 0, 24, Aim(epsilon=0.03)
     arms = {name: name for name in bank.arms if name != "equal"}
-    for seed in range(40):
-        found = replayed(bank, schedule("default", 36), examples=800, seed=seed, arms=arms, aim=aim)
+    for seed in range(races):
+        found = replayed(bank, schedule("default", 36), examples=600, seed=seed, arms=arms, aim=aim)
         claims += found.decision.certified
         wrong += found.decision.certified and found.behind > aim.epsilon
-        dearest = max(found.finalists, key=lambda f: f.cost.training).arm.id
-        ahead += max(found.worth[f.arm.id] for f in found.finalists) - found.worth[dearest] > aim.epsilon
-    assert claims >= 10
+        bold += decide(found.finalists, found.targets, Aim(epsilon=0.002)).certified
+    assert claims >= races / 3
     assert wrong <= stats.binom.ppf(0.999, claims, 0.05)
-    assert ahead >= 10  # a claim for any finalist would have been wrong
+    assert bold < claims / 2
 
 
 def test_tables_are_small_enough_to_be_kept_with_the_code() -> None:
     sizes = {file.name: file.stat().st_size for file in Path(TABLES).glob("*.npz")}
-    assert sizes and sum(sizes.values()) < 12e6, sizes
+    assert sizes and sum(sizes.values()) < 8e6, sizes

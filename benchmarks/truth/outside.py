@@ -66,15 +66,12 @@ def accuracies(error: float, seed: int) -> dict[str, tuple[float, float]]:
     def within(count: int) -> Pictures:
         return pictures(rng.normal(size=(count, INSIDE)) @ plane * np.sqrt(WIDTH / INSIDE))
 
-    learn, select = within(LEARN), within(JUDGE)
-    near, far = within(JUDGE), pictures(rng.normal(size=(JUDGE, WIDTH)))
+    learn, select, near = within(LEARN), within(JUDGE), within(JUDGE)
+    parts = (select, near, pictures(rng.normal(size=(JUDGE, WIDTH))))
+    judge = Pictures(np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]))
     found: dict[str, list[tuple[float, ...]]] = {}
-    judged = [trained(learn, judge, source, arms, seeds=(seed,), batch_size=8) for judge in (select, near, far)]
-    for told in zip(*(part.outcomes for part in judged), strict=True):
-        scores = [
-            float((outcome.log_probabilities.argmax(axis=1) == part.targets).mean())
-            for outcome, part in zip(told, judged, strict=True)
-        ]
-        found.setdefault(told[0].unit.arm, []).append(tuple(scores))
+    for outcome in trained(learn, judge, source, arms, seeds=(seed,), batch_size=8).outcomes:
+        right = outcome.log_probabilities.argmax(axis=1) == judge.labels
+        found.setdefault(outcome.unit.arm, []).append(tuple(float(part.mean()) for part in np.split(right, 3)))
     best = {name: max(rows, key=lambda row: row[0]) for name, rows in found.items()}
     return {name: (inside, outside) for name, (_, inside, outside) in best.items()}

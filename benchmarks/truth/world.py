@@ -66,6 +66,7 @@ def trained(
 ) -> Trained:
     """Every arm at all its rates with all seeds, from the store and by the loop that `find` uses.
 
+    What is predicted stands in the order of the pictures to judge by.
     Costs are modelled as if all layers cost the same, and storing always paid: so they are the same on any machine.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -88,13 +89,11 @@ def trained(
             for seed in (seeds[:1] if exact(arm) else seeds)
         ]
         done = [perform(bench, arm, unit) for arm, unit in units]
-    rows = done[0].rows
-    return Trained(
-        {arm.id: (arm, terms.cost_of(bench, arm.plan)) for arm in found},
-        [replace(outcome, rows=np.arange(len(rows))) for outcome in done],
-        bench.examples.targets[rows],
-        bench.anatomy.layers,
-    )
+    names = [bench.examples.ids[row].rpartition("/")[2] for row in done[0].rows]
+    order, rows = np.argsort(names), np.arange(len(names))
+    told = [replace(o, rows=rows, log_probabilities=o.log_probabilities[order]) for o in done]
+    costs = {arm.id: (arm, terms.cost_of(bench, arm.plan)) for arm in found}
+    return Trained(costs, told, judge.labels, bench.anatomy.layers)
 
 
 def joined(parts: Sequence[Trained], facts: Mapping[str, Any]) -> Predictions:
