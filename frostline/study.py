@@ -149,7 +149,7 @@ def _packed(outcome: Outcome) -> bytes:
     }
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
-    more = {} if outcome.shifted is None else {"shifted": outcome.shifted}
+    more: dict[str, Any] = {} if outcome.shifted is None else {"shifted": outcome.shifted}
     np.savez_compressed(buffer, rows=outcome.rows, log_probabilities=outcome.log_probabilities, facts=text, **more)
     return buffer.getvalue()
 

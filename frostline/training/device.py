@@ -8,6 +8,7 @@ import ctypes.util
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -65,11 +66,29 @@ def _keep_pages() -> None:
 
 
 def scaled(device: Device, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimiser with the device's loss scaling.
+    """The optimiser with the device's loss scaling, where it has one.
 
-    `Accelerator.prepare_optimizer` would keep it, and the network it trains, until the process ends.
+    `Accelerator.prepare_optimizer` would keep it, and the network it trains, until the process ends; and where nothing
+    is scaled, the library's wrappers of a step look for optional packages on disk each time: 0.1 ms.
     """
-    return AcceleratedOptimizer(optimiser, scaler=device.scaler)
+    return optimiser if device.scaler is None else AcceleratedOptimizer(optimiser, scaler=device.scaler)
+
+
+def backward(device: Device, loss: torch.Tensor) -> None:
+    """The gradients of a loss, scaled where the device scales."""
+    if device.scaler is None:
+        loss.backward()
+    else:
+        device.backward(loss)
+
+
+def clipped(
+    device: Device, optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], largest: float
+) -> torch.Tensor:
+    """Clip the gradients, free of the loss's scale, to a norm over all of them; returns the norm before."""
+    if device.scaler is not None:
+        device.unscale_gradients(optimiser)
+    return nn.utils.clip_grad_norm_(parameters, largest)
 
 
 def arranged(module: nn.Module, layout: Layout) -> nn.Module:

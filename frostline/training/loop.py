@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from frostline.tasks import classification
-from frostline.training.device import Device, scaled
+from frostline.training.device import Device, backward, clipped, scaled
 from frostline.values import Epoch, Plan
 
 Batch = tuple[tuple[Tensor, ...], Tensor]  # what crosses the cut, and the targets
@@ -96,7 +96,20 @@ class _Going:
 
 
 def _going(learner: Learner, plan: Plan, device: Device) -> _Going:
-    return _Going(learner, plan, scaled(device, _optimiser(learner, plan)), _begins(learner, plan))
+    groups, begins = _merged(learner.groups, _begins(learner, plan))
+    return _Going(learner, plan, scaled(device, _optimiser(groups, plan)), begins)
+
+
+def _merged(groups: Sequence[dict[str, Any]], begins: Sequence[int]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Groups that are stepped alike as one, each with the epoch at which it begins.
+
+    The optimiser computes the same, a parameter at a time; but each group is a call of its own in every step.
+    """
+    found: dict[tuple[float, float, int], dict[str, Any]] = {}
+    for group, begin in zip(groups, begins, strict=True):
+        alike = found.setdefault((group["peak"], group["weight_decay"], begin), {**group, "params": []})
+        alike["params"].extend(group["params"])
+    return list(found.values()), [begin for _, _, begin in found]
 
 
 def _epoch(number: int, told: Sequence[tuple[float, float, int]], seconds: float, learner: Learner) -> Epoch:
@@ -146,7 +159,7 @@ def _step(
     for one in going.values():
         one.optimiser.zero_grad(set_to_none=True)
     first, *others = losses.values()
-    device.backward(sum(others, first))  # each loss reaches the weights of its own learner alone
+    backward(device, sum(others, first))  # each loss reaches the weights of its own learner alone
     norms = {place: _updated(one, device) for place, one in going.items()}
     return {place: (loss.item(), norms[place]) for place, loss in losses.items()}
 
@@ -155,12 +168,11 @@ def _updated(one: _Going, device: Device) -> float:
     """Take the optimiser's step; returns the norm of the gradient before clipping."""
     recipe = one.plan.recipe
     parameters = [p for group in one.learner.groups for p in group["params"] if p.grad is not None]
-    device.unscale_gradients(one.optimiser)
-    norm = device.clip_grad_norm_(parameters, recipe.clip if recipe.clip is not None else math.inf)
+    norm = clipped(device, one.optimiser, parameters, recipe.clip if recipe.clip is not None else math.inf)
     one.optimiser.step()
     if recipe.anchor:
         _pull(one.learner, one.optimiser, recipe.anchor)
-    return float(norm) if norm is not None else 0.0
+    return float(norm)
 
 
 def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequence[Tensor]]:
@@ -208,10 +220,10 @@ class _Called(nn.Module):
         return self.run(inputs)
 
 
-def _optimiser(learner: Learner, plan: Plan) -> torch.optim.Optimizer:
+def _optimiser(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     if plan.recipe.optimiser == "sgd":
-        return torch.optim.SGD(learner.groups, lr=plan.recipe.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(learner.groups, lr=plan.recipe.lr, fused=True)
+        return torch.optim.SGD(groups, lr=plan.recipe.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=plan.recipe.lr, fused=True)
 
 
 def _pull(learner: Learner, optimiser: torch.optim.Optimizer, strength: float) -> None:
