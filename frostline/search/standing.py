@@ -13,7 +13,19 @@ from frostline.errors import RunFailed
 from frostline.search.decide import Aim
 from frostline.search.race import Race, rounds, stages
 from frostline.search.resample import mean_score, shares
-from frostline.search.scores import METRICS, Floats, bootstrap, chunks, named, resamples, score, sign, weighted, wilson
+from frostline.search.scores import (
+    METRICS,
+    Floats,
+    bootstrap,
+    chunks,
+    correct,
+    named,
+    resamples,
+    score,
+    sign,
+    weighted,
+    wilson,
+)
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
 DRAWS = 1000
@@ -38,14 +50,37 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
             hits = score("accuracy", only.log_probabilities, truth) * len(truth)
             return wilson(hits, len(truth), NormalDist().inv_cdf((1 + aim.confidence) / 2))
         rng = np.random.default_rng(seed)
-        return bootstrap(
+        at = bootstrap(
             aim.metric, only.log_probabilities, truth, only.rows, confidence=aim.confidence, rng=rng, draws=DRAWS
         )
+        down, up = least_width(outcomes, targets, aim)
+        return Estimate(at.mean, min(at.low, at.mean - down), max(at.high, at.mean + up))
     rows = np.unique(np.concatenate([o.rows for o in outcomes]))
     resampled = _counts(len(rows), np.random.default_rng(seed))
     drawn = np.concatenate([_mean(outcomes, rows, targets, aim, counts) for counts in resampled])
     low, high = np.nanquantile(drawn, [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
-    return Estimate(mean_score(outcomes, targets, aim.metric), float(low), float(high))
+    mean, (down, up) = mean_score(outcomes, targets, aim.metric), least_width(outcomes, targets, aim)
+    return Estimate(mean, min(float(low), mean - down), max(float(high), mean + up))
+
+
+def least_width(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> tuple[float, float]:
+    """How far an accuracy may be off, downwards and upwards, at least: where few of a class are judged, or none wrong.
+
+    A bootstrap of three right answers knows of no wrong one. Wilson's interval of each class does; those of the classes
+    are put together as for a sum of independent shares (MOVER: Zou and Donner 2008). Zero for other metrics.
+    """
+    if aim.metric not in ("accuracy", "balanced_accuracy"):
+        return 0.0, 0.0
+    rows = np.concatenate([o.rows for o in outcomes])
+    hits = np.concatenate([correct(o.log_probabilities, targets[o.rows]) for o in outcomes])
+    distinct, place = np.unique(rows, return_inverse=True)
+    share = np.bincount(place, weights=hits) / np.bincount(place)
+    of = targets[distinct] if aim.metric == "balanced_accuracy" else np.zeros(len(distinct), np.int64)
+    z = NormalDist().inv_cdf((1 + aim.confidence) / 2)
+    found = [wilson(float(share[of == label].sum()), int((of == label).sum()), z) for label in np.unique(of)]
+    down = sum((at.mean - at.low) ** 2 for at in found) ** 0.5 / len(found)
+    up = sum((at.high - at.mean) ** 2 for at in found) ** 0.5 / len(found)
+    return down, up
 
 
 def in_every_metric(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> Mapping[str, Estimate]:
@@ -133,6 +168,8 @@ def corrected_score(
     value = towards * mean_score(chosen, targets, aim.metric) - optimism
     seen = seen[np.isfinite(seen)]  # a resample without one of the classes may define no score at all
     low, high = value + np.quantile(seen - seen.mean(), [(1 - aim.confidence) / 2, (1 + aim.confidence) / 2])
+    down, up = least_width(chosen, targets, aim)
+    low, high = min(low, value - down), max(high, value + up)
     ends = sorted((towards * float(low), towards * float(high)))
     n = len(np.unique(np.concatenate([o.rows for o in chosen])))
     return Score(named(aim.metric), towards * value, ends[0], ends[1], n, "cross_validated")
