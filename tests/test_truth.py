@@ -17,7 +17,6 @@ from benchmarks.predictions import Predictions, read
 from benchmarks.replay import equal, replayed, worse
 from benchmarks.truth.outside import accuracies
 from benchmarks.truth.planted import PLANTED, searched
-from benchmarks.truth.transfer import BLOCKS
 from benchmarks.truth.world import TABLES
 from frostline.search.arms import propose
 from frostline.search.decide import Aim, Finalist, decide
@@ -100,54 +99,6 @@ def _raced(case: Case, known: Sequence[float], seed: int) -> int:
     last = [Finalist(arm, cost(), tuple(by[unit] for unit in units)) for arm, _, units in finalists(race)]
     decision = decide(last, here.targets(), Aim())
     return depth - decision.plan.keep
-
-
-# ---------------------------------------------------------------------------------------- transfer (Yosinski 2014)
-
-
-def test_frozen_under_new_layers_what_is_kept_serves_less_and_less() -> None:
-    for target in ("similar", "dissimilar"):
-        table = stored(f"transfer-{target}")
-        assert better(table.tuned("frozen@1"), table.tuned(f"frozen@{BLOCKS}"), by=0.03), target
-
-
-def test_a_transferred_network_that_learns_on_beats_scratch_and_a_network_of_the_task_itself() -> None:
-    table = stored("transfer-similar")
-    for k in range(2, BLOCKS + 1):
-        assert better(table.tuned(f"tuned@{k}"), table.tuned("scratch")), k
-    assert better(table.tuned("tuned@4"), table.tuned("scratch-longer"))
-    assert better(table.tuned("tuned@4"), table.tuned("self-tuned@4"))
-
-
-def test_distance_costs_more_the_deeper_it_is_frozen() -> None:
-    near, far = stored("transfer-similar"), stored("transfer-dissimilar")
-
-    def drop(table: Predictions, k: int) -> np.ndarray:
-        return table.tuned("frozen@1") - table.tuned(f"frozen@{k}")
-
-    for k in (BLOCKS - 1, BLOCKS):
-        assert better(drop(far, k), drop(near, k)), k
-    assert (drop(far, BLOCKS) - drop(near, BLOCKS)).mean() > (drop(far, 3) - drop(near, 3)).mean()
-
-
-def test_what_learned_nothing_is_worth_nothing_when_frozen() -> None:
-    table = stored("transfer-similar")
-    for k in range(1, BLOCKS + 1):
-        assert better(table.tuned(f"frozen@{k}"), table.tuned(f"random-frozen@{k}")), k
-    assert better(table.tuned("random-frozen@1"), table.tuned(f"random-frozen@{BLOCKS}"), by=0.1)
-
-
-def test_the_dissimilar_target_is_frozen_less_deep() -> None:
-    depths: dict[str, list[int]] = {}
-    names = [f"freeze@{f}" for f in range(BLOCKS)] + [f"probe@{BLOCKS}"]
-    for target in ("similar", "dissimilar"):
-        table = stored(f"transfer-{target}")
-        for seed in range(8):
-            found = replayed(
-                table, schedule("default", 20), examples=800, seed=seed, arms={name: name for name in names}
-            )
-            depths.setdefault(target, []).append(found.decision.plan.freeze)
-    assert np.mean(depths["dissimilar"]) < np.mean(depths["similar"])
 
 
 # ------------------------------------------------------------------------------------- surgery, rates, optimisers
