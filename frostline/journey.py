@@ -24,7 +24,7 @@ from frostline.errors import OptionError, RunError
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, ending, summary, terms
+from frostline.run import comparisons, course, directory, ending, notes, summary, terms
 from frostline.search import race as races
 from frostline.search.arms import closed
 from frostline.search.decide import decide
@@ -181,7 +181,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         bench = course.laid(run, source or Source(), demands=partial(_demanded, given, plan), show=show)
         plan = terms.fitted_to(bench, plan)
         arm = Arm("plan", plan, (plan.recipe.lr,))
-        for note in (*ending.unadapted(bench, plan), *ending.unlike(bench, plan)):
+        for note in (*notes.unadapted(bench, plan), *notes.unlike(bench, plan)):
             show(Event("train", text=note))
         unit = Unit(arm.id, plan.recipe.lr, 1, 0, 0, plan.recipe.epochs)
         handed = replace(unit, fold=ALL) if given.refit_all else unit

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from frostline.report import facts, figures, page, text, words
+from frostline.report import facts, figures, page, snippet, text, words
 from frostline.report.facts import Report
 from frostline.report.places import clear_place, crossed
 from frostline.report.svg import embed
@@ -636,7 +636,7 @@ def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
     # the second block, "blocks.1", must not take "blocks.10" with it
     plan = Plan(layers, 12, 3, "tune", tuple(i >= 3 for i in range(12)), Recipe(2, 1e-2, layer_decay=0.5))
     scope: dict[str, Any] = {"model": model}
-    exec(facts.snippet(plan), scope)  # what a reader would paste
+    exec(snippet.snippet(plan), scope)  # what a reader would paste
     rates = dict(zip(parts, plan.rates(), strict=True))
     groups = {id(p): group["lr"] for group in scope["optimiser"].param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
@@ -653,7 +653,7 @@ def test_shortest_prefixes_cover_the_wanted_and_nothing_else(names: list[str], d
     wanted = data.draw(st.lists(st.sampled_from(names), unique=True)) if names else []
     leaves = [n for n in names if not any(other.startswith(n + ".") for other in names)]  # as state dicts are
     wanted = [n for n in wanted if n in leaves]
-    prefixes = facts.shortest(wanted, [n for n in leaves if n not in wanted])
+    prefixes = snippet.shortest(wanted, [n for n in leaves if n not in wanted])
     covered = {n for n in leaves if any((n + ".").startswith(p + ".") for p in prefixes)}
     assert covered == set(wanted)
 

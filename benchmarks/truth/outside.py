@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.truth.planted import SIDE, STEP, WIDTH
-from benchmarks.truth.world import Pictures, trained
+from benchmarks.truth.world import Pictures, reads, trained
 from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
@@ -29,10 +29,7 @@ class Linear(nn.Module):
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
-        self.default_cfg = {
-            "input_size": (1, SIDE, SIDE), "mean": (0.5,), "std": (STEP,), "crop_pct": 1.0,
-            "interpolation": "nearest", "num_classes": CLASSES, "classifier": "head",
-        }  # fmt: skip
+        self.default_cfg = reads(SIDE, CLASSES, std=STEP)
         self.features = nn.Linear(WIDTH, FEATURES, bias=False)
         self.head = nn.Linear(FEATURES, CLASSES)
         with torch.no_grad():

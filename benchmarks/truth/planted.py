@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import frostline
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, trained
+from benchmarks.truth.world import Pictures, Trained, joined, reads, trained
 from frostline.plan import plan
 from frostline.values import Arm, Layer, Recipe
 
@@ -42,10 +42,7 @@ class Layered(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.default_cfg = {
-            "input_size": (1, SIDE, SIDE), "mean": (0.5,), "std": (STEP,), "crop_pct": 1.0,
-            "interpolation": "nearest", "num_classes": CLASSES, "classifier": "head",
-        }  # fmt: skip
+        self.default_cfg = reads(SIDE, CLASSES, std=STEP)
         draw = torch.Generator().manual_seed(seed)
         self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(LAYERS)))
         self.head = nn.Linear(WIDTH, CLASSES)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, taught, trained
+from benchmarks.truth.world import Pictures, Trained, joined, reads, taught, trained
 from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
@@ -37,10 +37,7 @@ class Mlp(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.default_cfg = {
-            "input_size": (1, SIDE, SIDE), "mean": (0.5,), "std": (STEP,), "crop_pct": 1.0,
-            "interpolation": "nearest", "num_classes": CLASSES, "classifier": "head",
-        }  # fmt: skip
+        self.default_cfg = reads(SIDE, CLASSES, std=STEP)
         widths = (SIDE * SIDE, *[WIDTH] * LAYERS)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

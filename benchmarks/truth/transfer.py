@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, taught, trained
+from benchmarks.truth.world import Pictures, Trained, joined, reads, taught, trained
 from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
@@ -34,10 +34,7 @@ class Six(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.default_cfg = {
-            "input_size": (1, SIDE, SIDE), "mean": (MEAN,), "std": (STD,), "crop_pct": 1.0,
-            "interpolation": "bilinear", "num_classes": KINDS, "classifier": "head",
-        }  # fmt: skip
+        self.default_cfg = reads(SIDE, KINDS, mean=MEAN, std=STD)
         widths, strides = (1, 16, 16, 24, 24, 32, 32), (1, 2, 1, 2, 1, 1)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

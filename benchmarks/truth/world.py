@@ -44,6 +44,14 @@ class Pictures:
             Image.fromarray(pixels).save(place / f"{number:06d}.png")
 
 
+def reads(side: int, classes: int, *, mean: float = 0.5, std: float) -> dict[str, Any]:
+    """The `default_cfg` of a network that reads square grey pictures."""
+    return {
+        "input_size": (1, side, side), "mean": (mean,), "std": (std,), "crop_pct": 1.0,
+        "interpolation": "nearest", "num_classes": classes, "classifier": "head",
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """Arms trained on one bench, under the names that they have in the table."""

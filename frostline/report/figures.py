@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG text. The plotting library is loaded here alone, and only when one is drawn.
+"""The pictures of the report, as SVG text.
 
 Same values, same bytes: no date and no random id goes into a picture. Colours are written as CSS variables with
 the light palette behind them, so that a page may recolour a picture in the dark; a picture saved to a file has none.
@@ -6,10 +6,7 @@ the light palette behind them, so that a page may recolour a picture in the dark
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.report import words
+from frostline.report import plotting, words
 from frostline.report.facts import Row, front
 from frostline.report.places import clear_place, crossed
-from frostline.report.svg import PALETTE, clip, embed, short
+from frostline.report.svg import PALETTE, clip, short
 from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Plan
 
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDE, NARROW = 7.6, 4.2  # inches; text keeps its size, so a narrow picture is drawn anew and not shrunk
 LETTER, ASIDE = 5.2, 62.0  # points: of a letter at most, on average, and of what stands beside the axes
 LINE = 20.0  # points: of a line of text below a curve, and the space between them
 
@@ -38,19 +34,21 @@ def depth_curve(curve: Sequence[Evidence], plan: Plan, metric: str, *, narrow: b
 
     `metric` is that of the run: it says whether the probes' accuracy is the balanced one.
     """
-    return _svg(lambda figure: _depth_curve(figure, curve, plan, metric, narrow), narrow, 3.5, f"depth-{narrow}")
+    return plotting.svg(
+        lambda figure: _depth_curve(figure, curve, plan, metric, narrow), narrow, 3.5, f"depth-{narrow}"
+    )
 
 
 def arms(rows: Sequence[Mapping[str, Any]], chosen: str, metric: str, *, narrow: bool = False) -> str:
     """Each arm's validation score with its interval, best first; `rows` are those of summary.json."""
     height = 0.75 + 0.27 * len(rows)
-    return _svg(lambda figure: _arms(figure, rows, chosen, metric), narrow, height, f"arms-{narrow}")
+    return plotting.svg(lambda figure: _arms(figure, rows, chosen, metric), narrow, height, f"arms-{narrow}")
 
 
 def baselines(rows: Sequence[Row], metric: str, *, narrow: bool = False) -> str:
     """Score with interval beside seconds of training, best first."""
     height = 0.95 + 0.34 * len(rows)
-    return _svg(lambda figure: _baselines(figure, rows, metric, narrow), narrow, height, f"baselines-{narrow}")
+    return plotting.svg(lambda figure: _baselines(figure, rows, metric, narrow), narrow, height, f"baselines-{narrow}")
 
 
 def elsewhere(
@@ -58,26 +56,26 @@ def elsewhere(
 ) -> str:
     """Probes by depth and strategies by cost, each on validation data and on the shifted examples."""
     height = 6.2 if narrow else 3.4
-    return _svg(
+    return plotting.svg(
         lambda figure: _elsewhere(figure, curve, rows, chosen, metric, narrow), narrow, height, f"elsewhere-{narrow}"
     )
 
 
 def confusion(counts: NDArray[np.int64], classes: Sequence[str], *, narrow: bool = False) -> str:
     """True classes down, predicted classes across, counts in the cells."""
-    side = (NARROW if narrow else 5.2) * 0.92
-    return _svg(lambda figure: _confusion(figure, counts, classes), narrow, side, f"confusion-{narrow}", 5.2)
+    side = (plotting.NARROW if narrow else 5.2) * 0.92
+    return plotting.svg(lambda figure: _confusion(figure, counts, classes), narrow, side, f"confusion-{narrow}", 5.2)
 
 
 def learning(epochs: Mapping[str, Sequence[Epoch]], chosen: str, metric: str, *, narrow: bool = False) -> str:
     """The finalists' validation score by epoch, or their loss where no score was taken on the way."""
-    return _svg(lambda figure: _learning(figure, epochs, chosen, metric), narrow, 2.9, f"learning-{narrow}")
+    return plotting.svg(lambda figure: _learning(figure, epochs, chosen, metric), narrow, 2.9, f"learning-{narrow}")
 
 
 def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path:
     """Write the depth curve for a document; the suffix of `path` says whether as .svg or as .png."""
-    with _style("depth-file"):
-        figure = _blank(WIDE, 3.5)
+    with plotting.style("depth-file"):
+        figure = plotting.blank(plotting.WIDE, 3.5)
         _depth_curve(figure, curve, plan, metric, narrow=False)
         undated = {"Date" if path.suffix == ".svg" else "Software": None}
         figure.savefig(path, dpi=200, facecolor=PALETTE["paper"], metadata=undated)
@@ -121,7 +119,7 @@ def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: 
     fitting = not narrow and sum(map(len, names)) <= 100
     axes.set_xticks(xs, names if fitting else _apart(xs, 3 * letter))
     axes.set_ylabel(f"linear probe, {words.called(probed)}")
-    _number(axes.yaxis, probed)
+    plotting.number(axes.yaxis, probed)
 
 
 def _bottom(figure: Figure, curve: Sequence[Evidence], floor: float, top: float) -> float:
@@ -205,7 +203,9 @@ def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric
         axes.axhline(len(rows) - finalists - 0.5, color=PALETTE["rule"], lw=1)
     for y, row in enumerate(ordered):
         score = row["score"]
-        _interval(axes, y, (score["low"], score["mean"], score["high"]), PALETTE[colours[words.side(row, chosen)]])
+        plotting.interval(
+            axes, y, (score["low"], score["mean"], score["high"]), PALETTE[colours[words.side(row, chosen)]]
+        )
     axes.set_yticks(range(len(ordered)), [short(row["id"], 24) for row in ordered])
     for label, row in zip(axes.get_yticklabels(), ordered, strict=True):
         side = words.side(row, chosen)
@@ -215,7 +215,7 @@ def _arms(figure: Figure, rows: Sequence[Mapping[str, Any]], chosen: str, metric
     axes.grid(axis="x", color=PALETTE["rule"], lw=0.7)
     axes.set_xlabel(f"validation {words.called(metric)}")
     axes.spines["left"].set_visible(False)
-    _number(axes.xaxis, metric)
+    plotting.number(axes.xaxis, metric)
 
 
 def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -> None:
@@ -224,7 +224,7 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
     longest = max((row.seconds or 0.0 for row in ordered), default=1.0)
     for y, row in enumerate(ordered):
         colour = PALETTE["ember" if row.chosen else "frost"]
-        _interval(scores, y, (row.low, row.mean, row.high), colour)
+        plotting.interval(scores, y, (row.low, row.mean, row.high), colour)
         times.barh(y, row.seconds or 0.0, 0.5, color=colour)
         times.text((row.seconds or 0.0) + 0.02 * longest, y, words.seconds(row.seconds), va="center")
     scores.set_yticks(range(len(ordered)), [row.name for row in ordered])
@@ -234,7 +234,7 @@ def _baselines(figure: Figure, rows: Sequence[Row], metric: str, narrow: bool) -
     scores.margins(x=0.08)
     scores.grid(axis="x", color=PALETTE["rule"], lw=0.7)
     scores.set_xlabel(words.called(metric))
-    _number(scores.xaxis, metric, 2 if narrow else 4)
+    plotting.number(scores.xaxis, metric, 2 if narrow else 4)
     times.set_xlim(0, longest * (1.45 if narrow else 1.25))
     times.set_xticks([])
     times.set_xlabel("training time")
@@ -265,7 +265,7 @@ def _elsewhere(
     depths.set_xticks(places, _apart(places, 3 * letter))
     depths.set_xlabel("layers below the cut")
     depths.set_ylabel(f"linear probe, {words.called(words.probed(metric))}")
-    _number(depths.yaxis, "accuracy")
+    plotting.number(depths.yaxis, "accuracy")
     both = [row for row in rows if row.get("shifted")]
     for name, colour in (("score", "frost"), ("shifted", "ember")):
         points = [(row["cost"]["training"], row[name]["mean"]) for row in both]
@@ -283,7 +283,7 @@ def _elsewhere(
     costs.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
     costs.set_xlabel("one training (modelled)")
     costs.set_ylabel(words.called(metric))
-    _number(costs.yaxis, metric)
+    plotting.number(costs.yaxis, metric)
 
 
 def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -336,68 +336,4 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str
     axes.set_xticks(range(1, longest + 1, 1 + longest // 10))
     axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)
     if scored:
-        _number(axes.yaxis, metric)
-
-
-# ------------------------------------------------------------------------------------------------------ the trade
-
-
-def _interval(axes: Axes, y: int, score: tuple[float, float, float], colour: str) -> None:
-    low, mean, high = score
-    axes.plot([low, high], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
-    axes.plot([mean], [y], color=colour, marker="o", ms=5.5)
-
-
-def _number(axis: Any, metric: str, ticks: int = 5) -> None:
-    """Ticks in the metric's own unit, none beyond 100%; call it when the limits are set."""
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = axis.get_view_interval()
-    share = metric in words.SHARES
-    places = MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, min(high, 1.0) if share else high)
-    seen = [float(place) for place in places if low <= place <= (min(high, 1.0 + 1e-9) if share else high)]
-    axis.set_ticks(seen, [f"{100 * place:.4g}%" if share else words.number(place) for place in seen])
-
-
-@contextmanager
-def _style(salt: str) -> Generator[None]:
-    """Settings for as long as one picture is drawn; names of users are never read as formulas."""
-    import matplotlib
-
-    settings = matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": f"frostline-{salt}",
-            "text.parse_math": False,
-            "font.size": 9,
-            "text.color": PALETTE["ink"],
-            "axes.labelcolor": PALETTE["muted"],
-            "axes.edgecolor": PALETTE["rule"],
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.color": PALETTE["rule"],
-            "ytick.color": PALETTE["rule"],
-            "xtick.labelcolor": PALETTE["muted"],
-            "ytick.labelcolor": PALETTE["muted"],
-        }
-    )
-    with settings, warnings.catch_warnings():
-        # text stays text in an SVG, so the reader's fonts draw what the bundled font lacks
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def _blank(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(draw: Callable[[Figure], None], narrow: bool, height: float, name: str, wide: float = WIDE) -> str:
-    """The picture for use inside a page: no XML header, no fixed size, ids that no other picture has."""
-    with _style(name):
-        figure = _blank(NARROW if narrow else wide, height)
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return embed(buffer.getvalue(), name)
+        plotting.number(axes.yaxis, metric)

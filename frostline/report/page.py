@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline.report import facts, figures, words
 from frostline.report.facts import Report
+from frostline.report.snippet import snippet
 from frostline.search.decide import further
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -88,7 +89,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "trainable": facts.trainable(plan),
         "learned": facts.learned(plan),
         "again": facts.again(report),
-        "snippet": facts.snippet(plan),
+        "snippet": snippet(plan),
         "figures": _figures(report, rows),
         "costs": _costs(summary["cost"]),
         "side_by_side": sum(took for _, took in _costs(summary["cost"])) > summary["cost"]["total_seconds"],

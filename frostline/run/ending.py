@@ -22,7 +22,7 @@ from frostline.bench.unit import ALL, kept_weights
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, directory, terms, verdicts
+from frostline.run import comparisons, directory, notes, terms, verdicts
 from frostline.run.comparisons import Baseline
 from frostline.run.course import Run
 from frostline.run.summary import Findings, document
@@ -32,9 +32,7 @@ from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
-from frostline.search.scores import BALANCED
 from frostline.settings import Settings
-from frostline.training import adapters
 from frostline.values import (
     Arm,
     Decision,
@@ -141,7 +139,7 @@ def conclude_training(run: Run, bench: Bench, arm: Arm, outcome: Outcome, handed
     known = findings(bench)
     found = replace(
         known,
-        notes=(*known.notes, *unadapted(bench, arm.plan), *unlike(bench, arm.plan)),
+        notes=(*known.notes, *notes.unadapted(bench, arm.plan), *notes.unlike(bench, arm.plan)),
         score=replace(
             standing.held_out_score(judge, targets, aim, seed=bench.settings.seed), refit=handed != outcome.unit
         ),
@@ -171,38 +169,8 @@ def findings(bench: Bench, *, evidence: tuple[Evidence, ...] = ()) -> Findings:
         profile=bench.profile,
         split=bench.split,
         evidence=evidence,
-        notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings, *rounded(bench)),
+        notes=(*bench.backbone.notes, *bench.anatomy.notes, *bench.examples.warnings, *notes.rounded(bench)),
     )
-
-
-def unadapted(bench: Bench, plan: Plan) -> tuple[str, ...]:
-    """Which modules get no adapter though they hold weights of the layers that the plan adapts, and why."""
-    left = {} if plan.adapter is None else adapters.targets(bench.backbone.module, plan)[1]
-    found: list[str] = []
-    for why in dict.fromkeys(left.values()):
-        names = [name for name, reason in left.items() if reason == why]
-        found.append(f"{len(names)} modules have no adapter ({names[0]} first): {why}")
-    return tuple(found)
-
-
-def unlike(bench: Bench, plan: Plan) -> tuple[str, ...]:
-    """That a plan learns by other weights of the classes than the metric judges by, where it does."""
-    metric, counts = bench.settings.metric, bench.settings.metric in BALANCED
-    if plan.recipe.balance == counts:
-        return ()
-    how = "weigh alike in" if plan.recipe.balance else "weigh by their size in"
-    said = "true" if counts else "false"
-    return (
-        f'classes {how} what this plan learns, and the metric is {metric}; "balance": {said} in its recipe mends it',
-    )
-
-
-def rounded(bench: Bench) -> tuple[str, ...]:
-    """That activations were stored in less than they were computed in, where they were."""
-    formats = {field.dtype for stored in bench.whole.values() for field in stored.fields} & {"float16", "bfloat16"}
-    if bench.device.mixed_precision != "no" or not formats:
-        return ()
-    return (f"activations were stored in {formats.pop()}, so trainings from them differ a little from live ones",)
 
 
 def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:
