@@ -397,6 +397,18 @@ def test_what_this_version_does_not_train_is_refused_also_where_the_result_has_a
             perform(bench, arm, stage.unit(arm))
 
 
+@pytest.mark.parametrize("kind", ["head", *KINDS])
+def test_shifted_examples_are_predicted_from_their_pictures_as_if_they_were_stored(bench: Bench, kind: str) -> None:
+    """The very validation rows, taken for shifted ones."""
+    rows = bench.split.folds[0].validation
+    away = replace(bench, split=replace(bench.split, shifted=rows), heads={})
+    arm = stage.arm(bench, kind, recipe=RECIPE, **({"freeze": 4} if kind == "head" else KINDS[kind]))
+    outcome = perform(away, arm, stage.unit(arm))
+    assert outcome.shifted is not None
+    np.testing.assert_allclose(outcome.shifted, outcome.log_probabilities, atol=1e-4)
+    assert perform(bench, arm, stage.unit(arm)).shifted is None
+
+
 def test_a_probe_over_several_cuts_is_one_over_their_features_side_by_side(bench: Bench) -> None:
     """Head2Toe without its selection (Evci et al. 2022); the kept model computes the same from pictures."""
     arm = stage.arm(bench, freeze=4)
