@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -366,6 +367,15 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+    @classmethod
+    def of_share(cls, share: float, n: float, confidence: float = 0.95) -> Estimate:
+        """A share of `n` examples (need not be whole: weighted ones count for fewer) with Wilson's interval (1927)."""
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        centre, scale = share + z * z / (2 * n), 1 + z * z / n
+        half = z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
+        # rounding may not put a share of 0 or 1 outside its own interval
+        return cls(share, min(share, max(0.0, (centre - half) / scale)), max(share, min(1.0, (centre + half) / scale)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from frostline.errors import OptionError
-from frostline.search.scores import METRICS, class_weights, losses, resamples, score, sign, tempered, weighted, wilson
+from frostline.search.scores import METRICS, class_weights, losses, resamples, score, sign, tempered, weighted
+from frostline.values import Estimate
 
 
 def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +116,7 @@ def test_one_impossible_prediction_cannot_outweigh_all_others() -> None:
 def test_the_interval_of_a_share_is_wilsons() -> None:
     for hits, n in [(0, 5), (17, 20), (20, 20), (480, 600)]:
         oracle = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-        mine = wilson(hits, n, 1.959963984540054)
+        mine = Estimate.of_share(hits / n, n)
         assert (mine.low, mine.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -113,11 +112,7 @@ def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None)
 def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95, weights: Floats | None = None) -> Estimate:
     """Share of hits with Wilson's interval; weighted ones count as as many examples as say the same (Kish 1965)."""
     by = np.ones(len(correct)) if weights is None else weights
-    share, n = float(np.average(correct, weights=by)), float(by.sum() ** 2 / (by**2).sum())
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle, scale = share + z * z / (2 * n), 1 + z * z / n
-    half = z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
-    return Estimate(share, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
+    return Estimate.of_share(float(np.average(correct, weights=by)), float(by.sum() ** 2 / (by**2).sum()), confidence)
 
 
 def probe_curve(

@@ -238,11 +238,3 @@ def bootstrap(
     )
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(score(metric, log_probabilities, targets, rows), float(low), float(high))
-
-
-def wilson(hits: float, n: int, z: float) -> Estimate:
-    """A share with Wilson's score interval (1927); `z` is the two-sided normal quantile, 1.96 for 95%."""
-    share = hits / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from frostline.search.scores import (
     score,
     sign,
     weighted,
-    wilson,
 )
 from frostline.values import Cost, Estimate, Outcome, Score, Standing
 
@@ -47,8 +45,7 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
         only = outcomes[0]
         truth = targets[only.rows]
         if aim.metric == "accuracy":
-            hits = score("accuracy", only.log_probabilities, truth) * len(truth)
-            return wilson(hits, len(truth), NormalDist().inv_cdf((1 + aim.confidence) / 2))
+            return Estimate.of_share(score("accuracy", only.log_probabilities, truth), len(truth), aim.confidence)
         rng = np.random.default_rng(seed)
         at = bootstrap(
             aim.metric, only.log_probabilities, truth, only.rows, confidence=aim.confidence, rng=rng, draws=DRAWS
@@ -76,8 +73,10 @@ def least_width(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Ai
     distinct, place = np.unique(rows, return_inverse=True)
     share = np.bincount(place, weights=hits) / np.bincount(place)
     of = targets[distinct] if aim.metric == "balanced_accuracy" else np.zeros(len(distinct), np.int64)
-    z = NormalDist().inv_cdf((1 + aim.confidence) / 2)
-    found = [wilson(float(share[of == label].sum()), int((of == label).sum()), z) for label in np.unique(of)]
+    found = [
+        Estimate.of_share(float(share[of == label].mean()), int((of == label).sum()), aim.confidence)
+        for label in np.unique(of)
+    ]
     down = sum((at.mean - at.low) ** 2 for at in found) ** 0.5 / len(found)
     up = sum((at.high - at.mean) ** 2 for at in found) ** 0.5 / len(found)
     return down, up
