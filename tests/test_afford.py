@@ -72,7 +72,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Layer], Calibration, dict[int, float
 ROOMS = st.builds(Room, st.integers(0, 10**5), st.integers(0, 10**5), st.one_of(st.none(), st.integers(0, 2 * 10**5)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problems(), ROOMS, st.integers(1, 3))
 def test_the_planner_is_as_good_as_trying_every_choice(
     problem: tuple[list[Layer], Calibration, dict[int, float], int], room: Room, views: int
@@ -91,7 +91,7 @@ def test_the_planner_is_as_good_as_trying_every_choice(
     assert forecast.without == pytest.approx(seconds(layers, calibration, demands, {}, examples))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problems(), ROOMS, st.integers(0, 10**5), st.integers(0, 10**5))
 def test_it_never_exceeds_its_budget_and_more_room_never_costs_time(
     problem: tuple[list[Layer], Calibration, dict[int, float], int], room: Room, memory: int, disk: int

@@ -6,13 +6,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.strategies import integers, lists, none
 
 from frostline.data.ahead import ahead
 
 
-@settings(derandomize=True, deadline=None)
 @given(lists(integers() | none(), max_size=20))
 def test_items_come_as_they_are_and_in_their_order(items: list[int | None]) -> None:
     assert list(ahead(iter(items))) == items

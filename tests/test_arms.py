@@ -33,7 +33,7 @@ def networks(draw: st.DrawFn) -> tuple[Arm, ...]:
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_no_two_arms_share_a_plan_or_a_name(arms: tuple[Arm, ...]) -> None:
     assert len({arm.id for arm in arms}) == len(arms) <= MOST
     for i, arm in enumerate(arms):
@@ -41,7 +41,7 @@ def test_no_two_arms_share_a_plan_or_a_name(arms: tuple[Arm, ...]) -> None:
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_every_arm_freezes_at_a_legal_cut_and_trained_arms_have_equally_many_rates(arms: tuple[Arm, ...]) -> None:
     for arm in arms:
         assert arm.plan.freeze in legal_depths(arm.plan.layers)
@@ -51,7 +51,7 @@ def test_every_arm_freezes_at_a_legal_cut_and_trained_arms_have_equally_many_rat
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_the_arms_that_users_trust_are_always_there_and_protected(arms: tuple[Arm, ...]) -> None:
     protected = [arm.id for arm in arms if arm.protected]
     assert protected[1:] == ["lp_ft", "full_finetune"]
@@ -104,7 +104,7 @@ def test_statistics_of_the_batch_are_tried_only_with_batch_norms_and_enough_exam
 
 
 @given(count=st.integers(1, 20), epochs=st.integers(1, 60), shorter=st.integers(1, 60))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_gradual_unfreezing_goes_top_down_and_reaches_all_layers_in_every_schedule(
     count: int, epochs: int, shorter: int
 ) -> None:

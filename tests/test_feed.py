@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.strategies import integers
 from numpy.typing import NDArray
 
@@ -34,7 +34,6 @@ def drawn(
     return found
 
 
-@settings(derandomize=True)
 @given(integers(1, 90), integers(1, 40), integers(0, 5), integers(0, 9), integers(0, 3))
 def test_every_row_comes_once_an_epoch_with_its_own_target_in_batches_of_nearly_equal_size(
     count: int, batch: int, first: int, seed: int, epoch: int
@@ -49,7 +48,6 @@ def test_every_row_comes_once_an_epoch_with_its_own_target_in_batches_of_nearly_
     assert len(sizes) == steps(count, batch)
 
 
-@settings(derandomize=True)
 @given(integers(2, 60), integers(1, 20), integers(0, 99), integers(0, 5))
 def test_the_order_is_a_function_of_seed_and_epoch_alone(count: int, batch: int, seed: int, epoch: int) -> None:
     rows = np.arange(count)

@@ -40,7 +40,7 @@ def by_definition(features: Floats, targets: Ints) -> set[frozenset[int]]:
     return {frozenset(found) for found in networkx.connected_components(networkx.Graph(np.argwhere(close).tolist()))}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(block=st.integers(1, 200), copies=st.integers(0, 20), noise=st.sampled_from([0.0, 0.2, 0.5]))
 def test_near_duplicates_are_those_of_the_definition_whatever_the_block(block: int, copies: int, noise: float) -> None:
     features, targets = clouds(120, 40)

@@ -92,7 +92,7 @@ def test_a_truncated_file_and_a_text_are_refused_by_name(tmp_path: Path) -> None
     assert DataError.exit_code == 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(20, 90),
     width=st.integers(20, 90),
@@ -158,7 +158,7 @@ def test_squashing_shows_the_whole_picture_and_cropping_its_centre() -> None:
     assert np.array_equal(squashed[0], pixels[..., 0] / np.float32(255))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["none", "flip", "crop", "flip_crop"]), side=st.integers(8, 90))
 def test_augmentation_is_a_function_of_its_draw_and_invents_no_pixel(seed: int, kind: str, side: int) -> None:
     pixels = noise(side, side + 3)

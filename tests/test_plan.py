@@ -13,7 +13,7 @@ import pytest
 import stage
 import torch
 from architectures import TIMM
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -83,7 +83,6 @@ def plans(draw: st.DrawFn) -> Plan:
 # ------------------------------------------------------------------------------------------- who learns, and how fast
 
 
-@settings(derandomize=True)
 @given(plans(), st.permutations(range(12)))
 def test_who_learns_is_a_pure_function_of_the_epoch(of: Plan, order: list[int]) -> None:
     forward = [of.learning(epoch) for epoch in range(12)]
@@ -95,7 +94,6 @@ def test_who_learns_is_a_pure_function_of_the_epoch(of: Plan, order: list[int]) 
         assert flags[of.keep :] == (of.above == "reinit",) * (len(LAYERS) - of.keep)
 
 
-@settings(derandomize=True)
 @given(plans())
 def test_rates_are_those_of_the_formula_and_none_where_nothing_ever_learns(of: Plan) -> None:
     ever = [any(of.learning(epoch)[i] for epoch in range(of.recipe.epochs + 1)) for i in range(len(LAYERS))]
@@ -117,7 +115,6 @@ def test_layer_decay_halves_from_the_topmost_kept_layer_down() -> None:
 # --------------------------------------------------------------------------------------------------------------- JSON
 
 
-@settings(derandomize=True)
 @given(plans())
 def test_a_plan_is_the_same_after_a_journey_through_json(of: Plan) -> None:
     text = json.dumps(to_json(of), allow_nan=False)
@@ -268,7 +265,6 @@ def test_freezing_below_what_is_shared_is_refused_with_the_reason() -> None:
 # ------------------------------------------------------------------------------------------------------- schedules
 
 
-@settings(derandomize=True)
 @given(plans(), st.integers(1, 60))
 def test_another_schedule_keeps_the_order_of_thawing_and_everything_else(of: Plan, epochs: int) -> None:
     moved = with_epochs(of, epochs)
@@ -283,7 +279,6 @@ def test_another_schedule_keeps_the_order_of_thawing_and_everything_else(of: Pla
     assert with_epochs(of, of.recipe.epochs) == of
 
 
-@settings(derandomize=True)
 @given(st.integers(1, 40), st.integers(0, 50), st.integers(1, 40))
 def test_what_thaws_within_a_schedule_and_nothing_else_thaws_within_another_one(old: int, at: int, new: int) -> None:
     of = plan(LAYERS, replace(RECIPE, epochs=old), train=(False,) * 5, thaw=[(at, (True,) * 5)])
@@ -343,7 +338,6 @@ class Part:
         self.training = False
 
 
-@settings(derandomize=True)
 @given(plans(), st.integers(0, 12))
 def test_applying_a_plan_needs_no_torch_and_freezes_what_does_not_learn(of: Plan, epoch: int) -> None:
     module = Module()
@@ -356,7 +350,6 @@ def test_applying_a_plan_needs_no_torch_and_freezes_what_does_not_learn(of: Plan
     assert learning == sum(p.numel() for p in module.parameters.values() if p.learns)
 
 
-@settings(derandomize=True)
 @given(plans())
 def test_groups_hold_each_parameter_that_ever_learns_once_under_static_names(of: Plan) -> None:
     module = Module()

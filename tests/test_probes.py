@@ -36,7 +36,7 @@ def problem(rows: int, width: int, classes: int, seed: int = 0) -> tuple[NDArray
     return features * rng.uniform(0.1, 30, width) + rng.uniform(-5, 5, width), labels
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     size=st.sampled_from([(30, 6), (12, 40), (20, 20)]),
     power=st.integers(-3, 2),

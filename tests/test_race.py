@@ -47,7 +47,7 @@ def state(race: Race) -> tuple[object, ...]:
 
 
 @given(order=st.randoms(use_true_random=False), effort=st.sampled_from(["quick", "default", "thorough"]))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 def test_outcomes_told_in_any_order_make_the_same_race(order: object, effort: str) -> None:
     few = PROPOSED[:6]
     race, outcomes = run(start(few, schedule(effort, 6, folds=2)), world(few))  # pyright: ignore[reportArgumentType]
@@ -95,7 +95,7 @@ def test_where_log_loss_is_asked_for_overconfidence_counts_on_the_way_too() -> N
 
 
 @given(cut=st.floats(0, 1))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 def test_a_race_interrupted_anywhere_ends_as_if_it_never_was(cut: float) -> None:
     few, here = PROPOSED[:6], world(PROPOSED[:6])
     whole, outcomes = run(start(few, schedule("default", 6)), here)
@@ -228,7 +228,7 @@ def test_a_race_that_is_not_over_has_no_finalists() -> None:
 
 
 @given(factor=st.floats(0.01, 5), epochs=st.integers(1, 90), effort=st.sampled_from(["quick", "default", "thorough"]))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_a_scaled_schedule_never_has_a_rung_longer_than_the_full_one_or_empty(
     factor: float, epochs: int, effort: str
 ) -> None:

@@ -162,7 +162,7 @@ def test_names_of_classes_and_files_stay_text_in_page_and_pictures() -> None:
     assert "&lt;script" in drawing
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
 def test_any_class_name_leaves_a_picture_well_formed(name: str) -> None:
     ElementTree.fromstring(figures.confusion(np.eye(2, dtype=np.int64), [name, "other"]))

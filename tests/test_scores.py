@@ -32,7 +32,7 @@ SKLEARN = {
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 60), classes=st.integers(2, 6))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_metrics_are_those_of_scikit_learn_also_under_weights(seed: int, n: int, classes: int) -> None:
     table, targets = predictions(seed, n, classes)
     weights = resamples(np.random.default_rng(seed), n, 1)
@@ -51,7 +51,7 @@ def test_metrics_are_those_of_scikit_learn_also_under_weights(seed: int, n: int,
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(4, 60), classes=st.integers(2, 6), ties=st.booleans())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_the_area_under_the_curve_is_that_of_scikit_learn_averaged_over_classes(
     seed: int, n: int, classes: int, ties: bool
 ) -> None:

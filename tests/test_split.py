@@ -56,7 +56,7 @@ def same(one: Split, two: Split) -> bool:
 SIZES = st.lists(st.integers(2, 60), min_size=2, max_size=5)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sizes=SIZES, folds=st.integers(2, 5), least=st.integers(1, 60), seed=st.integers(0, 10**6))
 def test_every_row_is_judged_once_and_every_class_has_its_share_on_each_side(
     sizes: list[int], folds: int, least: int, seed: int
@@ -78,7 +78,7 @@ def test_every_row_is_judged_once_and_every_class_has_its_share_on_each_side(
             assert abs(judged - (size - of_class) / len(made.folds)) < 1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows=st.data(), count=st.integers(30, 120), seed=st.integers(0, 10**6))
 def test_groups_and_duplicates_never_stand_on_both_sides(rows: st.DataObject, count: int, seed: int) -> None:
     targets = np.arange(count) % 3
@@ -101,7 +101,7 @@ def test_groups_and_duplicates_never_stand_on_both_sides(rows: st.DataObject, co
             assert sides[one] == sides[other]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_the_seed_alone_decides(seed: int) -> None:
     data = examples([0] * 60 + [1] * 40)
