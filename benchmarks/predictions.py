@@ -126,6 +126,17 @@ def read(file: Path) -> Predictions:
         return Predictions(facts, **{name: found[name] for name in FIELDS})
 
 
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Tables of the same examples, one below the other; the facts are those of the first, the arms those of all."""
+    first = parts[0]
+    for part in parts[1:]:
+        if not (np.array_equal(part.target, first.target) and np.array_equal(part.truth, first.truth)):
+            raise ValueError("the parts were judged by different examples")
+    arms = {name: known for part in parts for name, known in part.facts["arms"].items()}
+    rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS[:-2]}
+    return replace(first, facts={**first.facts, "arms": arms}, **rows)
+
+
 def gathered(
     arms: Mapping[str, tuple[Arm, Cost]],
     layers: Sequence[Layer],

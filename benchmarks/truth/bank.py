@@ -16,7 +16,8 @@ from frostline.plan import plan
 from frostline.search.arms import grid
 from frostline.values import Arm, Head, Layer, Recipe
 
-DEPTH, POOL, SEEDS, COPIES = 3, 3000, 8, 96
+DEPTH, POOL, TRAININGS, COPIES = 3, 3000, 8, 96
+SEEDS = 1  # of the task
 
 
 def arms(layers: Sequence[Layer]) -> Iterator[Arm]:
@@ -38,12 +39,12 @@ def copies(layers: Sequence[Layer]) -> Iterator[Arm]:
     yield Arm("equal", plan(layers, Recipe(EPOCHS, 1e-3), head=Head(start="random")), (1e-3,))
 
 
-def made() -> dict[str, Predictions]:
+def made(seed: int) -> dict[str, Predictions]:
     """One table."""
-    source, labels = task(DEPTH, 0)
-    learn, judge = drawn(SIZES["train"], labels, 0), drawn(POOL, labels, 1)
+    source, labels = task(DEPTH, seed)
+    learn, judge = drawn(SIZES["train"], labels, seed), drawn(POOL, labels, seed + 1)
     parts = [
-        trained(learn, judge, source, arms, seeds=range(SEEDS)),
+        trained(learn, judge, source, arms, seeds=range(TRAININGS)),
         trained(learn, judge, source, copies, seeds=range(COPIES)),
     ]
     return {"bank": joined(parts, {"planted": DEPTH, "epochs": EPOCHS})}

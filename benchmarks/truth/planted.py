@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 import frostline
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, reads, trained
+from benchmarks.truth.world import Pictures, joined, reads, trained
 from frostline.plan import plan
 from frostline.values import Arm, Layer, Recipe
 
 SIDE, LAYERS, CLASSES = 6, 4, 4
 WIDTH = SIDE * SIDE
 STEP = 36 / 255  # of grey for a standard deviation of the input
-PLANTED, EPOCHS = (1, 2, 3), 36
+PLANTED, EPOCHS, SEEDS = (1, 2, 3), 36, 5
 SWEPT = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2)  # at one rate for all, another depth looks best
 SIZES = {"train": 400, "validation": 1500, "test": 1000}
 
@@ -116,16 +116,14 @@ def freezing(layers: Sequence[Layer]) -> Iterator[Arm]:
         yield Arm(f"freeze@{f}", plan(layers, Recipe(EPOCHS, 1e-3, kept_lr=1.0), freeze=f), SWEPT)
 
 
-def made(seeds: int = 5) -> dict[str, Predictions]:
+def made(seed: int) -> dict[str, Predictions]:
     """A table for each planted depth; a seed is other pictures of the same task."""
     tables = dict[str, Predictions]()
     for depth in PLANTED:
         source, labels = task(depth, 0)
-        judge, parts = drawn(SIZES["validation"], labels, 500), list[Trained]()
-        for seed in range(seeds):
-            learn = drawn(SIZES["train"], labels, seed)
-            parts.append(trained(learn, judge, source, freezing, seeds=(seed,)))
-        tables[f"planted-{depth}"] = joined(parts, {"planted": depth, "epochs": EPOCHS})
+        judge, learn = drawn(SIZES["validation"], labels, 500), drawn(SIZES["train"], labels, seed)
+        found = trained(learn, judge, source, freezing, seeds=(seed,))
+        tables[f"planted-{depth}"] = joined([found], {"planted": depth, "epochs": EPOCHS})
     return tables
 
 

@@ -10,7 +10,7 @@ Adam does not mind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, reads, taught, trained
+from benchmarks.truth.world import Pictures, joined, reads, taught, trained
 from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
@@ -64,11 +64,18 @@ def steep(source: Mlp) -> Steep:
     return found
 
 
-def drawn(count: int, seed: int) -> Pictures:
-    """Grey pictures of independent normal values; the class is that of the nearest of its three prototypes."""
+def drawn(count: int, seed: int, angle: float = 0.0) -> Pictures:
+    """Grey pictures of independent normal values; the class is that of the nearest of its three prototypes.
+
+    The prototypes are unit vectors, turned by an angle (radians) away from the source's, each in its own direction.
+    """
+    size = (CLASSES * PROTOTYPES, SIDE * SIDE)
+    theirs, away = (np.random.default_rng(number).normal(size=size) for number in (77, 78))
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    away -= (away * theirs).sum(axis=1, keepdims=True) * theirs
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    prototypes = np.cos(angle) * theirs + np.sin(angle) * away
     rng = np.random.default_rng([seed, 1])
-    prototypes = np.random.default_rng(77).normal(size=(CLASSES * PROTOTYPES, SIDE * SIDE))
-    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
     pixels = np.clip(np.round(127.5 + 255 * STEP * rng.normal(size=(count, SIDE * SIDE))), 0, 255).astype(np.uint8)
     labels = ((pixels / 255 - 0.5) @ prototypes.T).argmax(axis=1) // PROTOTYPES
     return Pictures(pixels.reshape(-1, SIDE, SIDE), labels)
@@ -115,20 +122,18 @@ def permuted(pictures: Pictures) -> Pictures:
     return replace(pictures, labels=np.roll(np.arange(CLASSES), 2)[pictures.labels])
 
 
-def made() -> dict[str, Predictions]:
+def made(seed: int) -> dict[str, Predictions]:
     """A table for each change, and one for the first layer's gradients."""
-    parts: dict[str, list[Trained]] = {}
     judge = drawn(JUDGE, 5000)
-    for seed in range(SEEDS):
-        module = taught(Mlp(seed), drawn(6000, 900 + seed), epochs=30, seed=seed, mean=0.5, std=STEP)
-        few, more = drawn(100, 10 * seed + 1), drawn(400, 10 * seed + 2)
-        tasks: list[tuple[str, Mlp, Pictures, Pictures]] = [
-            ("permuted", module, permuted(few), permuted(judge)),
-            ("moved", module, moved(more, 4), moved(judge, 4)),
-            *((f"spoilt-{at}", spoilt(module, at, 20 + at), few, judge) for at in range(LAYERS)),
-        ]
-        for name, network, learn, seen in tasks:
-            parts.setdefault(name, []).append(trained(learn, seen, network, arms, seeds=(seed,)))
-        outsized = trained(more, judge, steep(spoilt(module, 1, 40)), stems, seeds=(seed,))
-        parts.setdefault("steep", []).append(outsized)
-    return {f"surgical-{name}": joined(found, {"epochs": EPOCHS}) for name, found in parts.items()}
+    module = taught(Mlp(seed), drawn(6000, 900 + seed), epochs=30, seed=seed, mean=0.5, std=STEP)
+    few, more = drawn(100, 10 * seed + 1), drawn(400, 10 * seed + 2)
+    tasks: list[tuple[str, Mlp, Pictures, Pictures, Callable[[Sequence[Layer]], Iterable[Arm]]]] = [
+        ("permuted", module, permuted(few), permuted(judge), arms),
+        ("moved", module, moved(more, 4), moved(judge, 4), arms),
+        *((f"spoilt-{at}", spoilt(module, at, 20 + at), few, judge, arms) for at in range(LAYERS)),
+        ("steep", steep(spoilt(module, 1, 40)), more, judge, stems),
+    ]
+    return {
+        f"surgical-{name}": joined([trained(learn, seen, network, tried, seeds=(seed,))], {"epochs": EPOCHS})
+        for name, network, learn, seen, tried in tasks
+    }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.predictions import Predictions
-from benchmarks.truth.world import Pictures, Trained, joined, reads, taught, trained
+from benchmarks.truth.world import Pictures, joined, reads, taught, trained
 from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
@@ -153,22 +153,20 @@ def half(layers: Sequence[Layer]) -> Iterator[Arm]:
     yield from under_new(layers, frozen=False)
 
 
-def made() -> dict[str, Predictions]:
+def made(seed: int) -> dict[str, Predictions]:
     """One table for the similar target, one for the dissimilar one."""
-    parts: dict[str, list[Trained]] = {"similar": [], "dissimilar": []}
     theirs, ours = range(0, 16, 2), range(1, 16, 2)
-    for seed in range(SEEDS):
-        known = taught(Six(seed), drawn(SOURCE, theirs, "shape", seed + 100), epochs=20, seed=seed, mean=MEAN, std=STD)
-        for target, by in (("similar", "shape"), ("dissimilar", "texture")):
-            learn, judge = drawn(LEARN, ours, by, seed + 200), drawn(JUDGE, ours, by, 999)
-            own = taught(Six(seed + 50), learn, epochs=2 * EPOCHS, seed=seed, mean=MEAN, std=STD)
-            sources: list[tuple[str, nn.Module, Callable[[Sequence[Layer]], Iterable[Arm]]]] = [
-                ("", known, all_of), ("self-", own, half), ("random-", Six(seed + 70), frozen), ("", known, scratch),
-            ]  # fmt: skip
-            for prefix, module, arms in sources:
-                parts[target].append(trained(learn, judge, module, arms, prefix=prefix, seeds=(seed,)))
-    facts = {"epochs": EPOCHS, "train": LEARN}
-    return {f"transfer-{target}": joined(found, facts) for target, found in parts.items()}
+    known = taught(Six(seed), drawn(SOURCE, theirs, "shape", seed + 100), epochs=20, seed=seed, mean=MEAN, std=STD)
+    tables = dict[str, Predictions]()
+    for target, by in (("similar", "shape"), ("dissimilar", "texture")):
+        learn, judge = drawn(LEARN, ours, by, seed + 200), drawn(JUDGE, ours, by, 999)
+        own = taught(Six(seed + 50), learn, epochs=2 * EPOCHS, seed=seed, mean=MEAN, std=STD)
+        sources: list[tuple[str, nn.Module, Callable[[Sequence[Layer]], Iterable[Arm]]]] = [
+            ("", known, all_of), ("self-", own, half), ("random-", Six(seed + 70), frozen), ("", known, scratch),
+        ]  # fmt: skip
+        parts = [trained(learn, judge, module, arms, prefix=prefix, seeds=(seed,)) for prefix, module, arms in sources]
+        tables[f"transfer-{target}"] = joined(parts, {"epochs": EPOCHS, "train": LEARN})
+    return tables
 
 
 def frozen(layers: Sequence[Layer]) -> Iterator[Arm]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from frostline.search.arms import exact
 from frostline.settings import settings
 from frostline.values import Arm, Calibration, Cost, Layer, Outcome, Unit
 
+M = TypeVar("M", bound=nn.Module)
 TABLES = Path(__file__).with_name("tables")
 SELECTING = 4  # every fourth example that is judged by serves to select, the others say the truth
 
@@ -116,9 +117,7 @@ def joined(parts: Sequence[Trained], facts: Mapping[str, Any]) -> Predictions:
     return gathered(arms, first.layers, outcomes, first.targets, truth, {**facts, "classes": classes})
 
 
-def taught(
-    module: nn.Module, learn: Pictures, *, epochs: int, rate: float = 3e-3, seed: int = 0, mean: float, std: float
-) -> nn.Module:
+def taught(module: M, learn: Pictures, *, epochs: int, rate: float = 3e-3, seed: int = 0, mean: float, std: float) -> M:
     """The module after a plain training on pictures, in place."""
     draw = torch.Generator().manual_seed(seed)
     x = (torch.from_numpy(learn.pixels).float()[:, None] / 255 - mean) / std
