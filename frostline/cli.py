@@ -48,8 +48,10 @@ def before(
 # every verb that trains takes the same keys: those of settings.Settings
 
 
-@app.command()
+@app.command("compare", help="The known strategies side by side on equal data, and the trained model.")
+@app.command("find", help="The answer and the trained model.")
 def find(
+    context: typer.Context,
     data: flags.Data = None,
     data_format: flags.DataFormat = None,
     label: flags.Label = None,
@@ -89,8 +91,10 @@ def find(
     config: flags.Config = None,
     json_: flags.Json = False,
 ) -> None:
-    """The answer and the trained model."""
+    """A search, or with all known strategies in its place, a comparison."""
     options = _given(locals())
+    if context.info_name == "compare":
+        options["strategies"] = "known"
     from frostline import journey
     from frostline.settings import settings, switched_on
 
@@ -280,7 +284,7 @@ def main() -> None:
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """What was given of a verb's options, as settings: unset ones left out."""
-    own = ("config", "json_", "dry_run", "plan")
+    own = ("context", "config", "json_", "dry_run", "plan")
     given = {
         name: value for name, value in options.items() if value is not None and value is not False and name not in own
     }

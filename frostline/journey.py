@@ -70,6 +70,14 @@ def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Re
     return find_with(given, source=source, show=show)
 
 
+def compare(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:
+    """The strategies that people know, side by side on equal data and with tuned rates, and the trained model.
+
+    As `find`, but every strategy comes to the end; `Result.summary["comparison"]` says what each took.
+    """
+    return find(data, backbone, show=show, strategies="known", **options)
+
+
 def find_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Result:
     """The whole journey: read, load, cut, calibrate, fill, split, probe, propose, race, certify, decide, report."""
     with course.begun(given) as run:

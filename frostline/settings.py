@@ -19,6 +19,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("classification",),
     "metric": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "log_loss"),
     "effort": ("quick", "default", "thorough"),
+    "strategies": ("searched", "known"),
     "prefer": ("training", "inference", "memory"),
     "augment": ("none", "flip", "crop", "flip_crop"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -36,7 +37,7 @@ KINDS: Mapping[type, tuple[str, ...]] = {
 ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
-    "train": ("effort", "budget", "prefer", "epsilon", "workers", "views"),
+    "train": ("effort", "strategies", "budget", "prefer", "epsilon", "workers", "views"),
     "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
@@ -66,6 +67,7 @@ class Settings:
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
     confidence: float = 0.95
     effort: Literal["quick", "default", "thorough"] = "default"
+    strategies: Literal["searched", "known"] = "searched"  # a race for the best, or all the known ones side by side
     epochs: int | None = None  # of the full schedule
     budget: float | None = None  # seconds; scales the schedule once, at the start
     prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen

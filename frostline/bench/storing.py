@@ -15,6 +15,7 @@ from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_b
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
 from frostline.search.arms import exact, propose
+from frostline.search.strategies import compared
 from frostline.settings import Settings
 from frostline.training.device import Device
 from frostline.values import Calibration, Cut, Estimate, Event, Evidence, Show, silent
@@ -125,10 +126,12 @@ def _demands(network: Network) -> Mapping[int, float]:
         return network.demands
     layers, base = network.anatomy.layers, network.recipe
     last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
-    arms = propose(layers, [last], recipe=base, classes=2, examples=0)
+    all_known = network.settings.strategies == "known"
+    arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
-    finals = 0 if network.settings.augment not in (None, "none") else 2 * 2  # varied pictures are read, not stored
-    share = base.epochs * (4 / 6 + (4 * 2 / 3 + finals) / len(trained))
+    finals = 0 if network.settings.augment not in (None, "none") else 2  # varied pictures are read, not stored
+    later = finals if all_known else (4 * 2 / 3 + 2 * finals) / len(trained)
+    share = base.epochs * (4 / 6 + later)
     demands = dict[int, float]()
     for arm in trained:
         demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share

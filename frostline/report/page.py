@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline.report import facts, figures, words
+from frostline.report import compared, facts, figures, words
 from frostline.report.facts import Report
 from frostline.report.snippet import snippet
 from frostline.search.decide import further
@@ -78,6 +78,10 @@ def _content(report: Report) -> Mapping[str, Any]:
         "arms": facts.ranked(report),
         "held_out": facts.held_out(report),
         "elsewhere": facts.elsewhere(report),
+        "compared": compared.compared(report),
+        "taken": compared.TAKEN,
+        "saved": words.saved,
+        "count": words.count,
         "rates": {arm["id"]: arm["learning_rate"] for arm in summary["arms"] if arm.get("learning_rate") is not None},
         "rows": rows,
         "chosen": next(row for row in rows if row.chosen),
@@ -132,6 +136,8 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
             pictures["depth"] = figures.depth_curve(report.curve, report.plan, metric, narrow=narrow)
         if any(arm.get("shifted") for arm in summary["arms"]):
             pictures["elsewhere"] = figures.elsewhere(report.curve, summary["arms"], chosen, metric, narrow=narrow)
+        if known := compared.compared(report):
+            pictures["compared"] = compared.picture(known, metric, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
         if any(report.epochs.values()):

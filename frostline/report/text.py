@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from frostline.report import facts, words
+from frostline.report import compared, facts, words
 from frostline.report.facts import Report
 from frostline.values import Arm, Evidence, Layer, Plan, Profile
 
@@ -59,6 +59,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     if elsewhere := facts.elsewhere(report):
         parts.append(Padding(Text(" ".join(elsewhere)), (1, 0, 0, 0)))
     parts += [_title("Beside what people usually do"), baselines_table(report)]
+    if report.summary.get("comparison"):
+        parts += [_title("What each took, the search for its rate counted"), comparison_table(report)]
     if beaten := facts.beaten(report):
         parts.append(Padding(Text(beaten), (1, 0, 0, 0)))
     if others := facts.others(report):
@@ -176,6 +178,29 @@ def _baselines_table(report: Report, width: int) -> Table:
             style=EMBER if row.chosen else "",
         )
     return _noted(table, facts.relative(report))
+
+
+def comparison_table(report: Report) -> RenderableType:
+    """What each known strategy took in all, and what it kept of the source."""
+    return Fitted(lambda width: _comparison_table(report, width))
+
+
+def _comparison_table(report: Report, width: int) -> Table:
+    close = width < ROOMY  # then memory and the time of one training stand on the page alone
+    table = _table(
+        ("strategy", "left"), ("in all", "right"), *([] if close else [("one training", "right")]),
+        ("against_scratch", "right"), ("against_full", "right"), *([] if close else [("memory", "right")]),
+        ("learning", "right"), ("MACs", "right"), ("answers_changed", "right"),
+        width=width,
+    )  # fmt: skip
+    for row in compared.compared(report):
+        cells = [words.seconds(row.total), words.seconds(row.training), words.saved(row.against_scratch)]
+        cells += [words.saved(row.against_full), words.size(row.peak_bytes), words.count(row.trainable)]
+        cells += [words.count(row.macs), "–" if row.forgotten is None else f"{row.forgotten:.0%}"]
+        if close:
+            cells = [cell for place, cell in enumerate(cells) if place not in (1, 4)]
+        table.add_row(Text(row.name), *cells, style=EMBER if row.chosen else "")
+    return _noted(table, compared.TAKEN)
 
 
 def plan_table(plan: Plan, title: str = "") -> RenderableType:

@@ -24,12 +24,20 @@ MANY = 100  # times; beyond, a number says less about the plans than about how s
 NAMES: Mapping[str, str] = {
     "scratch": "from scratch",
     "linear_probe": "linear probe",
+    "best_probe": "linear probe at the best cut",
+    "multi_layer_probe": "probe over several cuts",
     "last_block": "last block",
     "full_finetune": "full fine-tuning",
     "lp_ft": "probe, then fine-tuning",
     "gradual_unfreezing": "gradual unfreezing",
     "stem_frozen": "stem frozen",
     "layer_decay": "layer-wise decay",
+    "half_frozen": "half frozen",
+    "surgical": "first block alone",
+    "l2_sp": "pulled to the source (L2-SP)",
+    "wise_ft": "halfway to the source (WiSE-FT)",
+    "statistics_refresh": "new batch statistics, new head",
+    "plain_loop": "plain loop",
     "lora": "LoRA",
 }
 
@@ -62,6 +70,31 @@ def probability(value: float) -> str:
     if value > 0.998:
         return "more than 99.8%"
     return f"{100 * value:.0f}%" if 0.01 <= value <= 0.99 else f"{100 * value:.1f}%"
+
+
+def saved(share: float | None) -> str:
+    """A share of time that is saved, or how much more is taken.
+
+    >>> [saved(share) for share in (0.314, -0.1, -4.2, None)]
+    ['31% less', '10% more', '5.2 x', '–']
+    """
+    if share is None:
+        return "–"
+    if share < -1:
+        return f"{1 - share:.2g} x"
+    return f"{abs(share):.0%} {'less' if share >= 0 else 'more'}"
+
+
+def count(value: int) -> str:
+    """A count in three digits at most.
+
+    >>> [count(value) for value in (12, 12_345, 4_500_000, 2_300_000_000)]
+    ['12', '12 k', '4.5 M', '2.3 G']
+    """
+    for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.2g}{name}" if value < 10 * size else f"{value / size:.0f}{name}"
+    return str(value)
 
 
 def number(value: float) -> str:

@@ -22,7 +22,7 @@ from frostline.bench.unit import ALL, kept_weights
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, directory, notes, terms, verdicts
+from frostline.run import compared, comparisons, directory, notes, terms, verdicts
 from frostline.run.comparisons import Baseline
 from frostline.run.course import Run
 from frostline.run.summary import Findings, document
@@ -48,7 +48,8 @@ from frostline.values import (
     Verdict,
 )
 
-UNSAID = ("data", "backbone", "resume", "out", "workers", "threads", "recalibrate")  # said already, or change nothing
+# said already, or change nothing
+UNSAID = ("data", "backbone", "strategies", "resume", "out", "workers", "threads", "recalibrate")
 DEFAULTS: Mapping[str, Any] = Settings("", "").document()
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
 
@@ -96,6 +97,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             for b in ended.baselines
             if b.arm.id != ended.chosen.arm.id
         },
+        comparison=(compared.taken(bench, ended.race, ended.baselines, told) if given.strategies == "known" else {}),
         cost=costs_of(run, ended, told),
         checks=ended.checks,
         verdicts=judged(ended),
@@ -291,7 +293,8 @@ def versions() -> dict[str, str]:
 
 def command(settings: Settings) -> str:
     """The command line that repeats the run: every setting that is not its default."""
-    words = ["frostline", "find", settings.data, "--backbone", settings.backbone]
+    verb = "compare" if settings.strategies == "known" else "find"
+    words = ["frostline", verb, settings.data, "--backbone", settings.backbone]
     for name, value in settings.document().items():
         if name in UNSAID or value == DEFAULTS[name]:
             continue

@@ -46,6 +46,7 @@ class Findings:
         default_factory=dict[str, tuple[Standing, Estimate | None]]
     )
     beaten: Mapping[str, float] = field(default_factory=dict[str, float])  # baseline -> P(the model is better)
+    comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # by baseline
     cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     verdicts: tuple[Verdict, ...] = ()
@@ -83,6 +84,7 @@ def document(found: Findings) -> dict[str, Any]:
             name: {**_arm(standing, None, certified), "beaten": found.beaten.get(name)}
             for name, (standing, certified) in found.baselines.items()
         },
+        "comparison": {name: dict(row) for name, row in found.comparison.items()},
         "cost": dict(found.cost),
         "checks": dict(found.checks),
         "verdicts": [asdict(verdict) for verdict in found.verdicts],

@@ -16,7 +16,8 @@ from frostline.search import race as races
 from frostline.search.arms import baselines, closed, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
-from frostline.search.schedule import Schedule, forecast, scale, schedule, whole
+from frostline.search.schedule import FEWEST_ARMS, Schedule, comparison, forecast, scale, schedule, whole
+from frostline.search.strategies import compared
 from frostline.training import adapters
 from frostline.training.prepare import read_at, top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
@@ -167,16 +168,16 @@ def _epoch(bench: Bench, plan: Plan) -> float:
 
 
 def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
-    """The arms that this evidence suggests."""
-    fold = bench.split.folds[0]
-    arms = propose(
-        bench.anatomy.layers,
-        evidence,
-        recipe=base_recipe(bench),
-        classes=len(bench.examples.classes),
-        examples=len(fold.train),
-        batch_norms=batch_norms(bench),
-    )
+    """The arms that this evidence suggests, or all known strategies where these are to be compared."""
+    layers, base, kinds = bench.anatomy.layers, base_recipe(bench), len(bench.examples.classes)
+    examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
+    if bench.settings.strategies == "known":
+        adaptable = adapters.possible(bench.backbone.module, layers)
+        arms = compared(
+            layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms, adaptable=adaptable
+        )
+    else:
+        arms = propose(layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms)
     return tuple(augmented(bench, arm) for arm in arms)
 
 
@@ -191,8 +192,8 @@ def augmented(bench: Bench, arm: Arm) -> Arm:
 def planned(bench: Bench) -> Schedule:
     """The schedule that the effort asks for, before any budget."""
     given, folds = bench.settings, bench.split.folds
-    rows = len(folds[0].validation)
-    return schedule(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
+    rows, rungs = len(folds[0].validation), comparison if given.strategies == "known" else schedule
+    return rungs(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
 
 
 def resolved(bench: Bench) -> dict[str, Any]:
@@ -274,8 +275,9 @@ def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -
     side = budget * _gain(bench)  # serial seconds that fit, if they are shared
     room = side if worth_sharing(bench, side) else budget
     factor, least = room / max(serial_seconds(bench, arms, plain), 1e-9), 0.0
+    fewest = len(arms) if bench.settings.strategies == "known" else FEWEST_ARMS
     for _ in range(12):
-        fitted = scale(plain, factor, arms=len(arms))
+        fitted = scale(plain, factor, arms=len(arms), fewest=fewest)
         least = forecast_seconds(bench, arms, fitted)
         if least <= budget:
             return fitted

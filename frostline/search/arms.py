@@ -68,10 +68,10 @@ def propose(
         *_batch(layers, recipe, batch_norms and examples >= PER_CLASS * classes),
         *_spread(layers, recipe),
     )
-    chosen = _distinct(arms)[:MOST]
+    chosen = distinct(arms)[:MOST]
     if len(chosen) < FEWEST:
-        rest = (_trained(f"freeze@{f}", plan(layers, recipe, freeze=f)) for f in _inner(layers))
-        chosen = _distinct((*chosen, *rest))[:FEWEST]
+        rest = (trained(f"freeze@{f}", plan(layers, recipe, freeze=f)) for f in inner_cuts(layers))
+        chosen = distinct((*chosen, *rest))[:FEWEST]
     return chosen
 
 
@@ -89,7 +89,7 @@ def baselines(layers: Sequence[Layer], *, recipe: Recipe, batch_norms: bool = Fa
         head=Head(start="random"),
         statistics="batch" if batch_norms else "eval",
     )
-    return (_trained("scratch", scratch, baseline="scratch"),)
+    return (trained("scratch", scratch, baseline="scratch"),)
 
 
 def widen(arm: Arm, best_rate: float) -> Arm | None:
@@ -104,7 +104,8 @@ def widen(arm: Arm, best_rate: float) -> Arm | None:
     return replace(arm, rates=(*arm.rates, best_rate * STEP))
 
 
-def _trained(name: str, of: Plan, *, protected: bool = False, baseline: str | None = None) -> Arm:
+def trained(name: str, of: Plan, *, protected: bool = False, baseline: str | None = None) -> Arm:
+    """An arm with the grid about its plan's rate."""
     return Arm(name, of, grid(of.recipe.lr), protected, baseline)
 
 
@@ -118,18 +119,18 @@ def _probes(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Recip
 
 
 def _known(layers: Sequence[Layer], recipe: Recipe) -> Iterable[Arm]:
-    yield _trained("lp_ft", plan(layers, recipe), protected=True, baseline="lp_ft")
+    yield trained("lp_ft", plan(layers, recipe), protected=True, baseline="lp_ft")
     full = plan(layers, recipe, head=Head(start="random"))
-    yield _trained("full_finetune", full, protected=True, baseline="full_finetune")
-    inner = _inner(layers)
+    yield trained("full_finetune", full, protected=True, baseline="full_finetune")
+    inner = inner_cuts(layers)
     if inner:
-        yield _trained(f"freeze@{inner[0]}", plan(layers, recipe, freeze=inner[0]), baseline="stem_frozen")
-        yield _trained("last_block", plan(layers, recipe, freeze=inner[-1]), baseline="last_block")
-    yield _trained("layer_decay", plan(layers, replace(recipe, layer_decay=DECAY)), baseline="layer_decay")
-    yield _trained("gradual", _gradual(layers, recipe), baseline="gradual_unfreezing")
+        yield trained(f"freeze@{inner[0]}", plan(layers, recipe, freeze=inner[0]), baseline="stem_frozen")
+        yield trained("last_block", plan(layers, recipe, freeze=inner[-1]), baseline="last_block")
+    yield trained("layer_decay", plan(layers, replace(recipe, layer_decay=DECAY)), baseline="layer_decay")
+    yield trained("gradual", gradual(layers, recipe), baseline="gradual_unfreezing")
 
 
-def _gradual(layers: Sequence[Layer], recipe: Recipe) -> Plan:
+def gradual(layers: Sequence[Layer], recipe: Recipe) -> Plan:
     """The head alone in the first epoch, then layers from the top down, all of them by half the schedule (ULMFiT)."""
     depth, half = len(layers), max(1, recipe.epochs // 2)
     steps = min(depth, half)
@@ -149,37 +150,46 @@ def _suggested(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Re
         return
     below = [f for f in legal_depths(layers) if f < peak]
     freeze = min(below, key=lambda f: (abs(f - peak / 2), f))
-    yield _trained(f"drop@{peak}-tune", plan(layers, recipe, keep=peak, freeze=freeze, above="drop"))
+    yield trained(f"drop@{peak}-tune", plan(layers, recipe, keep=peak, freeze=freeze, above="drop"))
     # the layers under this head are new, so no probe of the source's features could start it
     fresh = plan(layers, recipe, keep=peak, freeze=freeze, above="reinit", head=Head(start="random"))
-    yield _trained(f"reinit@{peak}", fresh)
+    yield trained(f"reinit@{peak}", fresh)
 
 
 def _batch(layers: Sequence[Layer], recipe: Recipe, enough: bool) -> Iterable[Arm]:
-    """As a plain training loop does it: one rate for all layers, a new head, and batch norms that follow the batch.
+    if enough:
+        yield trained("batch_statistics", plain_loop(layers, recipe))
+
+
+def plain_loop(layers: Sequence[Layer], recipe: Recipe) -> Plan:
+    """What a plain training loop does: one rate for all layers, a new head, and batch norms that follow the batch.
 
     The probe's head would not fit: it was fitted on features that stored statistics make.
     """
-    if enough:
-        plain = replace(recipe, kept_lr=1.0)
-        yield _trained("batch_statistics", plan(layers, plain, statistics="batch", head=Head(start="random")))
+    return plan(layers, replace(recipe, kept_lr=1.0), statistics="batch", head=Head(start="random"))
 
 
 def _spread(layers: Sequence[Layer], recipe: Recipe) -> Iterable[Arm]:
     """Frozen up to a half, three quarters and a quarter of the way."""
-    inner = _inner(layers)
-    if not inner:
+    if not inner_cuts(layers):
         return
     for share in (0.5, 0.75, 0.25):
-        freeze = min(inner, key=lambda f: (abs(f - share * len(layers)), -f))
-        yield _trained(f"freeze@{freeze}", plan(layers, recipe, freeze=freeze))
+        freeze = cut_near(layers, share)
+        yield trained(f"freeze@{freeze}", plan(layers, recipe, freeze=freeze))
 
 
-def _inner(layers: Sequence[Layer]) -> tuple[int, ...]:
+def inner_cuts(layers: Sequence[Layer]) -> tuple[int, ...]:
+    """The legal depths with some layers on either side."""
     return tuple(f for f in legal_depths(layers) if 0 < f < len(layers))
 
 
-def _distinct(arms: Iterable[Arm]) -> tuple[Arm, ...]:
+def cut_near(layers: Sequence[Layer], share: float) -> int:
+    """The legal depth nearest to a share of the way; the deeper of equals. There has to be an inner one."""
+    return min(inner_cuts(layers), key=lambda f: (abs(f - share * len(layers)), -f))
+
+
+def distinct(arms: Iterable[Arm]) -> tuple[Arm, ...]:
+    """Without those whose plan or name an earlier one has."""
     kept: list[Arm] = []
     for arm in arms:
         if all(arm.plan != other.plan and arm.id != other.id for other in kept):

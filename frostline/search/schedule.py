@@ -76,6 +76,19 @@ def schedule(
     return Schedule(rungs if effort == "default" else rungs[:2], epochs, confidence)
 
 
+def comparison(
+    effort: Effort, epochs: int, *, folds: int = 1, rows: int | None = None, confidence: float = 0.95
+) -> Schedule:
+    """Two rungs for arms that all come to the end: their rates at R/6, then each at its best one for R.
+
+    Seeds of the second: one for quick, two by default, five for thorough; more folds where one has few `rows`.
+    """
+    plain = schedule("default", epochs, folds=folds, rows=rows, confidence=confidence)
+    seeds = {"quick": 1, "default": 2, "thorough": 5}[effort]
+    pairs = _pairs(_enough(seeds, DECIDED, rows, folds) if effort != "quick" else 1, folds, 9)
+    return replace(plain, rungs=(plain.rungs[0], Rung(epochs, pairs, "best", None, 0.5)))
+
+
 def short_epochs(epochs: int) -> int:
     """Those of the longest schedule before the final, where the full one has `epochs`."""
     return _part(epochs, 3)
@@ -86,16 +99,16 @@ def whole(of: Schedule, rung: int = 0) -> bool:
     return of.rungs[rung - 1].epochs >= of.epochs
 
 
-def scale(of: Schedule, factor: float, *, arms: int = MOST) -> Schedule:
+def scale(of: Schedule, factor: float, *, arms: int = MOST, fewest: int = FEWEST_ARMS) -> Schedule:
     """The schedule at about `factor` of its cost, applied once and before the start; `arms` are those proposed.
 
     More is spent on epochs. Less is taken from the number of arms by the square root of the factor, and the rest from
-    the epochs; two epochs and four arms are the least. Raises OptionError for a factor that is not positive.
+    the epochs; two epochs and the `fewest` arms are the least. Raises OptionError for a factor that is not positive.
     """
     if not 0 < factor < float("inf"):
         raise OptionError(f"the budget allows {factor} of the schedule; it must be a positive share: raise --budget")
     before = of.arms or arms
-    admitted = before if factor >= 1 else min(before, max(FEWEST_ARMS, round(before * factor**0.5)))
+    admitted = before if factor >= 1 else min(before, max(fewest, round(before * factor**0.5)))
     by = factor * _trainings(of, before) / _trainings(of, admitted)
     full = max(min(FEWEST_EPOCHS, of.epochs), round(of.epochs * by))
     rungs = tuple(

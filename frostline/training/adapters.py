@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from frostline.errors import OptionError, PlanError
-from frostline.values import Plan
+from frostline.values import Layer, Plan
 
 NAME = "adapter"  # of the optimiser's group
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -42,6 +43,13 @@ def refuse(plan: Plan) -> None:
         )
     if plan.adapter.rank < 1:
         raise PlanError(f"the adapter's rank is {plan.adapter.rank}; it must be at least 1")
+
+
+def possible(network: nn.Module, layers: Sequence[Layer]) -> bool:
+    """Whether the library is there and some module of these layers can have an adapter."""
+    modules = dict(network.named_modules())
+    names = [name for layer in layers for name in layer.modules if isinstance(modules.get(name), ADAPTED)]
+    return find_spec("peft") is not None and not all(_unfit(modules, name) for name in names)
 
 
 def targets(network: nn.Module, plan: Plan) -> tuple[tuple[str, ...], Mapping[str, str]]:

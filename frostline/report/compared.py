@@ -1,0 +1,92 @@
+"""What the known strategies of a comparison took, row by row, and the picture of score against time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from frostline.report import facts, plotting, words
+from frostline.report.facts import Report, front
+from frostline.report.svg import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a known strategy took in all."""
+
+    name: str
+    chosen: bool
+    mean: float
+    low: float
+    high: float
+    total: float  # seconds, with the search for its rate and the pass over the data that it rests on
+    training: float  # seconds of one training
+    against_scratch: float | None  # share of the total that is saved
+    against_full: float | None
+    break_even: float | None  # epochs after which the pass over the data has paid
+    peak_bytes: int
+    trainable: int
+    macs: int
+    forgotten: float | None
+
+
+TAKEN = (
+    "In all: one training, the short ones that found its rate, and the pass over the data that it rests on. Learning: "
+    "numbers that learn. Answers changed: how often the network's own output layer, asked about pictures that no "
+    "training learned from, no longer says what it said before."
+)
+
+
+def compared(report: Report) -> tuple[Compared, ...]:
+    """The known strategies of a comparison, in the order of their scores; none where a run compared nothing."""
+    taken, by = report.summary.get("comparison", {}), {arm["id"]: name for name, arm in facts.known(report).items()}
+    rows = [(by[row.id], row) for row in facts.strategies(report) if row.id in by and by[row.id] in taken]
+    return tuple(
+        Compared(
+            row.name,
+            row.chosen,
+            row.mean,
+            row.low,
+            row.high,
+            taken[name]["total"],
+            taken[name]["training"],
+            taken[name]["saved_against_scratch"],
+            taken[name]["saved_against_full"],
+            taken[name]["break_even"],
+            facts.known(report)[name]["peak_bytes"],
+            taken[name]["trainable"],
+            taken[name]["inference_macs"],
+            taken[name]["forgotten"],
+        )
+        for name, row in rows
+    )
+
+
+def picture(rows: Sequence[Compared], metric: str, *, narrow: bool = False) -> str:
+    """Score with its interval against the time that each strategy takes in all; the best for the time are joined."""
+    height = 4.2 if narrow else 3.6
+    return plotting.svg(lambda figure: _pareto(figure, rows, metric), narrow, height, f"compared-{narrow}")
+
+
+def _pareto(figure: Figure, rows: Sequence[Compared], metric: str) -> None:
+    axes = figure.add_subplot()
+    xs, ys = zip(*front([(row.total, row.mean) for row in rows], metric), strict=True)
+    axes.plot(xs, ys, color=PALETTE["frost"], lw=1.4, drawstyle="steps-post", alpha=0.7)
+    best = set(zip(xs, ys, strict=True))
+    for number, row in enumerate(rows, 1):
+        colour = PALETTE["ember" if row.chosen else "frost"]
+        axes.plot([row.total] * 2, [row.low, row.high], color=colour, lw=1, alpha=0.3)
+        inside = colour if (row.total, row.mean) in best else PALETTE["paper"]
+        axes.plot([row.total], [row.mean], color=colour, marker="o", ms=7, mfc=inside, zorder=4)
+        axes.annotate(str(number), (row.total, row.mean), (6, 3), textcoords="offset points", color=colour)
+    if max(xs) > 10 * min(xs) > 0 or max(row.total for row in rows) > 10 * min(row.total for row in rows) > 0:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
+    axes.set_xlabel("time in all, the search for its rate counted")
+    axes.set_ylabel(words.called(metric))
+    plotting.number(axes.yaxis, metric)

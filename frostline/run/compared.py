@@ -1,0 +1,95 @@
+"""All known strategies side by side: what each scored, what it took in all, and what it kept of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from frostline.bench.bench import Bench
+from frostline.bench.forgetting import forgotten
+from frostline.run import terms
+from frostline.run.comparisons import Baseline
+from frostline.search.arms import closed
+from frostline.search.race import Race
+from frostline.training.prepare import top
+from frostline.values import Outcome, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one strategy took, beside its scores."""
+
+    training: float  # seconds of one training in full
+    tuning: float  # seconds of the short trainings that found its learning rate
+    filling: float  # seconds of the pass over the data for what it reads of the store, and of the probes
+    saved_against_scratch: float | None  # share of all three, of training from scratch; negative where it takes longer
+    saved_against_full: float | None  # the same of full fine-tuning
+    break_even: float | None  # epochs after which the pass over the data has paid; None where it never does
+    trainable: int  # numbers that learn, new head included
+    inference_macs: int  # multiplications and additions an example, without the head
+    forgotten: float | None  # share of examples for which the source's own answer changed
+
+    @property
+    def total(self) -> float:
+        """Seconds of everything that the strategy alone would have needed."""
+        return self.training + self.tuning + self.filling
+
+
+def taken(
+    bench: Bench, race: Race, known: Sequence[Baseline], told: Sequence[Outcome]
+) -> Mapping[str, Mapping[str, Any]]:
+    """For each known strategy what it took, as plain values; in `total` the search for its rate is counted."""
+    changed = forgotten(bench, [(baseline.arm, baseline.validation[0].unit) for baseline in known])
+    bare = {baseline.name: _alone(bench, baseline, told) for baseline in known}
+    totals = {name: sum(seconds) for name, seconds in bare.items()}
+
+    def saved(name: str, against: str) -> float | None:
+        return None if against not in totals or name == against else 1 - totals[name] / totals[against]
+
+    found = dict[str, Mapping[str, Any]]()
+    for baseline in known:
+        name, plan = baseline.name, baseline.arm.plan
+        training, tuning, filling = bare[name]
+        row = Taken(
+            training,
+            tuning,
+            filling,
+            saved(name, "scratch"),
+            saved(name, "full_finetune"),
+            _break_even(bench, plan, filling),
+            terms.cost_of(bench, plan).parameters,
+            sum(layer.macs for layer in plan.layers[: top(plan)]),
+            changed[baseline.arm.id],
+        )
+        found[name] = {"arm": baseline.arm.id, "total": row.total, **asdict(row)}
+    return found
+
+
+def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[float, float, float]:
+    """Seconds of one full training, of finding its rate, and of the pass over the data that it rests on."""
+    full = {outcome.unit for outcome in baseline.validation}
+    epochs = baseline.arm.plan.recipe.epochs
+    short = [
+        outcome.seconds
+        for outcome in told
+        if outcome.unit.arm == baseline.arm.id and outcome.unit not in full and outcome.unit.epochs < epochs
+    ]
+    reads = _reads(bench, baseline.arm.plan)
+    passing = bench.seconds.get("fill", 0.0) + bench.seconds.get("probe", 0.0) if reads else 0.0
+    return fmean(outcome.seconds for outcome in baseline.validation), sum(short), passing
+
+
+def _reads(bench: Bench, plan: Plan) -> bool:
+    """Whether a plan rests on the pass over the data: on what is stored, or on the probe that its head starts from."""
+    return plan.head.start == "probe" or any(0 < depth <= plan.freeze for depth in bench.whole)
+
+
+def _break_even(bench: Bench, plan: Plan, filling: float) -> float | None:
+    """Epochs after which reading the store has saved the time of filling it; modelled. None where it never has."""
+    if closed(plan) or not filling:
+        return None
+    live, stored = (terms.cost_of(bench, plan, stored=depths).training for depths in (frozenset[int](), None))
+    gain = (live - stored) / plan.recipe.epochs
+    return filling / gain if gain > 0 else None

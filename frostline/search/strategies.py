@@ -1,0 +1,108 @@
+"""The strategies that people know, an arm each: what `compare` sets side by side on equal terms.
+
+Each is what its paper or its users mean by the name, on the recipe and the grid of rates that all arms share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from frostline.plan import plan
+from frostline.search.arms import (
+    DECAY,
+    PER_CLASS,
+    best_probe,
+    closed,
+    cut_near,
+    distinct,
+    gradual,
+    grid,
+    inner_cuts,
+    plain_loop,
+)
+from frostline.values import Adapter, Arm, Evidence, Head, Layer, Plan, Recipe
+
+ANCHOR = 30.0  # of L2-SP: at the kept layers' peak rate of 1e-4, half the way back to the source takes 230 steps
+BLEND = 0.5  # of WiSE-FT: the middle between source and tuned, which the paper recommends where nothing is known
+RANK = 8  # of LoRA
+
+
+def compared(
+    layers: Sequence[Layer],
+    evidence: Sequence[Evidence],
+    *,
+    recipe: Recipe,
+    classes: int,
+    examples: int,
+    batch_norms: bool = False,
+    adaptable: bool = False,
+) -> tuple[Arm, ...]:
+    """Every known strategy that this network allows; all of them are protected, none races against time.
+
+    `examples` are those of one training fold, `batch_norms` says whether the layers hold any, `adaptable` whether
+    low-rank adapters can be put beside some of them. Training from scratch is timed apart (`arms.baselines`).
+    """
+    found = [*_extractors(layers, evidence, recipe), *_initialisers(layers, recipe)]
+    found += _partial(layers, evidence, recipe)
+    if batch_norms:
+        found += _normalised(layers, recipe, enough=examples >= PER_CLASS * classes)
+    if adaptable:
+        found.append(("lora", "lora", plan(layers, recipe, adapter=Adapter(rank=RANK))))
+    arms = [Arm(name, of, _rates(of), protected=True, baseline=known) for known, name, of in found]
+    return distinct(arms)
+
+
+Named = tuple[str, str, Plan]  # the known name, the arm's own, what it does
+
+
+def _rates(of: Plan) -> tuple[float, ...]:
+    return (of.recipe.lr,) if closed(of) else grid(of.recipe.lr)
+
+
+def _extractors(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Recipe) -> Iterator[Named]:
+    """Everything kept is frozen, and new layers read it: the last cut, the best one, several side by side."""
+    last, best = max(e.cut.depth for e in evidence), best_probe(evidence)
+    for known, depth in (("linear_probe", last), ("best_probe", best)):
+        above = "tune" if depth == len(layers) else "drop"
+        yield known, f"linear_probe@{depth}", plan(layers, recipe, keep=depth, freeze=depth, above=above)
+    cuts = {cut_near(layers, share) for share in (0.25, 0.5, 0.75)} if inner_cuts(layers) else ()
+    if cuts:
+        head = Head(cuts=tuple(sorted(cuts)))
+        yield "multi_layer_probe", "multi_layer_probe", plan(layers, recipe, freeze=len(layers), head=head)
+
+
+def _initialisers(layers: Sequence[Layer], recipe: Recipe) -> Iterator[Named]:
+    """Everything kept is where learning starts."""
+    yield "full_finetune", "full_finetune", plan(layers, recipe, head=Head(start="random"))
+    yield "lp_ft", "lp_ft", plan(layers, recipe)
+    yield "gradual_unfreezing", "gradual", gradual(layers, recipe)
+    yield "layer_decay", "layer_decay", plan(layers, replace(recipe, layer_decay=DECAY))
+    yield "l2_sp", "l2_sp", plan(layers, replace(recipe, anchor=ANCHOR))
+    yield "wise_ft", "wise_ft", plan(layers, recipe, blend=BLEND)
+
+
+def _partial(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Recipe) -> Iterator[Named]:
+    """Some layers stand still, learn alone, are dropped or begin anew."""
+    inner, fresh = inner_cuts(layers), Head(start="random")
+    if not inner:
+        return
+    half = cut_near(layers, 0.5)
+    yield "stem_frozen", f"freeze@{inner[0]}", plan(layers, recipe, freeze=inner[0])
+    yield "half_frozen", f"freeze@{half}", plan(layers, recipe, freeze=half)
+    yield "last_block", f"freeze@{inner[-1]}", plan(layers, recipe, freeze=inner[-1])
+    first = tuple(i < inner[0] for i in range(len(layers)))
+    yield "surgical", "first_block", plan(layers, recipe, train=first)
+    peak = best_probe(evidence)
+    cut = peak if peak in inner else inner[-1]
+    yield "truncation", f"drop@{cut}", plan(layers, recipe, keep=cut, above="drop")
+    yield "reinitialisation", f"reinit@{cut}", plan(layers, recipe, keep=cut, above="reinit", head=fresh)
+
+
+def _normalised(layers: Sequence[Layer], recipe: Recipe, *, enough: bool) -> Iterator[Named]:
+    """Batch norms measured anew on the target before anything learns, or following the batches as a plain loop's do."""
+    still = tuple(False for _ in layers)
+    refreshed = plan(layers, recipe, train=still, statistics="reestimate", head=Head(start="random"))
+    yield "statistics_refresh", "statistics_refresh", refreshed
+    if enough:
+        yield "plain_loop", "batch_statistics", plain_loop(layers, recipe)
