@@ -35,8 +35,9 @@ class Compared:
 
 
 TAKEN = (
-    "In all: one training, the short ones that found its rate, and the pass over the data that it rests on. Learning: "
-    "numbers that learn. Answers changed: how often the network's own output layer, asked about pictures that no "
+    "In all: one training, the short ones that found its rate, and the pass over the data that it rests on; beside "
+    "it, how much less (−) or more (+) that is than of training from scratch and of full fine-tuning. Learning: how "
+    "many numbers learn. Answers changed: how often the network's own output layer, asked about pictures that no "
     "training learned from, no longer says what it said before."
 )
 

@@ -186,20 +186,31 @@ def comparison_table(report: Report) -> RenderableType:
 
 
 def _comparison_table(report: Report, width: int) -> Table:
-    close = width < ROOMY  # then memory and the time of one training stand on the page alone
-    table = _table(
-        ("strategy", "left"), ("in all", "right"), *([] if close else [("one training", "right")]),
-        ("against_scratch", "right"), ("against_full", "right"), *([] if close else [("memory", "right")]),
-        ("learning", "right"), ("MACs", "right"), ("answers_changed", "right"),
-        width=width,
-    )  # fmt: skip
+    close = width < ROOMY  # then only what people ask first stands here; the page has the rest
+    columns = (
+        "in all",
+        "one training",
+        "against_scratch",
+        "against_full",
+        "memory",
+        "learning",
+        "MACs",
+        "answers_changed",
+    )
+    shown = [place for place, name in enumerate(columns) if not close or name not in ("one training", "memory", "MACs")]
+    table = _table(("strategy", "left"), *((columns[place], "right") for place in shown), width=width)
     for row in compared.compared(report):
-        cells = [words.seconds(row.total), words.seconds(row.training), words.saved(row.against_scratch)]
-        cells += [words.saved(row.against_full), words.size(row.peak_bytes), words.count(row.trainable)]
-        cells += [words.count(row.macs), "–" if row.forgotten is None else f"{row.forgotten:.0%}"]
-        if close:
-            cells = [cell for place, cell in enumerate(cells) if place not in (1, 4)]
-        table.add_row(Text(row.name), *cells, style=EMBER if row.chosen else "")
+        cells = (
+            words.seconds(row.total),
+            words.seconds(row.training),
+            words.saved(row.against_scratch),
+            words.saved(row.against_full),
+            words.size(row.peak_bytes),
+            words.count(row.trainable),
+            words.count(row.macs),
+            "–" if row.forgotten is None else f"{row.forgotten:.0%}",
+        )
+        table.add_row(Text(row.name), *(cells[place] for place in shown), style=EMBER if row.chosen else "")
     return _noted(table, compared.TAKEN)
 
 

@@ -73,16 +73,17 @@ def probability(value: float) -> str:
 
 
 def saved(share: float | None) -> str:
-    """A share of time that is saved, or how much more is taken.
+    """A share of time that is saved, as what is left or added.
 
-    >>> [saved(share) for share in (0.314, -0.1, -4.2, None)]
-    ['31% less', '10% more', '5.2 x', '–']
+    >>> [saved(share) for share in (0.314, 0.999, 0.0, -0.1, -4.2, None)]
+    ['−31%', '−99%', '0%', '+10%', '5.2x', '–']
     """
     if share is None:
         return "–"
     if share < -1:
-        return f"{1 - share:.2g} x"
-    return f"{abs(share):.0%} {'less' if share >= 0 else 'more'}"
+        return f"{1 - share:.2g}x"
+    points = min(round(100 * abs(share)), 99)  # nothing is for nothing
+    return f"{'' if not points else '−' if share > 0 else '+'}{points}%"
 
 
 def count(value: int) -> str:

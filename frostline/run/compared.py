@@ -69,13 +69,9 @@ def taken(
 
 def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[float, float, float]:
     """Seconds of one full training, of finding its rate, and of the pass over the data that it rests on."""
-    full = {outcome.unit for outcome in baseline.validation}
-    epochs = baseline.arm.plan.recipe.epochs
-    short = [
-        outcome.seconds
-        for outcome in told
-        if outcome.unit.arm == baseline.arm.id and outcome.unit not in full and outcome.unit.epochs < epochs
-    ]
+    mine = [outcome for outcome in told if outcome.unit.arm == baseline.arm.id]
+    # of the race the first rung; of scratch, which does not race, those with the first seed
+    short = [o.seconds for o in mine if o.unit.rung == 1 or (o.unit.rung == 0 and o.unit.seed == 0)]
     reads = _reads(bench, baseline.arm.plan)
     passing = bench.seconds.get("fill", 0.0) + bench.seconds.get("probe", 0.0) if reads else 0.0
     return fmean(outcome.seconds for outcome in baseline.validation), sum(short), passing
