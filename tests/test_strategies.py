@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.plan import with_epochs
+from frostline.report import words
 from frostline.search.arms import STEP, closed
 from frostline.search.schedule import comparison, whole
 from frostline.search.strategies import ANCHOR, BLEND, compared
@@ -186,6 +187,13 @@ def test_all_come_to_the_end_with_grids_of_their_own() -> None:
     assert all(plan not in plans[:place] for place, plan in enumerate(plans))
     assert len({arm.id for arm in arms().values()}) == len(plans)
     assert "best_probe" not in arms(peak=4)  # it is the linear probe there
+
+
+def test_every_strategy_is_explained_and_named_in_words() -> None:
+    found = arms()
+    explained = {name for name, _ in words.glossary(arm.id for arm in found.values())}
+    assert explained == {arm.id.partition("@")[0] for arm in found.values()}
+    assert set(found) <= set(words.NAMES)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 18])

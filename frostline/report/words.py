@@ -277,6 +277,12 @@ STRATEGIES: Mapping[str, str] = {
     "drop": "the layers above n dropped, the upper ones below it trained",
     "reinit": "the layers above n begun anew, the upper ones below it trained",
     "batch_statistics": "every layer is trained at one rate under a new random head, batch norms following the batch",
+    "multi_layer_probe": "every layer frozen, a linear head on the features of several cuts side by side",
+    "l2_sp": "every layer is trained and pulled back to where it began (L2-SP, Li et al. 2018)",
+    "wise_ft": "every layer is trained, then put halfway back to where it began (WiSE-FT, Wortsman et al. 2022)",
+    "first_block": "the first block alone is trained (surgical fine-tuning, Lee et al. 2023)",
+    "statistics_refresh": "batch norms measured anew on this data, then a new head alone (Li et al. 2016)",
+    "lora": "low-rank matrices beside frozen layers are trained (LoRA, Hu et al. 2022)",
     "scratch": "every layer begun anew: no transfer",
 }
 
