@@ -38,6 +38,8 @@ NAMES: Mapping[str, str] = {
     "wise_ft": "halfway to the source (WiSE-FT)",
     "statistics_refresh": "new batch statistics, new head",
     "plain_loop": "plain loop",
+    "truncation": "upper layers dropped",
+    "reinitialisation": "upper layers begun anew",
     "lora": "LoRA",
 }
 
