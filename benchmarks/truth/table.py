@@ -2,8 +2,8 @@
 
     python -m benchmarks.truth.table [--from FOLDER] [--out FILE.md]
 
-Means over seeds in per cent; of two, in brackets their difference and its standard error. The orderings are asked for by
-`tests/test_truth.py`.
+Means over seeds in per cent; of two, in brackets their difference and its standard error. `tests/test_truth.py` asks
+for the orderings.
 """
 
 from __future__ import annotations
