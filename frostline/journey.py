@@ -75,7 +75,7 @@ def compare(data: Any, backbone: Any, *, show: Show = silent, **options: Any) ->
 
     As `find`, but every strategy comes to the end; `Result.summary["comparison"]` says what each took.
     """
-    return find(data, backbone, show=show, strategies="known", **options)
+    return find(data, backbone, show=show, **{**options, "strategies": "known"})
 
 
 def find_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Result:

@@ -13,9 +13,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from frostline.errors import RunError, StoreError
 from frostline.search.scores import losses
-from frostline.values import Epoch, Outcome, Unit
+from frostline.values import Epoch, Flow, Outcome, Unit
 
 NAME = "frostline"
 NOTE = "frostline."  # begins the names of notes among the study's attributes
@@ -142,7 +142,7 @@ def _packed(outcome: Outcome) -> bytes:
         "unit": asdict(outcome.unit),
         "seconds": outcome.seconds,
         "peak_bytes": outcome.peak_bytes,
-        "epochs": [asdict(epoch) for epoch in outcome.epochs],
+        "epochs": [{**asdict(epoch), "flows": [astuple(flow) for flow in epoch.flows]} for epoch in outcome.epochs],
         "diverged": outcome.diverged,
         "batch": outcome.batch,
         "together": outcome.together,
@@ -170,12 +170,17 @@ def _unpacked(path: Path, trial: FrozenTrial) -> Outcome | None:
             log_probabilities=file["log_probabilities"],
             seconds=facts["seconds"],
             peak_bytes=facts["peak_bytes"],
-            epochs=tuple(Epoch(**epoch) for epoch in facts["epochs"]),
+            epochs=tuple(map(_epoch, facts["epochs"])),
             diverged=facts["diverged"],
             batch=facts["batch"],
             together=facts.get("together", 1),
             shifted=file.get("shifted"),
         )
+
+
+def _epoch(facts: Mapping[str, Any]) -> Epoch:
+    flows = tuple(Flow(*flow) for flow in facts.get("flows", ()))
+    return Epoch(**{name: value for name, value in facts.items() if name != "flows"}, flows=flows)
 
 
 def _unit(trial: FrozenTrial) -> Unit:

@@ -433,6 +433,15 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """What reached one learning layer in the last step of an epoch, and how far it moved."""
+
+    layer: str  # its name, or that of the head or the adapters
+    gradient: float  # norm over its parameters, before clipping
+    update: float  # norm of the step over the norm of the parameters
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """One pass over the training rows."""
 
@@ -443,6 +452,8 @@ class Epoch:
     diverged: bool = False
     gradient: float = 0.0  # mean norm of the gradient before clipping
     learning: int = 0  # parameters that learned in it
+    error: float = 0.0  # standard error of the loss over the batches
+    flows: tuple[Flow, ...] = ()  # layer by layer, from the stem on
 
 
 @dataclass(frozen=True, slots=True)

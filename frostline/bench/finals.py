@@ -21,6 +21,7 @@ from frostline.training.feed import feed, steps
 from frostline.training.prepare import predictor
 from frostline.values import Arm, Event, Outcome, Plan, Show, Unit, silent
 
+TOGETHER = 2**31  # bytes of models that predict at once
 CHECKED_ROWS = 128  # that the comparison of stored and live activations trains on
 
 
@@ -30,6 +31,10 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
     Each picture is opened once for all of them: that takes longer than a small network does. Where they do not fit into
     memory together, they go in two halves. Raises RunFailed where a single one does not.
     """
+    bytes_each = sum(parameter.nbytes for parameter in bench.backbone.module.parameters())
+    room = max(1, TOGETHER // max(1, bytes_each))
+    if len(models) > room:
+        return tuple(o for at in range(0, len(models), room) for o in certify(bench, models[at : at + room], show=show))
     try:
         return _certified(bench, models, show) if models else ()
     except RuntimeError as error:

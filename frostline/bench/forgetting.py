@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.graph import results_of
 from frostline.bench.bench import Bench
 from frostline.bench.unit import kept_weights
 from frostline.data import batches
+from frostline.search.arms import closed
 from frostline.training import checkpoint
-from frostline.values import Arm, Unit
+from frostline.values import Arm, Backbone, Unit
 
 LOOKED = 512  # examples at most: a share is then known to two points
 BATCH = 64
@@ -29,16 +31,29 @@ def forgotten(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Mapping[str, 
     """By arm, the share of examples for which the source's first answer changed, 0 where nothing below the head moved.
 
     Of rows that no training learned from. None where the layers that make the answer are gone or new, and for all
-    arms where the network has no output layer of its own: nothing with one row of two or more scores an example.
+    arms where the network has no output layer that learned anything.
     """
+    if not answers(bench.backbone, bench.anatomy):
+        return {arm.id: None for arm, _ in models}
     rows = bench.split.certification if len(bench.split.certification) else bench.split.folds[0].validation
-    pictures = [_decoded(bench, part) for part in np.array_split(rows[:LOOKED], -(-min(len(rows), LOOKED) // BATCH))]
+    looked = np.random.default_rng(bench.settings.seed).permutation(rows)[:LOOKED]  # rows come class by class
+    pictures = [_decoded(bench, part) for part in np.array_split(looked, -(-len(looked) // BATCH))]
     before = _answers(bench, bench.backbone.module, pictures)
     found = dict[str, float | None]()
     for arm, unit in models:
-        whole = before is not None and arm.plan.above == "tune"
-        found[arm.id] = _changed(bench, unit, pictures, before) if whole and before is not None else None
+        if before is None or arm.plan.above != "tune":
+            found[arm.id] = None
+        else:
+            found[arm.id] = 0.0 if closed(arm.plan) else _changed(bench, unit, pictures, before)
     return found
+
+
+def answers(backbone: Backbone, anatomy: Anatomy) -> bool:
+    """Whether the network ends in an output layer of its own whose weights were learned."""
+    own = [
+        name for name, _ in backbone.module.named_parameters() if name.startswith(tuple(f"{h}." for h in anatomy.head))
+    ]
+    return bool(own) and backbone.weights != "none" and not set(own) & set(backbone.unloaded)
 
 
 def _changed(bench: Bench, unit: Unit, pictures: Sequence[torch.Tensor], before: NDArray[np.int64]) -> float:

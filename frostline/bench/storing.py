@@ -15,6 +15,7 @@ from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_b
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
 from frostline.search.arms import exact, propose
+from frostline.search.schedule import comparison
 from frostline.search.strategies import compared
 from frostline.settings import Settings
 from frostline.training.device import Device
@@ -129,8 +130,9 @@ def _demands(network: Network) -> Mapping[int, float]:
     all_known = network.settings.strategies == "known"
     arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
-    finals = 0 if network.settings.augment not in (None, "none") else 2  # varied pictures are read, not stored
-    later = finals if all_known else (4 * 2 / 3 + 2 * finals) / len(trained)
+    still = network.settings.augment in (None, "none")  # varied pictures are read, not stored
+    ends = len(comparison(network.settings.effort, base.epochs).rungs[-1].pairs)
+    later = still * ends if all_known else (4 * 2 / 3 + still * 2 * 2) / len(trained)
     share = base.epochs * (4 / 6 + later)
     demands = dict[int, float]()
     for arm in trained:

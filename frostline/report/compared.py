@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from frostline.report import facts, plotting, words
 from frostline.report.facts import Report, front
 from frostline.report.svg import PALETTE
+from frostline.search.scores import sign
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,36 +36,41 @@ class Compared:
 
 
 TAKEN = (
-    "In all: one training, the short ones that found its rate, and the pass over the data that it rests on; beside "
-    "it, how much less (−) or more (+) that is than of training from scratch and of full fine-tuning. Learning: how "
-    "many numbers learn. Answers changed: how often the network's own output layer, asked about pictures that no "
-    "training learned from, no longer says what it said before."
+    "In all: one training, the short ones that found its rate, and the pass over the data that it rests on (modelled); "
+    "beside it, how much less (−) or more (+) that is than of training from scratch, which has three times the epochs, "
+    "and than of full fine-tuning. Learning: how many numbers learn. Answers changed: how often the network's own "
+    "output layer, asked about pictures that no training learned from, no longer says what it said before."
 )
 
 
 def compared(report: Report) -> tuple[Compared, ...]:
-    """The known strategies of a comparison, in the order of their scores; none where a run compared nothing."""
-    taken, by = report.summary.get("comparison", {}), {arm["id"]: name for name, arm in facts.known(report).items()}
-    rows = [(by[row.id], row) for row in facts.strategies(report) if row.id in by and by[row.id] in taken]
-    return tuple(
+    """The known strategies of a comparison, best score first; none where a run compared nothing.
+
+    Scores are measured alike for all: that of the choice is not corrected for having been selected.
+    """
+    taken, known, chosen = report.summary.get("comparison", {}), facts.known(report), report.summary["decision"]["arm"]
+    better = sign(report.summary["score"]["metric"])
+    rows = [
         Compared(
-            row.name,
-            row.chosen,
-            row.mean,
-            row.low,
-            row.high,
-            taken[name]["total"],
-            taken[name]["training"],
-            taken[name]["saved_against_scratch"],
-            taken[name]["saved_against_full"],
-            taken[name]["break_even"],
-            facts.known(report)[name]["peak_bytes"],
-            taken[name]["trainable"],
-            taken[name]["inference_macs"],
-            taken[name]["forgotten"],
+            words.named(name),
+            row["arm"] == chosen,
+            known[name]["certified"]["mean"],
+            known[name]["certified"]["low"],
+            known[name]["certified"]["high"],
+            row["total"],
+            row["training"],
+            row["saved_against_scratch"],
+            row["saved_against_full"],
+            row["break_even"],
+            known[name]["peak_bytes"],
+            row["trainable"],
+            row["inference_macs"],
+            row["forgotten"],
         )
-        for name, row in rows
-    )
+        for name, row in taken.items()
+        if name in known
+    ]
+    return tuple(sorted(rows, key=lambda row: -better * row.mean))
 
 
 def picture(rows: Sequence[Compared], metric: str, *, narrow: bool = False) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LETTER, ASIDE = 5.2, 62.0  # points: of a letter at most, on average, and of what stands beside the axes
+LINES = 6  # of learning curves
 LINE = 20.0  # points: of a line of text below a curve, and the space between them
 
 
@@ -317,7 +318,8 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str
     scored = any(epoch.score is not None for run in epochs.values() for epoch in run)
     points = {n: [(e.number + 1, e.score if scored else e.loss) for e in run] for n, run in epochs.items()}
     seen = {n: [(x, y) for x, y in found if y is not None] for n, found in points.items()}
-    drawn = sorted((n for n in seen if seen[n]), key=lambda n: n != chosen)  # the chosen one first, and in its colour
+    # the chosen one first, and in its colour; the rest in their order, as far as their names have room
+    drawn = sorted((n for n in seen if seen[n]), key=lambda n: n != chosen)[:LINES]
     others = cycle((PALETTE[name], dash) for dash in ("-", "--") for name in ("frost", "muted", "quiet"))
     for number, name in enumerate(drawn):
         colour, dash = (PALETTE["ember"], "-") if name == chosen else next(others)

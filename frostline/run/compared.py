@@ -22,8 +22,8 @@ class Taken:
     """What one strategy took, beside its scores."""
 
     training: float  # seconds of one training in full
-    tuning: float  # seconds of the short trainings that found its learning rate
-    filling: float  # seconds of the pass over the data for what it reads of the store, and of the probes
+    tuning: float  # seconds of the short trainings that found its learning rate; none where there is no rate
+    filling: float  # seconds of the pass over the data that it rests on: to what it reads of the store, or to its probe
     saved_against_scratch: float | None  # share of all three, of training from scratch; negative where it takes longer
     saved_against_full: float | None  # the same of full fine-tuning
     break_even: float | None  # epochs after which the pass over the data has paid; None where it never does
@@ -58,8 +58,8 @@ def taken(
             filling,
             saved(name, "scratch"),
             saved(name, "full_finetune"),
-            _break_even(bench, plan, filling),
-            terms.cost_of(bench, plan).parameters,
+            _break_even(bench, plan),
+            _learning(bench, baseline),
             sum(layer.macs for layer in plan.layers[: top(plan)]),
             changed[baseline.arm.id],
         )
@@ -68,24 +68,45 @@ def taken(
 
 
 def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[float, float, float]:
-    """Seconds of one full training, of finding its rate, and of the pass over the data that it rests on."""
-    mine = [outcome for outcome in told if outcome.unit.arm == baseline.arm.id]
+    """Seconds of one full training, of finding its rate, and of the pass over the data that it rests on.
+
+    The pass is modelled from the calibration, as it would be if the strategy were run by itself: a run fills for all.
+    """
+    mine, plan = [outcome for outcome in told if outcome.unit.arm == baseline.arm.id], baseline.arm.plan
+    passing = _passing(bench, plan)
+    if closed(plan):
+        return max(outcome.seconds for outcome in mine), 0.0, passing  # fitted once, and then remembered
     # of the race the first rung; of scratch, which does not race, those with the first seed
     short = [o.seconds for o in mine if o.unit.rung == 1 or (o.unit.rung == 0 and o.unit.seed == 0)]
-    reads = _reads(bench, baseline.arm.plan)
-    passing = bench.seconds.get("fill", 0.0) + bench.seconds.get("probe", 0.0) if reads else 0.0
     return fmean(outcome.seconds for outcome in baseline.validation), sum(short), passing
 
 
-def _reads(bench: Bench, plan: Plan) -> bool:
-    """Whether a plan rests on the pass over the data: on what is stored, or on the probe that its head starts from."""
-    return plan.head.start == "probe" or any(0 < depth <= plan.freeze for depth in bench.whole)
+def _passing(bench: Bench, plan: Plan) -> float:
+    """Seconds of opening the pictures of a fold once, and of passing them through all layers that are read behind.
+
+    Those that learn from decoded pictures alone open them once, too.
+    """
+    probe = top(plan) if plan.head.start == "probe" else 0
+    depth = max((d for d in (*bench.whole, probe) if d <= plan.freeze or d == probe), default=0)
+    rows = len(bench.split.folds[0].train) + len(bench.split.folds[0].validation)
+    return rows * (bench.calibration.decode + sum(bench.calibration.forward[:depth]))
 
 
-def _break_even(bench: Bench, plan: Plan, filling: float) -> float | None:
-    """Epochs after which reading the store has saved the time of filling it; modelled. None where it never has."""
-    if closed(plan) or not filling:
+def _break_even(bench: Bench, plan: Plan) -> float | None:
+    """Epochs after which reading what crosses a cut has paid for the pass that stored it; modelled.
+
+    None where nothing is read behind the first layer, and for what is fitted once.
+    """
+    depth = max((d for d in bench.whole if d <= plan.freeze), default=0)
+    if closed(plan) or not depth:
         return None
-    live, stored = (terms.cost_of(bench, plan, stored=depths).training for depths in (frozenset[int](), None))
-    gain = (live - stored) / plan.recipe.epochs
-    return filling / gain if gain > 0 else None
+    plain, stored = (terms.cost_of(bench, plan, stored=depths).training for depths in (frozenset({0}), None))
+    gain = (plain - stored) / plan.recipe.epochs
+    rows = len(bench.split.folds[0].train) + len(bench.split.folds[0].validation)
+    return rows * sum(bench.calibration.forward[:depth]) / gain if gain > 0 else None
+
+
+def _learning(bench: Bench, baseline: Baseline) -> int:
+    """How many numbers learned: counted in the training, or those of the head where it was fitted."""
+    counted = max((epoch.learning for epoch in baseline.validation[0].epochs), default=0)
+    return counted or terms.cost_of(bench, baseline.arm.plan).parameters

@@ -103,8 +103,9 @@ def _lies(name: Any) -> bool:
 
 
 def default_name(settings: Settings) -> Path:
-    """runs/DATA-BACKBONE, for a run that was not given a name."""
-    parts = (Path(settings.data).name, settings.backbone.replace("/hf", "").rstrip("/").split("/")[-1])
+    """runs/DATA-BACKBONE, for a run that was not given a name; a comparison has one beside that of the search."""
+    verb = ("compare",) if settings.strategies == "known" else ()
+    parts = (Path(settings.data).name, settings.backbone.replace("/hf", "").rstrip("/").split("/")[-1], *verb)
     return Path("runs") / "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
 
 

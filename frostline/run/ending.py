@@ -75,8 +75,9 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     targets, aim = bench.examples.targets, terms.aim(bench)
     costs = {arm.id: terms.cost_of(bench, arm.plan) for arm in ended.race.arms}
     judges = ended.chosen.certification[:1] or ended.chosen.validation
+    known = findings(bench, evidence=ended.evidence)
     found = replace(
-        findings(bench, evidence=ended.evidence),
+        known,
         decision=ended.decision,
         score=replace(score_of(ended, told), refit=given.refit_all),
         metrics=standing.in_every_metric(judges, targets, aim),
@@ -97,6 +98,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             for b in ended.baselines
             if b.arm.id != ended.chosen.arm.id
         },
+        notes=(*known.notes, *terms.left_out(bench, ended.race.arms), *unadapted(ended), *diverged(ended)),
         comparison=(compared.taken(bench, ended.race, ended.baselines, told) if given.strategies == "known" else {}),
         cost=costs_of(run, ended, told),
         checks=ended.checks,
@@ -110,6 +112,20 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
     }
     return write(run.folder, found, extras)
+
+
+def unadapted(ended: Ended) -> tuple[str, ...]:
+    """What got no adapter in the race, and why."""
+    plans = [arm.plan for arm in ended.race.arms if arm.plan.adapter is not None]
+    return tuple(note for plan in plans for note in notes.unadapted(ended.bench, plan))
+
+
+def diverged(ended: Ended) -> tuple[str, ...]:
+    """Which strategies of a comparison have no row, since a training of theirs diverged."""
+    if ended.bench.settings.strategies != "known":
+        return ()
+    names = [name for turn in races.rounds(ended.race) for name in turn.diverged]
+    return tuple(f"{name} has no row: a training of it diverged" for name in names)
 
 
 def elsewhere(ended: Ended, told: Sequence[Outcome]) -> Estimate | None:
@@ -197,6 +213,12 @@ def judged(ended: Ended) -> tuple[Verdict, ...]:
         gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
         told.append(verdicts.negative_transfer(gap, given.metric))
     if not exact(chosen.arm):
+        for probe in (baseline for baseline in ended.baselines if baseline.name == "linear_probe"):
+            gap = standing.difference(ours, probe.judged, targets, terms.aim(bench))
+            told.append(verdicts.too_much_frozen(gap, given.metric, terms.aim(bench).epsilon))
+        plan, epochs = chosen.arm.plan, chosen.validation[0].epochs
+        told.append(verdicts.unstable_gradients(epochs))
+        told.append(verdicts.jump_on_unfreezing(plan, epochs, given.confidence))
         balance = chosen.arm.plan.recipe.balance
         told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence, balance=balance))
         raced = next(

@@ -13,11 +13,11 @@ from frostline.errors import OptionError, PlanError
 from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs
 from frostline.search import race as races
+from frostline.search import strategies
 from frostline.search.arms import baselines, closed, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import FEWEST_ARMS, Schedule, comparison, forecast, scale, schedule, whole
-from frostline.search.strategies import compared
 from frostline.training import adapters
 from frostline.training.prepare import read_at, top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
@@ -96,7 +96,8 @@ def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
 def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Scratch with its screening, and full fine-tuning where it does not come to the final, which is assumed."""
     folds = len(judged_folds(bench, of))
-    full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune")
+    apart = bench.settings.strategies != "known"  # there it comes to the end
+    full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune" and apart)
     scratch = _scratch_seconds(bench, of)
     return folds * (full + scratch) + scratch * 4 / SCREEN  # three rates, and one more where its grid is widened
 
@@ -173,12 +174,26 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
     if bench.settings.strategies == "known":
         adaptable = adapters.possible(bench.backbone.module, layers)
-        arms = compared(
+        arms = strategies.compared(
             layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms, adaptable=adaptable
         )
     else:
         arms = propose(layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms)
     return tuple(augmented(bench, arm) for arm in arms)
+
+
+def left_out(bench: Bench, arms: Sequence[Arm]) -> tuple[str, ...]:
+    """What a comparison is told to do without; nothing of a search."""
+    if bench.settings.strategies != "known":
+        return ()
+    layers, examples = bench.anatomy.layers, len(bench.split.folds[0].train)
+    return strategies.left_out(
+        arms,
+        classes=len(bench.examples.classes),
+        examples=examples,
+        batch_norms=batch_norms(bench),
+        adaptable=adapters.possible(bench.backbone.module, layers),
+    )
 
 
 def augmented(bench: Bench, arm: Arm) -> Arm:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.search import scores
-from frostline.values import Arm, Estimate, Evidence, Outcome, Verdict
+from frostline.values import Arm, Epoch, Estimate, Evidence, Outcome, Plan, Verdict
 
 DRAWS = 2000
+LEAP = 10.0  # times the gradient of the epoch before
+STILL = 1e-6  # of a layer's weights: a step smaller than that is rounding in single precision
+JUMP = 1.1  # times the loss of the epoch before a thaw
 
 
 def negative_transfer(gap: Estimate, metric: str) -> Verdict:
@@ -67,6 +72,67 @@ def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
         "Try another backbone: these features carry little for your task." if holds else "The source fits the task."
     )
     return Verdict("irrelevant_source", holds, text, advice)
+
+
+def too_much_frozen(gap: Estimate, metric: str, epsilon: float) -> Verdict:
+    """What freezing everything would have cost; `gap` is ours less the linear probe at the last cut."""
+    evidence = f"the chosen model scores {_against(gap, metric, 'a linear probe on frozen features')}."
+    holds = gap.low > epsilon
+    advice = "As they are, these features miss what your data needs: layers have to learn." if holds else ""
+    return Verdict("underfitting_when_frozen", holds, evidence, advice)
+
+
+def unstable_gradients(epochs: Sequence[Epoch]) -> Verdict | None:
+    """Whether the gradient leapt from one epoch to the next while the loss rose, or a layer that learns stood still.
+
+    None where nothing below the head learned. The norms are those before clipping.
+    """
+    layers = list(dict.fromkeys(flow.layer for epoch in epochs for flow in epoch.flows))
+    if len(layers) < 2:
+        return None
+    norms = [epoch.gradient for epoch in epochs]
+    leaps = [
+        later.number
+        for before, later in pairwise(epochs)
+        if later.diverged or (later.gradient > LEAP * before.gradient and later.loss > before.loss)
+    ]
+    furthest = {name: max(f.update for e in epochs for f in e.flows if f.layer == name) for name in layers}
+    still = [name for name, update in furthest.items() if update < STILL]
+    evidence = (
+        f"the norm of the gradient lay between {min(norms):.2g} and {max(norms):.2g}; the largest step of a layer was "
+        f"between {min(furthest.values()):.1g} and {max(furthest.values()):.1g} of its weights."
+    )
+    if leaps or epochs[-1].diverged:
+        at = f" in epoch {leaps[0] + 1}" if leaps else ""
+        advice = f"Gradients exploded{at}: lower the learning rate, or clip them more (clip)."
+        return Verdict("exploding_gradients", True, evidence, advice)
+    if still:
+        advice = f"No gradient to speak of reaches {words.listed(still[:4])}: freeze up to there, or begin them anew."
+        return Verdict("vanishing_gradients", True, evidence, advice)
+    return Verdict("unstable_gradients", False, evidence, "Nothing to do.")
+
+
+def jump_on_unfreezing(plan: Plan, epochs: Sequence[Epoch], confidence: float) -> Verdict | None:
+    """Whether the loss jumped where layers thawed, by more than its batches scatter; None where none thaw."""
+    by = {epoch.number: epoch for epoch in epochs}
+    thaws = [epoch for epoch, _ in plan.thaw if epoch in by and epoch - 1 in by]
+    if not thaws:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def rise(epoch: int) -> tuple[float, float]:
+        before, after = by[epoch - 1], by[epoch]
+        return after.loss - before.loss, z * (before.error**2 + after.error**2) ** 0.5
+
+    worst = max(thaws, key=lambda epoch: rise(epoch)[0] - rise(epoch)[1])
+    gap, width = rise(worst)
+    holds = gap - width > (JUMP - 1) * by[worst - 1].loss
+    evidence = (
+        f"where layers thawed in epoch {worst + 1}, the training loss went from {by[worst - 1].loss:.3f} to "
+        f"{by[worst].loss:.3f} (interval of the difference: {gap - width:+.3f} to {gap + width:+.3f})."
+    )
+    advice = "Thaw at a lower rate: a smaller kept_lr, or a longer warmup." if holds else "Nothing to do."
+    return Verdict("jump_on_unfreezing", holds, evidence, advice)
 
 
 def saturated_grid(arm: Arm, rate: float) -> Verdict:

@@ -81,11 +81,12 @@ def comparison(
 ) -> Schedule:
     """Two rungs for arms that all come to the end: their rates at R/6, then each at its best one for R.
 
-    Seeds of the second: one for quick, two by default, five for thorough; more folds where one has few `rows`.
+    Seeds of the second: two for quick, three by default, five for thorough; more folds where one has few `rows`. One
+    would not show how much a seed matters.
     """
     plain = schedule("default", epochs, folds=folds, rows=rows, confidence=confidence)
-    seeds = {"quick": 1, "default": 2, "thorough": 5}[effort]
-    pairs = _pairs(_enough(seeds, DECIDED, rows, folds) if effort != "quick" else 1, folds, 9)
+    seeds = {"quick": 2, "default": 3, "thorough": 5}[effort]
+    pairs = _pairs(seeds if effort == "quick" else _enough(seeds, DECIDED, rows, folds), folds, 9)
     return replace(plain, rungs=(plain.rungs[0], Rung(epochs, pairs, "best", None, 0.5)))
 
 

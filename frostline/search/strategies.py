@@ -26,6 +26,11 @@ from frostline.values import Adapter, Arm, Evidence, Head, Layer, Plan, Recipe
 ANCHOR = 30.0  # of L2-SP: at the kept layers' peak rate of 1e-4, half the way back to the source takes 230 steps
 BLEND = 0.5  # of WiSE-FT: the middle between source and tuned, which the paper recommends where nothing is known
 RANK = 8  # of LoRA
+KNOWN = (
+    "linear_probe", "best_probe", "multi_layer_probe", "full_finetune", "lp_ft", "gradual_unfreezing", "layer_decay",
+    "l2_sp", "wise_ft", "stem_frozen", "half_frozen", "last_block", "surgical", "truncation", "reinitialisation",
+    "statistics_refresh", "plain_loop", "lora",
+)  # fmt: skip
 
 
 def compared(
@@ -51,6 +56,30 @@ def compared(
         found.append(("lora", "lora", plan(layers, recipe, adapter=Adapter(rank=RANK))))
     arms = [Arm(name, of, _rates(of), protected=True, baseline=known) for known, name, of in found]
     return distinct(arms)
+
+
+def left_out(
+    arms: Sequence[Arm], *, classes: int, examples: int, batch_norms: bool, adaptable: bool
+) -> tuple[str, ...]:
+    """Which known strategies a comparison does without, and why."""
+    known = {arm.baseline for arm in arms}
+    reasons = {
+        "lora": "the library peft is not installed, or no layer can have an adapter" if not adaptable else "",
+        "statistics_refresh": "" if batch_norms else "the network has no batch norms",
+        "plain_loop": (
+            f"{examples} examples of {classes} classes are too few for statistics of a batch"
+            if batch_norms and examples < PER_CLASS * classes
+            else ""
+            if batch_norms
+            else "without batch norms it is full fine-tuning at one rate"
+        ),
+    }
+    few = "the network has too few cuts, or another strategy is the same there"
+    return tuple(
+        f"{name.replace('_', ' ')} is not among the strategies: {reasons.get(name) or few}"
+        for name in KNOWN
+        if name not in known
+    )
 
 
 Named = tuple[str, str, Plan]  # the known name, the arm's own, what it does
@@ -91,7 +120,7 @@ def _partial(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Reci
     yield "stem_frozen", f"freeze@{inner[0]}", plan(layers, recipe, freeze=inner[0])
     yield "half_frozen", f"freeze@{half}", plan(layers, recipe, freeze=half)
     yield "last_block", f"freeze@{inner[-1]}", plan(layers, recipe, freeze=inner[-1])
-    first = tuple(i < inner[0] for i in range(len(layers)))
+    first = tuple(i < inner[min(1, len(inner) - 1)] for i in range(len(layers)))  # the stem alone is no block
     yield "surgical", "first_block", plan(layers, recipe, train=first)
     peak = best_probe(evidence)
     cut = peak if peak in inner else inner[-1]

@@ -19,6 +19,7 @@ from frostline.errors import OptionError, PlanError
 from frostline.values import Layer, Plan
 
 NAME = "adapter"  # of the optimiser's group
+PADDED = ("Conv2dSame", "NonDynamicallyQuantizableLinear")  # they compute as their parents do
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -86,6 +87,10 @@ def _unfit(modules: Mapping[str, nn.Module], name: str) -> str:
         return f"a {type(module).__name__} is neither linear nor a convolution"
     if getattr(module, "groups", 1) > 1:
         return "a grouped or depthwise convolution: its product cannot be added to the weights"
+    if type(module) not in ADAPTED and type(module).__name__ not in PADDED:
+        return f"a {type(module).__name__} computes with other weights than it holds"
+    if set(getattr(module, "dilation", ())) - {1} or getattr(module, "padding_mode", "zeros") != "zeros":
+        return "a dilated convolution, or one with borders of its own, which the library does not repeat"
     outer = modules.get(name.rpartition(".")[0])
     if isinstance(outer, nn.MultiheadAttention):
         return "its attention reads the weights themselves"

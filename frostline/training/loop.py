@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.func import functional_call
 
 from frostline.tasks import classification
 from frostline.training.device import Device, backward, clipped, scaled
-from frostline.values import Epoch, Plan
+from frostline.values import Epoch, Flow, Plan
 
 Batch = tuple[tuple[Tensor, ...], Tensor]  # what crosses the cut, and the targets
 Feed = Callable[[int], Iterator[Batch]]  # epoch -> its batches, in an order that depends on the epoch alone
@@ -36,6 +37,7 @@ class Learner:
     mode: Callable[[int | None], None]  # puts every module in the mode of an epoch; None is inference
     anchors: tuple[tuple[nn.Parameter, Tensor], ...]  # kept parameters that learn, and their source weights
     weights: Tensor | None = None  # of the classes in the loss; None weighs examples alike
+    began: tuple[tuple[nn.Parameter, Tensor], ...] = ()  # those of the head with the probe's, where both are blended
 
 
 def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) -> Iterator[Epoch]:
@@ -74,7 +76,8 @@ def train_together(
             if not going:
                 break
         share = (time.perf_counter() - started) / len(met)
-        yield {place: _epoch(number, told, share, pairs[place][0]) for place, told in met.items()}
+        flows = {place: _flows(one, met[place][-1][1]) for place, one in going.items()}
+        yield {place: _epoch(number, told, share, pairs[place][0], flows.get(place, ())) for place, told in met.items()}
         if not going:
             return
 
@@ -112,15 +115,59 @@ def _merged(groups: Sequence[dict[str, Any]], begins: Sequence[int]) -> tuple[li
     return list(found.values()), [begin for _, _, begin in found]
 
 
-def _epoch(number: int, told: Sequence[tuple[float, float, int]], seconds: float, learner: Learner) -> Epoch:
-    """From the loss, the gradient's norm and the examples of each of its batches."""
+def _flows(one: _Going, norm: float) -> tuple[Flow, ...]:
+    """What the last step did to each layer; `norm` is that of all gradients before they were clipped to the recipe's.
+
+    The step is read off the optimiser's state, so nothing is copied for it. Weight decay is not counted.
+    """
+    clip = one.plan.recipe.clip
+    scale = max(1.0, norm / clip) if clip else 1.0
+    layers = dict[str, list[nn.Parameter]]()
+    for group in one.learner.groups:
+        taught = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if taught:
+            layers.setdefault(str(group["name"]).partition("/")[0], []).extend(taught)
+    stepped = {id(p): group for group in one.optimiser.param_groups for p in group["params"]}
+    rows = list[Tensor]()
+    with torch.no_grad():
+        for members in layers.values():
+            moved = [_moved(one.optimiser.state[p], stepped[id(p)], p) for p in members]
+            grads = [p.grad for p in members if p.grad is not None]
+            rows.append(torch.stack([nn.utils.get_total_norm(part) for part in (grads, moved, members)]))
+    table: list[list[float]] = torch.stack(rows).tolist() if rows else []
+    return tuple(
+        Flow(name, float(f"{scale * gradient:.3g}"), float(f"{step / max(weight, 1e-30):.3g}"))
+        for name, (gradient, step, weight) in zip(layers, table, strict=True)
+    )
+
+
+def _moved(state: Mapping[str, Any], group: Mapping[str, Any], parameter: nn.Parameter) -> Tensor:
+    """The step that the optimiser took last for a parameter."""
+    if "exp_avg" in state:
+        (first, second), count = group["betas"], float(state["step"])
+        spread = (state["exp_avg_sq"] / (1 - second**count)).sqrt() + group["eps"]
+        return group["lr"] / (1 - first**count) * state["exp_avg"] / spread
+    assert parameter.grad is not None, "asked of parameters that learned"
+    buffer = state.get("momentum_buffer")
+    return group["lr"] * (parameter.grad if buffer is None else parameter.grad + group["momentum"] * buffer)
+
+
+def _epoch(
+    number: int,
+    told: Sequence[tuple[float, float, int]],
+    seconds: float,
+    learner: Learner,
+    flows: tuple[Flow, ...],
+) -> Epoch:
+    """From the loss, the gradient's norm and the examples of each of its batches, and from what its last step did."""
     learning = sum(p.numel() for group in learner.groups for p in group["params"] if p.requires_grad)
     last = told[-1][0]
     if not math.isfinite(last):
         return Epoch(number, last, None, seconds, diverged=True, learning=learning)
     mean = sum(loss * count for loss, _, count in told) / sum(count for *_, count in told)
     norm = sum(norm for _, norm, _ in told) / len(told)
-    return Epoch(number, mean, None, seconds, gradient=norm, learning=learning)
+    error = stdev(loss for loss, *_ in told) / len(told) ** 0.5 if len(told) > 1 else 0.0
+    return Epoch(number, mean, None, seconds, gradient=norm, learning=learning, error=error, flows=flows)
 
 
 def predict(learner: Learner, feed: Feed, device: Device) -> Tensor:
@@ -131,12 +178,12 @@ def predict(learner: Learner, feed: Feed, device: Device) -> Tensor:
 
 
 def blend(learner: Learner, weight: float) -> None:
-    """Move tuned parameters back towards the source's: weight 1 changes nothing, 0 gives the source.
+    """Move tuned parameters back towards the source's, and the head's to the probe: weight 1 changes nothing.
 
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903.
     """
     with torch.no_grad():
-        for parameter, source in learner.anchors:
+        for parameter, source in (*learner.anchors, *learner.began):
             parameter.lerp_(source, 1 - weight)
 
 

@@ -73,6 +73,8 @@ def prepared(
     network, depth = _weights(backbone, plan, seed), top(plan)
     module = nn.ModuleDict({"network": network, "head": head}).to(device.device)
     groups, mode, anchors = _groups(plan, network, head), _mode(plan, network, head), _anchors(plan, network)
+    blended = plan.blend != 1 and plan.head.start == "probe"
+    began = tuple((p, p.detach().clone()) for p in head.parameters()) if blended else ()
     if plan.adapter is not None:
         groups = adapters.inject(network, plan, seed=seed) + groups
         mode = _mode_of_adapters(network, head)
@@ -85,7 +87,7 @@ def prepared(
             return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
 
         by = None if weights is None else weights.to(device.device)
-        yield Learner(module, forward, groups, mode, anchors, by)
+        yield Learner(module, forward, groups, mode, anchors, by, began)
 
 
 def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
