@@ -169,6 +169,31 @@ def test_the_anchor_pulls_by_rate_times_strength_of_the_way_to_the_source() -> N
     assert arrived == 4.0  # never beyond
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_what_reached_each_layer_and_how_far_it_moved_is_that_of_the_last_step(
+    optimiser: Any, clip: float | None
+) -> None:
+    recipe = replace(RECIPE, epochs=2, lr=0.1, optimiser=optimiser, warmup=0.0, clip=clip)
+    of = plan(LAYERS, recipe, train=(False, True))
+    seen = list[list[float]]()
+    taught = learner(of, seen=seen)
+    for part in taught.module.parameters():
+        torch.nn.init.constant_(part, 2.0)
+    last = list(loop.train(taught, batches, of, STEPS, stage.cpu()))[-1]
+    taught.forward((torch.zeros(1, 1, dtype=torch.float64),))
+    assert [flow.layer for flow in last.flows] == ["part1", "frostline_head"]
+    (_, *before), (_, *after) = seen[-2:]
+    for flow, old, new, part in zip(last.flows, before, after, [*taught.module.parameters()][1:], strict=True):
+        # of two numbers that move alike and apart, the first is seen
+        assert flow.update == pytest.approx(abs(new - old) * 2**0.5 / float(part.detach().norm()), rel=0.02)
+        assert flow.gradient == pytest.approx(
+            float(part.grad.norm()) * max(1.0, last.gradient / (clip or 1e9)), rel=0.1
+        )
+    together = sum(flow.gradient**2 for flow in last.flows) ** 0.5
+    assert together == pytest.approx(last.gradient, rel=0.2)  # that is the mean over the epoch's steps
+
+
 def test_a_frozen_layer_is_not_pulled_to_its_source() -> None:
     of = plan(LAYERS, replace(SGD, anchor=2.0), train=(False, True))
     taught = learner(of, sources=4.0)

@@ -1,10 +1,21 @@
 """What a verdict says: a difference without signs, on the side where it lies."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+from benchmarks.truth import surgical
+from benchmarks.truth.world import reads, trained
+from frostline.plan import plan
 from frostline.run import verdicts
-from frostline.values import Epoch, Estimate, Outcome, Unit
+from frostline.values import Arm, Epoch, Estimate, Flow, Head, Outcome, Recipe, Unit
 
 
 @pytest.mark.parametrize(
@@ -54,3 +65,75 @@ def outcome(targets: np.ndarray, first: float, second: float, trained_to: float)
     epochs = (Epoch(0, trained_to, None, 1.0),)
     unit = Unit("freeze@1", 1e-3, 1, 0, 0, 1)
     return Outcome(unit, np.arange(len(targets)), np.log(table).astype(np.float32), 1.0, 0, epochs)
+
+
+class Deep(nn.Module):
+    """Twelve hidden layers without norms; weights of their usual size, times a scale."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.default_cfg = reads(surgical.SIDE, surgical.CLASSES, std=surgical.STEP)
+        widths = (surgical.SIDE**2, *[16] * 12)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in pairwise(widths)))
+            self.head = nn.Linear(16, surgical.CLASSES)
+            for block in self.blocks:
+                nn.init.kaiming_normal_(block[0].weight)
+                nn.init.zeros_(block[0].bias)
+                block[0].weight.data *= scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x.flatten(1)))
+
+
+def gradients(scale: float, recipe: Recipe) -> Any:
+    learn, judge = surgical.drawn(200, 1), surgical.drawn(100, 2)
+    arms = lambda layers: [Arm("all", plan(layers, recipe, head=Head(start="random")), (recipe.lr,))]  # noqa: E731
+    (found,) = trained(learn, judge, Deep(scale), arms).outcomes
+    return verdicts.unstable_gradients(found.epochs)
+
+
+RECIPE = Recipe(epochs=4, lr=1e-3, batch=16, kept_lr=1.0)
+
+
+def test_gradients_that_vanish_or_explode_in_a_badly_scaled_network_are_found_and_healthy_ones_are_not() -> None:
+    healthy = gradients(1.0, RECIPE)
+    assert (healthy.kind, healthy.holds) == ("unstable_gradients", False)
+    vanished = gradients(0.05, RECIPE)
+    assert (vanished.kind, vanished.holds) == ("vanishing_gradients", True)
+    assert "blocks.0" in vanished.advice
+    exploded = gradients(3.0, replace(RECIPE, optimiser="sgd", lr=0.3, clip=None))
+    assert (exploded.kind, exploded.holds) == ("exploding_gradients", True)
+
+
+def test_where_the_head_alone_learns_nothing_is_said_of_gradients() -> None:
+    assert verdicts.unstable_gradients([Epoch(0, 1.0, None, 1.0, flows=(Flow("head", 1.0, 0.1),))]) is None
+
+
+@pytest.mark.parametrize(("after", "error", "holds"), [(0.9, 0.02, True), (0.9, 0.4, False), (0.45, 0.02, False)])
+def test_a_jump_of_the_loss_where_layers_thaw_is_told_from_scatter(after: float, error: float, holds: bool) -> None:
+    layers = surgical_layers()
+    of = plan(layers, RECIPE, train=(False,) * 3, thaw=[(2, (False, False, True))])
+    epochs = [Epoch(n, loss, None, 1.0, error=error) for n, loss in enumerate((0.7, 0.5, after, 0.4))]
+    verdict = verdicts.jump_on_unfreezing(of, epochs, 0.95)
+    assert verdict is not None
+    assert verdict.holds == holds
+    assert "in epoch 3" in verdict.evidence
+
+
+def test_nothing_is_said_of_thaws_where_none_are() -> None:
+    assert verdicts.jump_on_unfreezing(plan(surgical_layers(), RECIPE), [Epoch(0, 1.0, None, 1.0)], 0.95) is None
+
+
+def surgical_layers() -> Any:
+    from frostline import journey
+
+    return journey.layers(surgical.Mlp(0))
+
+
+@pytest.mark.parametrize(("low", "holds"), [(0.03, True), (0.005, False), (-0.02, False)])
+def test_features_that_frozen_miss_what_the_data_needs_are_told(low: float, holds: bool) -> None:
+    verdict = verdicts.too_much_frozen(Estimate(low + 0.02, low, low + 0.04), "accuracy", 0.01)
+    assert verdict.holds == holds
+    assert "a linear probe on frozen features" in verdict.evidence

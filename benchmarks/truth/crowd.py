@@ -115,9 +115,9 @@ def made(seed: int) -> dict[str, Predictions]:
     own = [drawn(n, FEW, at, which=FEW) for n, at in ((LEARN, 10 + seed), (JUDGE, 999))]
     found = {
         "few-own": trained(own[0], own[1], few, probes, seeds=(seed,)),
-        "few": trained(learn, judge, few, ways, seeds=(seed,)),
-        "many": trained(learn, judge, many, ways, seeds=(seed,)),
-        "shuffled": trained(learn, judge, shuffled(many, seed), ways, seeds=(seed,)),
+        "few": trained(learn, judge, few, probes, seeds=(seed,)),
+        "many": trained(learn, judge, many, probes, seeds=(seed,)),
+        "shuffled": trained(learn, judge, shuffled(many, seed), probes, seeds=(seed,)),
         "random": trained(learn, judge, taught(Deep(seed, MANY), dealt, epochs=96, **learning), ways, seeds=(seed,)),
     }
     return {f"crowd-{name}": joined([part], {"epochs": EPOCHS}) for name, part in found.items()}

@@ -87,25 +87,26 @@ def unstable_gradients(epochs: Sequence[Epoch]) -> Verdict | None:
 
     None where nothing below the head learned. The norms are those before clipping.
     """
-    layers = list(dict.fromkeys(flow.layer for epoch in epochs for flow in epoch.flows))
-    if len(layers) < 2:
-        return None
     norms = [epoch.gradient for epoch in epochs]
     leaps = [
         later.number
         for before, later in pairwise(epochs)
         if later.diverged or (later.gradient > LEAP * before.gradient and later.loss > before.loss)
     ]
+    said = f"the norm of the gradient lay between {min(norms):.2g} and {max(norms):.2g}"
+    if leaps or epochs[-1].diverged:
+        at = leaps[0] if leaps else epochs[-1].number
+        advice = f"Gradients exploded in epoch {at + 1}: lower the learning rate, or clip them more (clip)."
+        return Verdict("exploding_gradients", True, f"{said}.", advice)
+    layers = list(dict.fromkeys(flow.layer for epoch in epochs for flow in epoch.flows))
+    if len(layers) < 2:
+        return None
     furthest = {name: max(f.update for e in epochs for f in e.flows if f.layer == name) for name in layers}
     still = [name for name, update in furthest.items() if update < STILL]
     evidence = (
-        f"the norm of the gradient lay between {min(norms):.2g} and {max(norms):.2g}; the largest step of a layer was "
-        f"between {min(furthest.values()):.1g} and {max(furthest.values()):.1g} of its weights."
+        f"{said}; the largest step of a layer was between {min(furthest.values()):.1g} and "
+        f"{max(furthest.values()):.1g} of its weights."
     )
-    if leaps or epochs[-1].diverged:
-        at = f" in epoch {leaps[0] + 1}" if leaps else ""
-        advice = f"Gradients exploded{at}: lower the learning rate, or clip them more (clip)."
-        return Verdict("exploding_gradients", True, evidence, advice)
     if still:
         advice = f"No gradient to speak of reaches {words.listed(still[:4])}: freeze up to there, or begin them anew."
         return Verdict("vanishing_gradients", True, evidence, advice)
