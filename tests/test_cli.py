@@ -425,13 +425,17 @@ def test_a_file_gets_a_line_when_a_stage_begins_and_at_every_tenth_of_it(capsys:
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_an_interrupt_that_something_swallowed_ends_the_run_at_its_next_step(quiet: bool) -> None:
-    with console.told(quiet) as show:
-        show(Event("read", 1, 2))
-        with suppress(KeyboardInterrupt):  # as Python itself does in a finalizer
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            show(Event("read", 2, 2))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin deaf
+    try:
+        with console.told(quiet) as show:
+            show(Event("read", 1, 2))
+            with suppress(KeyboardInterrupt):  # as Python itself does in a finalizer
+                signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                show(Event("read", 2, 2))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_who_was_deaf_to_interrupts_stays_deaf() -> None:
