@@ -406,6 +406,16 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What a linear probe at a cut scores as the number of examples that it learns from grows."""
+
+    depth: int
+    sizes: tuple[int, ...]  # examples, rising
+    scores: tuple[Estimate, ...]  # on the validation rows, a size each
+    twice: Estimate  # extrapolated to twice the largest size
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What this machine measured for this network at the real batch size; a resumed run uses the stored one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,11 +18,11 @@ from frostline.bench.bench import Bench
 from frostline.bench.passing import CHUNK, Network, once_through
 from frostline.bench.shift import shifts
 from frostline.data import batches
-from frostline.evidence import probes
+from frostline.evidence import growth, probes
 from frostline.plan import cut_at
 from frostline.search.scores import BALANCED, balanced
 from frostline.training.device import arranged
-from frostline.values import Event, Evidence, Show, silent
+from frostline.values import Event, Evidence, Growth, Show, silent
 
 SHIFTED = 256  # pictures that tell how far the data lies from the source
 CONTROL = "activations/control"  # the folder in a run for the features of a randomly initialised network
@@ -44,6 +44,18 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
         )  # fmt: skip
     bench.seconds["probe"] = time.perf_counter() - started
     return found
+
+
+def grown_cuts(bench: Bench, depths: Iterable[int]) -> tuple[Growth, ...]:
+    """How the probes at some cuts grow with the examples; empty where these are too few to tell."""
+    return growth.grown(
+        {depth: bench.pooled[depth] for depth in sorted(set(depths)) if depth in bench.pooled},
+        bench.examples.targets,
+        bench.split.folds[0],
+        seed=bench.settings.seed,
+        balance=balanced if bench.settings.metric in BALANCED else None,
+        confidence=bench.settings.confidence,
+    )
 
 
 @contextmanager

@@ -193,6 +193,26 @@ def beaten(report: Report) -> str:
     return f"Probability that the model is better than these on other examples of this kind{high}: {told}."
 
 
+def growing(report: Report) -> tuple[str, ...]:
+    """What more examples would give, sentence by sentence; nothing where these are too few to tell."""
+    rows = report.summary.get("growth", [])
+    if not rows:
+        return ()
+    probed = words.probed(report.summary["score"]["metric"])
+    first, last = (
+        max(rows, key=lambda row: (row["scores"][place]["mean"], -row["depth"]))["depth"] for place in (0, -1)
+    )
+    few, many = rows[0]["sizes"][0], rows[0]["sizes"][-1]
+    best = next(row for row in rows if row["depth"] == last)
+    now, then = best["scores"][-1]["mean"], best["twice"]
+    moved = f"moved from depth {first} to depth {last}" if first != last else f"stayed at depth {last}"
+    return (
+        f"From {few:,} to {many:,} training examples the best of these cuts for a linear probe {moved}.",
+        f"With twice as many, the probe at depth {last} would come from {words.score(now, probed)} to about "
+        f"{words.ranged(then['mean'], then['low'], then['high'], probed)}, if its error goes on as it fell so far.",
+    )
+
+
 def others(report: Report) -> str:
     """The score in every other metric, on the same predictions; nothing where a run measured none."""
     asked = report.summary["score"]["metric"]

@@ -78,6 +78,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "arms": facts.ranked(report),
         "held_out": facts.held_out(report),
         "elsewhere": facts.elsewhere(report),
+        "growing": facts.growing(report),
         "compared": compared.compared(report),
         "taken": compared.TAKEN,
         "saved": words.saved,
@@ -138,6 +139,8 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
             pictures["elsewhere"] = figures.elsewhere(report.curve, summary["arms"], chosen, metric, narrow=narrow)
         if known := compared.compared(report):
             pictures["compared"] = compared.picture(known, metric, narrow=narrow)
+        if summary.get("growth"):
+            pictures["growth"] = figures.growth(summary["growth"], metric, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
         if any(report.epochs.values()):

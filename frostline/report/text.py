@@ -58,6 +58,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
     if elsewhere := facts.elsewhere(report):
         parts.append(Padding(Text(" ".join(elsewhere)), (1, 0, 0, 0)))
+    if growing := facts.growing(report):
+        parts.append(Padding(Text(" ".join(growing)), (1, 0, 0, 0)))
     parts += [_title("Beside what people usually do"), baselines_table(report)]
     if report.summary.get("comparison"):
         parts += [_title("What each took, the search for its rate counted"), comparison_table(report)]

@@ -18,6 +18,7 @@ from frostline import export
 from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
+from frostline.bench.curve import grown_cuts
 from frostline.bench.unit import ALL, kept_weights
 from frostline.plan import from_json
 from frostline.report import page
@@ -28,7 +29,7 @@ from frostline.run.course import Run
 from frostline.run.summary import Findings, document
 from frostline.search import race as races
 from frostline.search import standing
-from frostline.search.arms import exact
+from frostline.search.arms import best_probe, exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
@@ -99,6 +100,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             if b.arm.id != ended.chosen.arm.id
         },
         notes=(*known.notes, *terms.left_out(bench, ended.race.arms), *unadapted(ended), *diverged(ended)),
+        growth=grown_cuts(bench, told_of(ended)),
         comparison=(compared.taken(bench, ended.race, ended.baselines, told) if given.strategies == "known" else {}),
         cost=costs_of(run, ended, told),
         checks=ended.checks,
@@ -112,6 +114,13 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
     }
     return write(run.folder, found, extras)
+
+
+def told_of(ended: Ended) -> tuple[int, ...]:
+    """The cuts whose growth is told: the best probe's, the last, where the choice stops freezing, and two others."""
+    depths = [evidence.cut.depth for evidence in ended.evidence]
+    best, own = best_probe(ended.evidence), ended.decision.plan.freeze
+    return (best, depths[-1], *((own,) if own in depths else ()), depths[len(depths) // 2], depths[len(depths) // 4])
 
 
 def unadapted(ended: Ended) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from frostline.values import (
     Estimate,
     Evidence,
     Examples,
+    Growth,
     Plan,
     Profile,
     Score,
@@ -46,6 +47,7 @@ class Findings:
         default_factory=dict[str, tuple[Standing, Estimate | None]]
     )
     beaten: Mapping[str, float] = field(default_factory=dict[str, float])  # baseline -> P(the model is better)
+    growth: tuple[Growth, ...] = ()
     comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # by baseline
     cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -84,6 +86,7 @@ def document(found: Findings) -> dict[str, Any]:
             name: {**_arm(standing, None, certified), "beaten": found.beaten.get(name)}
             for name, (standing, certified) in found.baselines.items()
         },
+        "growth": [asdict(growth) for growth in found.growth],
         "comparison": {name: dict(row) for name, row in found.comparison.items()},
         "cost": dict(found.cost),
         "checks": dict(found.checks),
