@@ -7,6 +7,7 @@ the race and the decision are played on those.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from scipy import stats
 
 from benchmarks.predictions import Predictions, read
 from benchmarks.replay import equal, replayed, worse
+from benchmarks.truth.crossover import EPOCHS as EXAMPLES
+from benchmarks.truth.crowd import DEPTH as DEEP
+from benchmarks.truth.crowd import SPOILT
 from benchmarks.truth.outside import accuracies
 from benchmarks.truth.planted import PLANTED, searched
 from benchmarks.truth.world import TABLES
@@ -101,6 +105,91 @@ def _raced(case: Case, known: Sequence[float], seed: int) -> int:
     return depth - decision.plan.keep
 
 
+# ---------------------------------------------------------------------------------- few and many, examples and classes
+
+
+def crowd(source: str) -> Predictions:
+    return stored(f"crowd-{source}")
+
+
+def probes(table: Predictions) -> np.ndarray:
+    """Seeds x depths."""
+    return np.stack([table.tuned(f"probe@{k}") for k in range(1, DEEP + 1)], axis=1)
+
+
+def test_the_last_layers_of_a_network_that_saw_few_classes_serve_no_others() -> None:
+    """The tunnel: of its own classes the probes know ever more with depth, of others ever less."""
+    own, others = probes(crowd("few-own")), probes(crowd("few"))
+    assert better(own[:, -1], own[:, 0], by=0.05)
+    assert better(others[:, 0], others[:, -1], by=0.1)
+    assert others.mean(axis=0).argmax() < 3
+    assert own.mean(axis=0).argmax() >= 4
+
+
+def test_of_one_that_saw_many_classes_they_do() -> None:
+    few, many = probes(crowd("few")), probes(crowd("many"))
+    assert better(many[:, -1], few[:, -1], by=0.1)
+    assert better(many[:, -1], many[:, 0])
+    assert many.mean(axis=0).argmax() >= DEEP - 4
+
+
+def test_the_search_keeps_all_of_what_serves_and_less_of_what_does_not() -> None:
+    names = {f"probe@{k}": f"probe@{k}" for k in range(1, DEEP + 1)}
+    for source, whole in (("few", False), ("many", True)):
+        for seed in range(4):
+            found = replayed(crowd(source), schedule("default", 30), examples=800, seed=seed, arms=names)
+            assert (f"probe@{DEEP}" in found.decision.plausible) == whole, (source, seed, found.decision)
+
+
+def test_what_learned_by_heart_is_better_left_behind_above_its_first_layers() -> None:
+    table = crowd("random")
+    curve = probes(table)
+    assert better(curve[:, 0], curve[:, -1], by=0.1)
+    assert better(table.tuned("drop@1"), table.tuned("full_finetune"))
+    for seed in range(4):
+        found = replayed(table, schedule("default", 30), examples=800, seed=seed, arms=searched_arms(table))
+        assert found.decision.plan.keep < DEEP, (seed, found.decision)
+
+
+def test_last_layers_that_were_spoilt_are_left_behind() -> None:
+    spoilt, whole = probes(crowd("shuffled")), probes(crowd("many"))
+    assert (spoilt[:, :-SPOILT] == whole[:, :-SPOILT]).all()  # below, they are the same networks
+    assert better(whole[:, -1], spoilt[:, -1], by=0.02)
+    names = {f"probe@{k}": f"probe@{k}" for k in range(1, DEEP + 1)}
+    for seed in range(4):
+        found = replayed(crowd("shuffled"), schedule("default", 30), examples=800, seed=seed, arms=names)
+        assert found.decision.plan.keep <= DEEP - SPOILT, (seed, found.decision)
+        assert f"probe@{DEEP}" not in found.decision.plausible
+
+
+def searched_arms(table: Predictions) -> dict[str, str]:
+    return {name: name for name in table.arms if name != "scratch"}
+
+
+def test_with_more_examples_what_was_learned_elsewhere_is_worth_less() -> None:
+    tables = [stored(f"crossover-{count}") for count in EXAMPLES]
+    kept = ["probe", *(f"freeze@{f}" for f in range(3))]
+    gaps = [max(table.tuned(name).mean() for name in kept) - table.tuned("scratch").mean() for table in tables]
+    assert gaps[0] > 0.1 > 0.05 > gaps[-1], gaps
+    assert all(more < fewer + 0.02 for fewer, more in pairwise(gaps)), gaps
+
+
+def test_with_more_examples_less_is_frozen() -> None:
+    tables = [stored(f"crossover-{count}") for count in EXAMPLES]
+    prices = [table.tuned("freeze@0").mean() - table.tuned("freeze@2").mean() for table in tables]
+    assert all(more > fewer - 0.01 for fewer, more in pairwise(prices)), prices
+    names = {name: name for name in ("probe", "freeze@0", "freeze@1", "freeze@2")}
+    depths = [
+        np.mean([
+            replayed(table, schedule("default", 30), examples=800, seed=seed, arms=names).decision.plan.freeze
+            for seed in range(4)
+        ])
+        for table in tables
+    ]  # fmt: skip
+    assert all(more <= fewer for fewer, more in pairwise(depths)), depths
+    assert depths[-1] == 0 < depths[0]
+
+
 # ------------------------------------------------------------------------------------- surgery, rates, optimisers
 
 
@@ -177,6 +266,19 @@ def test_what_is_certified_is_true(bank: Predictions) -> None:
     assert claims >= races / 3
     assert wrong <= stats.binom.ppf(0.999, claims, 0.05)
     assert bold < claims / 2
+
+
+def test_four_times_the_examples_certify_about_half_the_difference(bank: Predictions) -> None:
+    """Of models that are alike, the smallest epsilon that can be certified shrinks like the root of the examples."""
+    arms, widths = equal(bank, "equal", 4), list[float]()
+    for count in (100, 400, 1600):
+        found = [
+            replayed(bank, schedule("default", 36), examples=count, seed=seed, arms=arms, certification=count).decision
+            for seed in range(12)
+        ]
+        widths.append(float(np.median([decision.certifiable for decision in found if decision.certifiable])))
+    for fewer, more in pairwise(widths):
+        assert 0.3 < more / fewer < 0.8, widths
 
 
 def test_tables_are_small_enough_to_be_kept_with_the_code() -> None:

@@ -5,7 +5,7 @@ nearest to which of some centres. A source of ten layers that told four classes 
 its last layers (the tunnel of Masarczyk et al., NeurIPS 2023, arXiv:2305.19753), one that told forty apart does not
 (Harun et al., NeurIPS 2024, arXiv:2405.14469). One that learned forty classes dealt out at random kept something of the
 inputs in its first layers and its mistakes in the last ones (Maennel et al., NeurIPS 2020, arXiv:2006.10455), and one
-whose last weights changed places lost what they knew.
+of which the weights of the last three layers changed places lost what these knew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from frostline.plan import plan
 from frostline.values import Arm, Head, Layer, Recipe
 
 SIDE, WIDTH, DEPTH, HIDDEN = 6, 64, 10, 4
-STEP = 36 / 255
+STEP, SPOILT = 36 / 255, 3  # layers that are spoilt
 FEW, MANY, NEW, EACH = 4, 40, 4, 4  # classes of the sources and of the target, and centres of each of the latter
 SEEDS, EPOCHS, LEARN, JUDGE, SOURCE = 5, 30, 300, 1200, 16000
 RECIPE = Recipe(EPOCHS, 1e-3, batch=16, kept_lr=1.0)
@@ -72,11 +72,11 @@ def drawn(count: int, classes: int, seed: int, *, which: int, each: int = 1, cha
 
 
 def shuffled(module: Deep, seed: int) -> Deep:
-    """The network after the weights of its last layer changed places among each other."""
+    """The network after the numbers of each of its last three layers changed places among each other."""
     found = deepcopy(module)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for values in found.blocks[-1].state_dict().values():
+        for values in found.blocks[-SPOILT:].state_dict().values():
             values.copy_(values.flatten()[torch.randperm(values.numel(), generator=draw)].view_as(values))
     return found
 
