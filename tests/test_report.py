@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from frostline.report import facts, figures, page, snippet, text, words
+from frostline.report import facts, figures, glossary, page, snippet, text, words
 from frostline.report.facts import Report
 from frostline.report.places import clear_place, crossed
 from frostline.report.svg import embed
@@ -591,10 +591,10 @@ def test_every_strategy_that_is_proposed_is_explained() -> None:
         "linear_probe@3", "lp_ft", "full_finetune", "freeze@1", "last_block", "layer_decay", "gradual", "drop@2-tune",
         "reinit@2", "batch_statistics",
     ]  # fmt: skip
-    assert len(words.glossary(names)) == len(names)
+    assert len(glossary.explained(names)) == len(names)
     report = build()
     seen = Page(page.render(report)).text
-    assert all(meaning in seen for _, meaning in words.glossary(arm["id"] for arm in report.summary["arms"]))
+    assert all(meaning in seen for _, meaning in glossary.explained(arm["id"] for arm in report.summary["arms"]))
 
 
 def test_a_search_that_took_longer_than_the_sweep_says_so() -> None:

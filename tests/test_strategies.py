@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.plan import with_epochs
-from frostline.report import words
+from frostline.report import glossary
 from frostline.search.arms import STEP, closed
 from frostline.search.schedule import comparison, whole
 from frostline.search.strategies import ANCHOR, BLEND, KNOWN, compared, left_out
@@ -194,9 +194,9 @@ def test_all_come_to_the_end_with_grids_of_their_own() -> None:
 
 def test_every_strategy_is_explained_and_named_in_words() -> None:
     found = arms()
-    explained = {name for name, _ in words.glossary(arm.id for arm in found.values())}
+    explained = {name for name, _ in glossary.explained(arm.id for arm in found.values())}
     assert explained == {arm.id.partition("@")[0] for arm in found.values()}
-    assert set(found) <= set(words.NAMES)
+    assert set(found) <= set(glossary.NAMES)
 
 
 def test_what_a_comparison_does_without_is_said_with_the_reason() -> None:

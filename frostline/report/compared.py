@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from frostline.report import facts, plotting, words
 from frostline.report.facts import Report, front
+from frostline.report.glossary import named
 from frostline.report.svg import PALETTE
 from frostline.search.scores import sign
 
@@ -52,7 +53,7 @@ def compared(report: Report) -> tuple[Compared, ...]:
     better = sign(report.summary["score"]["metric"])
     rows = [
         Compared(
-            words.named(name),
+            named(name),
             row["arm"] == chosen,
             known[name]["certified"]["mean"],
             known[name]["certified"]["low"],
@@ -90,10 +91,6 @@ def _pareto(figure: Figure, rows: Sequence[Compared], metric: str) -> None:
         inside = colour if (row.total, row.mean) in best else PALETTE["paper"]
         axes.plot([row.total], [row.mean], color=colour, marker="o", ms=7, mfc=inside, zorder=4)
         axes.annotate(str(number), (row.total, row.mean), (6, 3), textcoords="offset points", color=colour)
-    if max(xs) > 10 * min(xs) > 0 or max(row.total for row in rows) > 10 * min(row.total for row in rows) > 0:
-        axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
-    axes.set_xlabel("time in all, the search for its rate counted")
+    plotting.durations(axes, [row.total for row in rows], "time in all, the search for its rate counted")
     axes.set_ylabel(words.called(metric))
     plotting.number(axes.yaxis, metric)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
+from frostline.report.glossary import named
 from frostline.search.arms import closed
 from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Plan, Profile
@@ -106,7 +107,7 @@ def strategies(report: Report) -> tuple[Row, ...]:
             found = {"mean": score["value"], "low": score["low"], "high": score["high"]}
         alias = "" if arm["id"] == name else arm["id"]
         rows.append(
-            Row(arm["id"], words.named(name), found["mean"], found["low"], found["high"], taken, picked, alias),
+            Row(arm["id"], named(name), found["mean"], found["low"], found["high"], taken, picked, alias),
         )
     if all(not row.chosen for row in rows):
         spent = {arm["id"]: arm["seconds"] for arm in report.summary["arms"]}
@@ -172,7 +173,7 @@ def savings(report: Report) -> tuple[str, ...]:
     for baseline in ("full_finetune", "scratch"):
         other = seconds_of(report, baseline)
         if chosen and other and known(report)[baseline]["id"] != report.summary["decision"]["arm"]:
-            name = "training from scratch" if baseline == "scratch" else words.named(baseline)
+            name = "training from scratch" if baseline == "scratch" else named(baseline)
             if other < NOTICED * chosen:
                 taken = f"{words.seconds(chosen)} and {words.seconds(other)}"
                 said.append(f"Training the chosen plan is not noticeably faster than {name}: {taken}.")
@@ -191,26 +192,6 @@ def beaten(report: Report) -> str:
     held = report.summary["score"]["kind"] == "held_out"
     high = "" if held else " (rather too high, since it was chosen on these examples)"
     return f"Probability that the model is better than these on other examples of this kind{high}: {told}."
-
-
-def growing(report: Report) -> tuple[str, ...]:
-    """What more examples would give, sentence by sentence; nothing where these are too few to tell."""
-    rows = report.summary.get("growth", [])
-    if not rows:
-        return ()
-    probed = words.probed(report.summary["score"]["metric"])
-    first, last = (
-        max(rows, key=lambda row: (row["scores"][place]["mean"], -row["depth"]))["depth"] for place in (0, -1)
-    )
-    few, many = rows[0]["sizes"][0], rows[0]["sizes"][-1]
-    best = next(row for row in rows if row["depth"] == last)
-    now, then = best["scores"][-1]["mean"], best["twice"]
-    moved = f"moved from depth {first} to depth {last}" if first != last else f"stayed at depth {last}"
-    return (
-        f"From {few:,} to {many:,} training examples the best of these cuts for a linear probe {moved}.",
-        f"With twice as many, the probe at depth {last} would come from {words.score(now, probed)} to about "
-        f"{words.ranged(then['mean'], then['low'], then['high'], probed)}, if its error goes on as it fell so far.",
-    )
 
 
 def others(report: Report) -> str:

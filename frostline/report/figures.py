@@ -62,11 +62,6 @@ def elsewhere(
     )
 
 
-def growth(rows: Sequence[Mapping[str, Any]], metric: str, *, narrow: bool = False) -> str:
-    """Score by number of examples, a line for each cut, dotted on to twice as many."""
-    return plotting.svg(lambda figure: _growth(figure, rows, metric), narrow, 3.2, f"growth-{narrow}")
-
-
 def confusion(counts: NDArray[np.int64], classes: Sequence[str], *, narrow: bool = False) -> str:
     """True classes down, predicted classes across, counts in the cells."""
     side = (plotting.NARROW if narrow else 5.2) * 0.92
@@ -283,37 +278,9 @@ def _elsewhere(
             if row["id"] == chosen:
                 lift = 4 if name == "score" else -12  # beside the two lines, not between them
                 costs.annotate("chosen", (x, y), (6, lift), textcoords="offset points", color=PALETTE[colour])
-    if max(row["cost"]["training"] for row in both) > 10 * min(row["cost"]["training"] for row in both) > 0:
-        costs.set_xscale("log")
-    costs.minorticks_off()
-    costs.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
-    costs.set_xlabel("one training (modelled)")
+    plotting.durations(costs, [row["cost"]["training"] for row in both], "one training (modelled)")
     costs.set_ylabel(words.called(metric))
     plotting.number(costs.yaxis, metric)
-
-
-def _growth(figure: Figure, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
-    axes = figure.add_subplot()
-    probed = words.probed(metric)
-    best = max(rows, key=lambda row: (row["scores"][-1]["mean"], -row["depth"]))
-    colours = cycle(("frost", "muted", "quiet"))
-    for row in sorted(rows, key=lambda row: row is not best):
-        colour = PALETTE["ember" if row is best else next(colours)]
-        sizes, means = row["sizes"], [at["mean"] for at in row["scores"]]
-        axes.plot(sizes, means, color=colour, lw=1.8, marker="o", ms=4)
-        axes.plot([sizes[-1], 2 * sizes[-1]], [means[-1], row["twice"]["mean"]], color=colour, lw=1.4, ls=":")
-        if row is best:
-            axes.plot([2 * sizes[-1]] * 2, [row["twice"]["low"], row["twice"]["high"]], color=colour, lw=1.4)
-        axes.annotate(str(row["depth"]), (2 * sizes[-1], row["twice"]["mean"]), (5, -3), textcoords="offset points",
-                      color=colour)  # fmt: skip
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    sizes = [*best["sizes"], 2 * best["sizes"][-1]]
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.set_xlabel("training examples")
-    axes.set_ylabel(f"linear probe, {words.called(probed)}")
-    axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)
-    plotting.number(axes.yaxis, probed)
 
 
 def _confusion(figure: Figure, counts: NDArray[np.int64], classes: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline.report import compared, facts, figures, words
+from frostline.report import compared, facts, figures, glossary, growth, words
 from frostline.report.facts import Report
 from frostline.report.snippet import snippet
 from frostline.search.decide import further
@@ -61,7 +61,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "early": facts.early(report),
         "others": facts.others(report),
         "beaten": facts.beaten(report),
-        "glossary": words.glossary(arm["id"] for arm in summary["arms"]),
+        "glossary": glossary.explained(arm["id"] for arm in summary["arms"]),
         "needed": _needed(summary),
         "sentence": words.sentence,
         "seconds": words.seconds,
@@ -78,7 +78,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "arms": facts.ranked(report),
         "held_out": facts.held_out(report),
         "elsewhere": facts.elsewhere(report),
-        "growing": facts.growing(report),
+        "growing": growth.growing(report),
         "compared": compared.compared(report),
         "taken": compared.TAKEN,
         "saved": words.saved,
@@ -140,7 +140,7 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
         if known := compared.compared(report):
             pictures["compared"] = compared.picture(known, metric, narrow=narrow)
         if summary.get("growth"):
-            pictures["growth"] = figures.growth(summary["growth"], metric, narrow=narrow)
+            pictures["growth"] = growth.picture(summary["growth"], metric, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
         if any(report.epochs.values()):

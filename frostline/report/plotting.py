@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,15 @@ def number(axis: Any, metric: str, ticks: int = 5) -> None:
     places = MaxNLocator(ticks, steps=[1, 2, 5, 10]).tick_values(low, min(high, 1.0) if share else high)
     seen = [float(place) for place in places if low <= place <= (min(high, 1.0 + 1e-9) if share else high)]
     axis.set_ticks(seen, [f"{100 * place:.4g}%" if share else words.number(place) for place in seen])
+
+
+def durations(axes: Axes, values: Sequence[float], label: str) -> None:
+    """A horizontal axis of seconds, logarithmic where they differ by more than ten times."""
+    if max(values) > 10 * min(values) > 0:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: words.seconds(value))
+    axes.set_xlabel(label)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from frostline.report import compared, facts, words
+from frostline.report import compared, facts, growth, words
 from frostline.report.facts import Report
 from frostline.values import Arm, Evidence, Layer, Plan, Profile
 
@@ -58,8 +58,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     parts += [_title(f"Strategies in the race (validation {words.called(metric)})"), arms_table(report)]
     if elsewhere := facts.elsewhere(report):
         parts.append(Padding(Text(" ".join(elsewhere)), (1, 0, 0, 0)))
-    if growing := facts.growing(report):
-        parts.append(Padding(Text(" ".join(growing)), (1, 0, 0, 0)))
+    if grown := growth.growing(report):
+        parts.append(Padding(Text(" ".join(grown)), (1, 0, 0, 0)))
     parts += [_title("Beside what people usually do"), baselines_table(report)]
     if report.summary.get("comparison"):
         parts += [_title("What each took, the search for its rate counted"), comparison_table(report)]

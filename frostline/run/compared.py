@@ -12,7 +12,6 @@ from frostline.bench.forgetting import forgotten
 from frostline.run import terms
 from frostline.run.comparisons import Baseline
 from frostline.search.arms import closed
-from frostline.search.race import Race
 from frostline.training.prepare import top
 from frostline.values import Outcome, Plan
 
@@ -37,9 +36,7 @@ class Taken:
         return self.training + self.tuning + self.filling
 
 
-def taken(
-    bench: Bench, race: Race, known: Sequence[Baseline], told: Sequence[Outcome]
-) -> Mapping[str, Mapping[str, Any]]:
+def taken(bench: Bench, known: Sequence[Baseline], told: Sequence[Outcome]) -> Mapping[str, Mapping[str, Any]]:
     """For each known strategy what it took, as plain values; in `total` the search for its rate is counted."""
     changed = forgotten(bench, [(baseline.arm, baseline.validation[0].unit) for baseline in known])
     bare = {baseline.name: _alone(bench, baseline, told) for baseline in known}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -23,7 +22,7 @@ from frostline.bench.unit import ALL, kept_weights
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import compared, comparisons, directory, notes, terms, verdicts
+from frostline.run import command, compared, comparisons, directory, notes, terms, verdicts
 from frostline.run.comparisons import Baseline
 from frostline.run.course import Run
 from frostline.run.summary import Findings, document
@@ -33,7 +32,6 @@ from frostline.search.arms import best_probe, exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
-from frostline.settings import Settings
 from frostline.values import (
     Arm,
     Decision,
@@ -49,9 +47,6 @@ from frostline.values import (
     Verdict,
 )
 
-# said already, or change nothing
-UNSAID = ("data", "backbone", "strategies", "resume", "out", "workers", "threads", "recalibrate")
-DEFAULTS: Mapping[str, Any] = Settings("", "").document()
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
 
 
@@ -101,13 +96,13 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         },
         notes=(*known.notes, *terms.left_out(bench, ended.race.arms), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
-        comparison=(compared.taken(bench, ended.race, ended.baselines, told) if given.strategies == "known" else {}),
+        comparison=(compared.taken(bench, ended.baselines, told) if given.strategies == "known" else {}),
         cost=costs_of(run, ended, told),
         checks=ended.checks,
         verdicts=judged(ended),
     )
     extras = {
-        "command": command(given),
+        "command": command.line(given),
         "confusion": confusion(bench, judges).tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
         "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists if in_full(f)}
@@ -320,23 +315,6 @@ def report_of(summary: Mapping[str, Any], extras: Mapping[str, Any]) -> Report:
 def versions() -> dict[str, str]:
     """What the run was made with."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-def command(settings: Settings) -> str:
-    """The command line that repeats the run: every setting that is not its default."""
-    verb = "compare" if settings.strategies == "known" else "find"
-    words = ["frostline", verb, settings.data, "--backbone", settings.backbone]
-    for name, value in settings.document().items():
-        if name in UNSAID or value == DEFAULTS[name]:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name == "model_kwargs":
-            words += [part for key, setting in value.items() for part in (flag, f"{key}={setting}")]
-        elif isinstance(value, (list, tuple)):
-            words += [flag, ",".join(map(str, value))]
-        else:
-            words += [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
 
 
 def confusion(bench: Bench, outcomes: Sequence[Outcome]) -> NDArray[np.int64]:
