@@ -141,6 +141,31 @@ def test_depthwise_convolutions_are_left_out_and_told() -> None:
     assert "depthwise" in left["0"]
 
 
+class Standardised(nn.Conv2d):
+    """Computes with other weights than it holds, as in BiT and NFNet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (nn.Conv2d(4, 8, 3, dilation=2), "dilated"),
+        (nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect"), "borders of its own"),
+        (Standardised(4, 8, 3), "other weights than it holds"),
+    ],
+)
+def test_a_convolution_that_the_library_does_not_repeat_gets_no_adapter(module: nn.Module, why: str) -> None:
+    network, of = nn.Sequential(module, nn.Conv2d(8, 8, 1)), given(0)
+    layers = (replace(of.layers[0], modules=("0", "1")), *(replace(layer, modules=()) for layer in of.layers[1:]))
+    chosen, left = adapters.targets(network, replace(of, layers=layers))
+    assert chosen == ("1",)
+    assert why in left["0"]
+    assert adapters.possible(network, layers)
+    assert not adapters.possible(network, [replace(of.layers[0], modules=("0",))])
+
+
 def test_a_plan_with_an_adapter_is_trained_from_the_command_line(tmp_path: Path) -> None:
     data, network = draw(tmp_path / "data", 8), small(tmp_path)
     layers = frostline.layers(network[1])

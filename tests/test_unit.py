@@ -264,6 +264,13 @@ def test_models_are_certified_in_one_pass_as_each_would_be_by_itself(
     assert not np.allclose(alone[0].log_probabilities, alone[1].log_probabilities)
     assert certify(aside, []) == ()
     assert len(opened) == 7
+    with monkeypatch.context() as patch:
+        patch.setattr(finals, "TOGETHER", 1)  # no two models fit: then one after the other
+        opened.clear()
+        apart = certify(aside, models)
+    for one, other in zip(apart, alone, strict=True):
+        np.testing.assert_array_equal(one.log_probabilities, other.log_probabilities)
+    assert sorted(opened) == sorted([*range(7)] * 2)
     whole = finals._certified  # pyright: ignore[reportPrivateUsage]
 
     def short(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show, room: int = 1) -> tuple[Outcome, ...]:
