@@ -90,7 +90,8 @@ def _pareto(figure: Figure, rows: Sequence[Compared], metric: str) -> None:
         axes.plot([row.total] * 2, [row.low, row.high], color=colour, lw=1, alpha=0.3)
         inside = colour if (row.total, row.mean) in best else PALETTE["paper"]
         axes.plot([row.total], [row.mean], color=colour, marker="o", ms=7, mfc=inside, zorder=4)
-        axes.annotate(str(number), (row.total, row.mean), (6, 3), textcoords="offset points", color=colour)
+        if row.chosen or (row.total, row.mean) in best:  # the others lie on each other, and have the table
+            axes.annotate(str(number), (row.total, row.mean), (6, 3), textcoords="offset points", color=colour)
     plotting.durations(axes, [row.total for row in rows], "time in all, the search for its rate counted")
     axes.set_ylabel(words.called(metric))
     plotting.number(axes.yaxis, metric)
