@@ -11,10 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from frostline.bench.bench import Bench
+    from frostline.values import Layer
 
 PICTURES, SIZE, CLASSES, BATCH, RATE = 600, 128, 10, 32, 1e-3
 
@@ -245,13 +250,29 @@ def frostline_measured(work: Work, epochs: int) -> Timed:
 
 
 def _frostline(work: Work, epochs: int, precision: str) -> Timed:
+    from frostline.bench.unit import ALL, perform
+    from frostline.plan import plan
+    from frostline.values import Arm, Recipe, Unit
+
+    bench, depth, before = _laid(work, epochs, precision)
+    made = plan(bench.anatomy.layers, Recipe(epochs, RATE, batch=BATCH), freeze=depth)
+    outcome = perform(bench, Arm("arm", made, (RATE,)), Unit("arm", RATE, 1, ALL, 0, epochs))
+    fill = bench.seconds["fill"] if depth else 0.0  # full fine-tuning reads the pictures as they are
+    learning = sum(epoch.seconds for epoch in outcome.epochs) if outcome.epochs else outcome.seconds
+    seconds, way = bench.calibration, bench.calibration.way
+    below, above = sum(seconds.forward[:depth]), sum(seconds.forward[depth:]) + sum(seconds.backward[depth:])
+    print(f"{way}; stored {sorted(bench.whole)}; fill {fill:.2f} s, training {learning:.2f} s", file=sys.stderr)
+    bound = PICTURES * (below + epochs * above)
+    return Timed(fill + learning, True, before - fill, bound)  # `perform` raises where something frozen moved
+
+
+def _laid(work: Work, epochs: int, precision: str) -> tuple[Bench, int, float]:
+    """The bench, the depth that is frozen, and the seconds that laying it took, those of filling the store included."""
     from frostline.bench.bench import Source
     from frostline.bench.lay import lay
-    from frostline.bench.unit import ALL, perform
-    from frostline.plan import depth_of, plan
+    from frostline.plan import depth_of
     from frostline.run.course import cores, shared, single_blas
     from frostline.settings import settings
-    from frostline.values import Arm, Layer, Recipe, Unit
 
     pictures, labels = drawn()
     model = network(work)
@@ -266,18 +287,24 @@ def _frostline(work: Work, epochs: int, precision: str) -> Timed:
 
     with single_blas():
         bench = lay(shared(settings(options), cores()), Source((pictures, labels.numpy()), model), demands=demands)
-        depth = 0 if work.depth is None else depth_of(bench.anatomy.layers, work.depth)
-        made = plan(bench.anatomy.layers, Recipe(epochs, RATE, batch=BATCH), freeze=depth)
-        unit = Unit("arm", RATE, 1, ALL, 0, epochs)
-        before = time.perf_counter() - started
-        outcome = perform(bench, Arm("arm", made, (RATE,)), unit)
-    fill = bench.seconds["fill"] if depth else 0.0  # full fine-tuning reads the pictures as they are
-    learning = sum(epoch.seconds for epoch in outcome.epochs) if outcome.epochs else outcome.seconds
-    seconds, way = bench.calibration, bench.calibration.way
-    below, above = sum(seconds.forward[:depth]), sum(seconds.forward[depth:]) + sum(seconds.backward[depth:])
-    print(f"{way}; stored {sorted(bench.whole)}; fill {fill:.2f} s, training {learning:.2f} s", file=sys.stderr)
-    bound = PICTURES * (below + epochs * above)
-    return Timed(fill + learning, True, before - fill, bound)  # `perform` raises where something frozen moved
+    depth = 0 if work.depth is None else depth_of(bench.anatomy.layers, work.depth)
+    return bench, depth, time.perf_counter() - started
+
+
+def frostline_probes(work: Work, epochs: int) -> Timed:
+    """The closed-form head of every cut and not of the last one alone, each at the best of four penalties.
+
+    `epochs` mean nothing to it: a head that is solved for has no learning rate.
+    """
+    from frostline.bench.unit import ALL, starting_head
+
+    bench, _, before = _laid(work, epochs, "fp32")
+    started = time.perf_counter()
+    for depth in sorted(bench.pooled):
+        starting_head(bench, ALL, (depth,), balance=False)
+    solved, fill = time.perf_counter() - started, bench.seconds["fill"]
+    print(f"{len(bench.pooled)} cuts: fill {fill:.2f} s, heads {solved:.2f} s", file=sys.stderr)
+    return Timed(fill + solved, True, before - fill)
 
 
 CONTESTANTS: dict[str, Callable[[Work, int], Timed]] = {
@@ -288,5 +315,7 @@ CONTESTANTS: dict[str, Callable[[Work, int], Timed]] = {
     "keras": keras,
     "frostline fp32": frostline_fp32,
     "frostline": frostline_measured,
+    "frostline, every cut": frostline_probes,
 }
+PROBES = ("frostline, every cut",)  # for the linear probe alone
 LIBRARIES = ("torch", "timm", "fastai", "lightning", "transformers", "keras")

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contestants import BATCH, CONTESTANTS, LIBRARIES, PICTURES, SIZE, WORKS, Timed
+from contestants import BATCH, CONTESTANTS, LIBRARIES, PICTURES, PROBES, SIZE, WORKS, Timed
 
 
 def run(contestant: str, work: str, epochs: int) -> Timed:
@@ -83,9 +83,10 @@ def main(given: Sequence[str] | None = None) -> None:
         "",
     ]
     for work in args.work:
-        times: dict[str, list[Timed]] = {name: [] for name in args.only}
+        names = [name for name in args.only if name not in PROBES or "probe" in work]
+        times: dict[str, list[Timed]] = {name: [] for name in names}
         for number in range(args.rounds):
-            for name in args.only[number % len(args.only) :] + args.only[: number % len(args.only)]:
+            for name in names[number % len(names) :] + names[: number % len(names)]:
                 times[name].append(run(name, work, args.epochs))
         lines += table(work, times)
         print("\n".join(table(work, times)), flush=True)

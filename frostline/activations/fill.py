@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline.activations.chunks import DTYPES, Field
-from frostline.activations.fingerprint import fingerprint
+from frostline.activations.fingerprint import alike
 from frostline.activations.store import Key, Kind, Store, Stored, Tier, Writing
 from frostline.errors import FrozenMoved, StoreError
 
@@ -214,8 +215,8 @@ def _same(first: Mapping[int, Frontier], second: Mapping[int, Frontier]) -> None
                 )
 
 
-def _settled(module: nn.Module | None) -> str | None:
-    """The fingerprint of a module that is in eval mode throughout."""
+def _settled(module: nn.Module | None) -> nn.Module | None:
+    """A copy of a module that is in eval mode throughout."""
     if module is None:
         return None
     training = [name or "the network itself" for name, part in module.named_modules() if part.training]
@@ -224,11 +225,11 @@ def _settled(module: nn.Module | None) -> str | None:
             f"{', '.join(training[:3])} is in training mode while activations are stored, which would bake dropout in "
             "and move batch norms; call `eval()` on the network first"
         )
-    return fingerprint(module)
+    return copy.deepcopy(module)
 
 
-def _unchanged(module: nn.Module | None, before: str | None) -> None:
-    if module is not None and fingerprint(module) != before:
+def _unchanged(module: nn.Module | None, before: nn.Module | None) -> None:
+    if module is not None and before is not None and not alike(module, before):
         raise FrozenMoved(
             "a parameter or buffer of the network changed while its activations were stored (a batch norm that ignores "
             "`eval()` does that); they are not kept: make its forward pass leave the network as it is"

@@ -11,26 +11,27 @@ from torch import nn
 from frostline.errors import CutError
 
 
-def fingerprint(module: nn.Module, names: Iterable[str] | None = None) -> str:
+def fingerprint(module: nn.Module, names: Iterable[str] | None = None, *, below: str = "") -> str:
     """A hash of parameters and buffers: their names, shapes, dtypes and bytes, in the order of their names.
 
     `names` are of parameters and buffers in the whole module; None takes all of them, buffers that are not saved with
-    the weights included. Two modules on different devices with equal numbers have equal fingerprints.
+    the weights included. `below` is the fingerprint of what comes before, which is then part of this one.
+    Two modules on different devices with equal numbers have equal fingerprints.
     Raises CutError naming what the module does not have.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(below.encode(), digest_size=16)
     for name, tensor in _tensors(module, names).items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
-def alike(one: nn.Module, other: nn.Module, names: Iterable[str]) -> bool:
-    """Whether these parameters and buffers of two modules are alike to the bit, as equal fingerprints say.
+def alike(one: nn.Module, other: nn.Module, names: Iterable[str] | None = None) -> bool:
+    """Whether these parameters and buffers of two modules are alike to the bit, as equal fingerprints say; None: all.
 
     Memory is compared and not hashed: 5 times as fast as two fingerprints of a ResNet-50. Raises CutError likewise.
     """
-    names = list(names)
+    names = None if names is None else list(names)
     pairs = zip(_tensors(one, names).values(), _tensors(other, names).values(), strict=True)
     return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(_flat(a), _flat(b)) for a, b in pairs)
 

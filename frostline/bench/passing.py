@@ -213,9 +213,11 @@ def addresses(network: Network, depths: Sequence[int], *, view: int = 0) -> Mapp
     ids, shape, found = network.ids, input_shape(backbone), dict[int, str]()
     kind = str(network.device.mixed_precision)
     varied = f"{network.augment} {network.settings.seed} {view}" if view else ""
+    below = [""]  # layer by layer, so that each weight is read once and not for every depth above it
+    for layer in layers[: max(depths, default=0)]:
+        below.append(fingerprint(backbone.module, layer.members, below=below[-1]))
     for depth in depths:
-        names = [name for layer in layers[:depth] for name in layer.members]
-        weights = f"{backbone.name} {depth} {fingerprint(backbone.module, names)}"
+        weights = f"{backbone.name} {depth} {below[depth]}"
         found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=varied)
     return found
 
