@@ -26,7 +26,6 @@ from frostline.report import page
 from frostline.report.facts import Report
 from frostline.run import comparisons, course, directory, ending, notes, summary, terms
 from frostline.search import race as races
-from frostline.search.arms import closed
 from frostline.search.decide import decide
 from frostline.settings import Settings, settings, unread
 from frostline.training.prepare import refuse_untrained
@@ -207,7 +206,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
 def _demanded(given: Settings, plan: Plan, layers: Sequence[Layer]) -> Mapping[int, float]:
     """Epochs by freeze depth of one training that reads the store: none where its pictures vary or it is closed."""
     varies = (given.augment or plan.recipe.augment) != "none"
-    if varies or closed(plan) or plan.freeze > len(layers):
+    if varies or plan.closed or plan.freeze > len(layers):
         return {}
     return {plan.freeze: float((given.epochs or plan.recipe.epochs) * (1 + given.refit_all))}
 

@@ -54,6 +54,37 @@ def plan(
     )
 
 
+def gradual(
+    layers: Sequence[Layer], recipe: Recipe, *, until: int | float = 0.5, order: Sequence[int] | None = None
+) -> Plan:
+    """Gradual unfreezing: the head alone in the first epoch, then layers one after the other, all of them by `until`.
+
+    `until` is a number of epochs, or a share of the schedule. `order` names the layers by their index, the first to
+    thaw first; without it they thaw from the top down (ULMFiT: Howard and Ruder, ACL 2018, arXiv:1801.06146). Where
+    there are more layers than epochs, several thaw together. Raises PlanError.
+    """
+    depth, epochs = len(layers), recipe.epochs
+    whole = isinstance(until, int)
+    if not (1 <= until <= epochs if whole else 0 < until <= 1):
+        raise PlanError(
+            f"until is {until}; allowed are a number of epochs from 1 to {epochs}, or a share of the schedule above 0 "
+            "and at most 1.0"
+        )
+    first = tuple(reversed(range(depth))) if order is None else tuple(order)
+    if sorted(first) != list(range(depth)):
+        raise PlanError(f"order is {first}; it names each of the layers 0 to {depth - 1} once, the first to thaw first")
+    still = (False,) * depth
+    if epochs == 1:  # no epoch is left for the head alone
+        return plan(layers, recipe, train=still, thaw=((0, (True,) * depth),))
+    last = min(epochs - 1, max(1, int(until if whole else until * epochs)))
+    steps = min(depth, last)
+    thaw = dict[int, tuple[bool, ...]]()
+    for step in range(1, steps + 1):
+        learning = first[: depth * step // steps]
+        thaw[max(1, round(last * step / steps))] = tuple(index in learning for index in range(depth))
+    return plan(layers, recipe, train=still, thaw=tuple(sorted(thaw.items())))
+
+
 def depth_of(layers: Sequence[Layer], freeze: int | str | float) -> int:
     """The depth meant by a count (first n layers, stem included), a fraction of the layers, or a layer's name.
 

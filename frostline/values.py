@@ -146,6 +146,8 @@ class Profile:
 
 # ------------------------------------------------------------------------------------------------ plans and arms
 
+QUERIES = 4  # of a head that pools by attention
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -188,9 +190,24 @@ class Recipe:
 class Head:
     """The new layers on top, output layer included."""
 
-    kind: Literal["linear"] = "linear"
+    kind: Literal["linear", "mlp", "attention"] = "linear"  # each holds a linear head; `tasks/heads.py` says how
     cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
-    start: Literal["probe", "random"] = "probe"  # the closed-form probe's weights, or fresh ones
+    start: Literal["probe", "random"] = "probe"  # the linear part has the closed-form probe's weights, or fresh ones
+    hidden: int = 256  # units of the hidden layer of an "mlp"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or (self.kind != "mlp" and self.hidden != 256):
+            raise PlanError(
+                f"hidden is {self.hidden} with a head of kind {self.kind!r}; it is the units of the hidden layer of an "
+                "'mlp', at least 1, and left away elsewhere"
+            )
+
+    def numbers(self, features: int, classes: int) -> int:
+        """How many numbers learn in it, on so many features."""
+        linear = (features + 1) * classes
+        if self.kind == "mlp":
+            return linear + (features + 1) * self.hidden + (self.hidden + 1) * classes
+        return linear + QUERIES * features + (QUERIES * features + 1) * classes if self.kind == "attention" else linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +265,12 @@ class Plan:
             raise PlanError(f"thaw names the epochs {[e for e, _ in self.thaw]}; each may stand once, in rising order")
         if not 0 <= self.blend <= 1:
             raise PlanError(f"blend is {self.blend}; it is a weight between 0 (source) and 1 (tuned)")
+
+    @property
+    def closed(self) -> bool:
+        """Nothing below a linear head learns or is new, so the closed-form probe is the plan's result."""
+        probed = self.head.start == "probe" and self.head.kind == "linear"
+        return probed and self.freeze == self.keep and self.above != "reinit"
 
     def learning(self, epoch: int) -> tuple[bool, ...]:
         """Which of all layers learn in an epoch (from 0): a pure function, so that a resumed run is the same run."""

@@ -23,11 +23,11 @@ from frostline.bench.bench import Bench
 from frostline.bench.unit import kept_weights, perform
 from frostline.errors import PlanError
 from frostline.plan import plan, to_json
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import adapters, checkpoint, loop
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import prepared
-from frostline.values import Adapter, Plan, Recipe
+from frostline.values import Adapter, Head, Plan, Recipe
 
 ROWS, BATCH, RANK = 22, 6, 2
 RECIPE = Recipe(epochs=3, lr=2e-2, batch=BATCH, schedule="constant", warmup=0.0, clip=None)
@@ -46,7 +46,7 @@ def given(freeze: int, **more: Any) -> Plan:
 def by_hand(start: dict[str, Tensor], frozen: int) -> dict[str, Tensor]:
     """Weights plus products, from the same first factors: one optimiser, a loop over the same batches."""
     model = copy.deepcopy(stage.network(torch.float64).module).requires_grad_(False)
-    model.head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).double()
+    model.head = heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=1).double()
     first = {n: t.clone().requires_grad_() for n, t in start.items() if ".lora_A." in n}
     second = {n: t.clone().requires_grad_() for n, t in start.items() if ".lora_B." in n}
     names = {n: n.replace(".lora_A.default.weight", "") for n in first}
@@ -85,7 +85,7 @@ def test_it_is_a_product_of_two_small_matrices_that_is_added_to_the_weights(froz
     learn = feed(
         lambda rows, epoch: [inputs.numpy()[rows]], np.arange(ROWS), targets, BATCH, device=torch.device("cpu"), seed=2
     )
-    head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).double()
+    head = heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=1).double()
     of = given(frozen)
     with prepared(backbone, stage.anatomy(backbone), of, head, start=0, seed=4, device=stage.cpu()) as learner:
         network = learner.module.get_submodule("network")

@@ -16,12 +16,12 @@ import frostline
 from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
 from frostline.plan import plan
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import adapters, loop
 from frostline.training.device import accelerator
 from frostline.training.feed import feed
 from frostline.training.prepare import prepared
-from frostline.values import Adapter, Recipe
+from frostline.values import Adapter, Head, Recipe
 
 PLACE = os.environ.get("FROSTLINE_ASSETS")
 pytestmark = pytest.mark.skipif(PLACE is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
@@ -167,7 +167,7 @@ def test_a_real_network_learns_with_adapters(name: str, tmp_path: Path) -> None:
     assert all("depthwise" in why for why in left.values())
     pictures = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0)).numpy()
     learn = feed(lambda rows, epoch: [pictures[rows]], np.arange(16), np.arange(16) % 2, 8, device=torch.device("cpu"))
-    head = classification.head(anatomy.layers[-1].shape[0], 2, seed=0)
+    head = heads.made(Head(), anatomy.layers[-1].shape[0], 2, seed=0)
     with prepared(backbone, anatomy, of, head, start=0, seed=0, device=accelerator("cpu")) as learner:
         network = learner.module.get_submodule("network")
         before = {key: tensor.detach().clone() for key, tensor in network.named_parameters()}

@@ -19,9 +19,9 @@ from torch import nn
 from frostline.backbones.anatomy import Anatomy
 from frostline.errors import RunError, StoreError
 from frostline.plan import plan
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import checkpoint
-from frostline.values import Backbone, Plan, Recipe
+from frostline.values import Backbone, Head, Plan, Recipe
 
 RECIPE = Recipe(epochs=1, lr=1e-3)
 
@@ -38,7 +38,7 @@ def dropped() -> Plan:
 
 def test_network_and_head_come_back_bit_for_bit(tmp_path: Path) -> None:
     backbone, anatomy = network()
-    head = classification.head(stage.WIDTH, 5, seed=3)
+    head = heads.made(Head(), stage.WIDTH, 5, seed=3)
     checkpoint.write(tmp_path / "a" / "b.safetensors", backbone.module, head, plan(anatomy.layers, RECIPE))
     other = stage.network(seed=9).module
     found = checkpoint.read(tmp_path / "a" / "b.safetensors", other)
@@ -52,7 +52,7 @@ def test_network_and_head_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_what_a_plan_drops_is_not_written_and_names_are_the_networks_own(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    checkpoint.write(path, network()[0].module, classification.head(stage.WIDTH, 3, seed=0), dropped())
+    checkpoint.write(path, network()[0].module, heads.made(Head(), stage.WIDTH, 3, seed=0), dropped())
     names = set(load_file(path))
     below = {name for layer in network()[1].layers[:2] for name in layer.members}
     assert names == below | {"frostline_head.weight", "frostline_head.bias"}
@@ -60,7 +60,7 @@ def test_what_a_plan_drops_is_not_written_and_names_are_the_networks_own(tmp_pat
 
 def test_a_model_of_another_network_is_refused_by_the_name_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    checkpoint.write(path, network()[0].module, classification.head(stage.WIDTH, 3, seed=0), dropped())
+    checkpoint.write(path, network()[0].module, heads.made(Head(), stage.WIDTH, 3, seed=0), dropped())
     with pytest.raises(RunError, match=r"does not fit this network: '(stem|blocks)"):
         checkpoint.read(path, nn.Sequential(nn.Linear(2, 2)))
     other = copy.deepcopy(network()[0].module)
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, damage: str) ->
     if damage == "folder":
         path.mkdir()
     elif damage != "missing":
-        checkpoint.write(path, network()[0].module, classification.head(stage.WIDTH, 3, seed=0), dropped())
+        checkpoint.write(path, network()[0].module, heads.made(Head(), stage.WIDTH, 3, seed=0), dropped())
         whole = path.read_bytes()
         path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"no weights at all"}[damage])
     with pytest.raises(RunError, match=r"no model can be read from .*model\.safetensors"):
@@ -101,7 +101,7 @@ def full_disk(bytes_left: int) -> Generator[None]:
 
 
 def test_a_full_disk_leaves_the_model_that_was_there_and_no_half_of_another(tmp_path: Path) -> None:
-    path, head = tmp_path / "model.safetensors", classification.head(stage.WIDTH, 3, seed=0)
+    path, head = tmp_path / "model.safetensors", heads.made(Head(), stage.WIDTH, 3, seed=0)
     checkpoint.write(path, network()[0].module, head, dropped())
     before = path.read_bytes()
     with full_disk(1000), pytest.raises(StoreError, match=r"cannot be written to .*model\.safetensors"):

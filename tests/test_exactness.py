@@ -20,11 +20,11 @@ from frostline.activations.fingerprint import fingerprint
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.plan import plan, with_rate
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import loop
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import prepared, reestimate, top
-from frostline.values import Backbone, Plan, Recipe
+from frostline.values import Backbone, Head, Plan, Recipe
 
 ROWS, BATCH = 22, 6  # batches of 6, 6, 5 and 5
 RECIPE = Recipe(epochs=3, lr=2e-2, batch=BATCH)
@@ -94,7 +94,7 @@ def trained_together(plans: tuple[Plan, ...], start: int, dtype: torch.dtype) ->
     with ExitStack() as stack:
         pairs = list[tuple[loop.Learner, Plan]]()
         for given in plans:
-            head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
+            head = heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
             opened = prepared(backbone, anatomy, given, head, start=start, seed=4, device=device)
             pairs.append((stack.enter_context(opened), given))
             if given.statistics == "reestimate":
@@ -202,7 +202,7 @@ def rate(recipe: Recipe, step: int, total: int) -> float:
 def by_hand(frozen: int, recipe: Recipe, statistics: str, dtype: torch.dtype) -> tuple[list[float], dict[str, Tensor]]:
     """What a user of plain PyTorch writes: freeze by hand, one optimiser, a loop over the same batches."""
     model = copy.deepcopy(network(dtype)[0].module)
-    model.head = classification.head(stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
+    model.head = heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=1).to(dtype)
     parts: list[nn.Module] = [model.stem, *model.blocks]
     tuned = [p for part in parts[frozen:] for p in part.parameters()]
     for part in parts[:frozen]:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.plan import plan
-from frostline.tasks import classification
+from frostline.tasks import classification, heads
 from frostline.training import loop
 from frostline.training.feed import feed
 from frostline.training.loop import Batch, Learner
 from frostline.training.prepare import prepared
-from frostline.values import Backbone, Epoch, Layer, Plan, Recipe
+from frostline.values import Backbone, Epoch, Head, Layer, Plan, Recipe
 
 TINY_RATE = 1e-7  # a training at this rate changes no gradient, so that AdamW moves by the rate itself
 STEPS = 5
@@ -259,7 +259,7 @@ def rounds(of: Plan, *, predicting: bool) -> tuple[list[Epoch], dict[str, Tensor
     backbone, anatomy = network()
     images, targets = stage.pictures(24)
     inputs = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
-    head, device = classification.head(stage.WIDTH, stage.CLASSES, seed=0), stage.cpu()
+    head, device = heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=0), stage.cpu()
     with prepared(backbone, anatomy, of, head, start=0, seed=0, device=device) as taught:
         learn = feed(lambda rows, _: [inputs[rows]], np.arange(24), targets, 8, device=device.device, seed=1)
         torch.manual_seed(0)

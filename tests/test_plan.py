@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import stage
 import torch
@@ -20,7 +21,18 @@ from torch import nn
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.cuts import dissect
 from frostline.errors import CutError, PlanError
-from frostline.plan import cut_at, depth_of, from_json, legal_depths, plan, read, to_json, with_epochs, with_rate
+from frostline.plan import (
+    cut_at,
+    depth_of,
+    from_json,
+    gradual,
+    legal_depths,
+    plan,
+    read,
+    to_json,
+    with_epochs,
+    with_rate,
+)
 from frostline.values import Adapter, Backbone, Head, Layer, Plan, Recipe
 
 RECIPE = Recipe(epochs=10, lr=1e-2)
@@ -432,3 +444,34 @@ def test_a_weight_with_two_names_is_frozen_and_grouped_as_one() -> None:
     groups = plan(layers, RECIPE).parameter_groups(backbone.module)
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in backbone.module.parameters())
+
+
+@given(depth=st.integers(1, 7), epochs=st.integers(1, 12), share=st.floats(0.05, 1.0), seed=st.integers(0, 99))
+def test_gradual_unfreezing_thaws_every_layer_once_in_its_order_and_by_its_time(
+    depth: int, epochs: int, share: float, seed: int
+) -> None:
+    layers, recipe = tuple(layer(i, f"blocks.{i}") for i in range(depth)), replace(RECIPE, epochs=epochs)
+    order = tuple(int(i) for i in np.random.default_rng(seed).permutation(depth))
+    of = gradual(layers, recipe, until=share, order=order)
+    seen: list[int] = []
+    for epoch in range(epochs):
+        learning = {i for i, learns in enumerate(of.learning(epoch)) if learns}
+        assert learning == set(order[: len(learning)])  # what thaws first stands first
+        seen.append(len(learning))
+    assert seen == sorted(seen)
+    assert seen[-1] == depth
+    assert seen[0] == (0 if epochs > 1 else depth)  # the head alone
+    assert seen[min(epochs - 1, max(1, int(share * epochs)))] == depth
+
+
+def test_gradual_unfreezing_goes_from_the_top_down_by_an_epoch_or_a_share_of_the_schedule() -> None:
+    recipe = replace(RECIPE, epochs=10)
+    by_share, by_epoch = gradual(LAYERS, recipe, until=0.5), gradual(LAYERS, recipe, until=5)
+    assert by_share == by_epoch
+    assert [epoch for epoch, _ in by_epoch.thaw] == [1, 2, 3, 4, 5]
+    assert [sum(flags) for _, flags in by_epoch.thaw] == [1, 2, 3, 4, 5]
+    assert by_epoch.thaw[0][1] == (False, False, False, False, True)
+    wrong = ((0, None, "until is 0"), (11, None, "1 to 10"), (1.5, None, "until is 1.5"), (0.5, (0, 0), "order"))
+    for until, order, said in wrong:
+        with pytest.raises(PlanError, match=said):
+            gradual(LAYERS, recipe, until=until, order=order)

@@ -21,7 +21,7 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.errors import BackboneError, PlanError
 from frostline.plan import plan
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import loop
 from frostline.training.device import Device
 from frostline.training.feed import feed, steps
@@ -45,7 +45,7 @@ def of(recipe: Recipe = RECIPE, **given: Any) -> Plan:
 
 
 def head(seed: int = 0) -> nn.Linear:
-    return classification.head(stage.WIDTH, stage.CLASSES, seed=seed)
+    return heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=seed)
 
 
 def batches(depth: int, batch: int = 8) -> Feed:
@@ -209,7 +209,7 @@ def test_a_layer_learns_whatever_it_is_called() -> None:
     assert names[0] == "head"
     assert all(name.startswith("head") for name in names)
     given = plan(anatomy.layers, RECIPE)
-    new = classification.head(6, 3, seed=0)
+    new = heads.made(Head(), 6, 3, seed=0)
     with prepared(backbone, anatomy, given, new, start=0, seed=0, device=stage.cpu()) as learner:
         grouped = {id(p) for group in learner.groups for p in group["params"]}
         trained = learner.module.get_submodule("network")

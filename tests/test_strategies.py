@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from frostline.plan import with_epochs
 from frostline.report import glossary
-from frostline.search.arms import STEP, closed
+from frostline.search.arms import STEP
 from frostline.search.schedule import comparison, whole
 from frostline.search.strategies import ANCHOR, BLEND, KNOWN, compared, left_out
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import loop
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import prepared, reestimate
@@ -46,7 +46,10 @@ def evidence(peak: int = 3) -> list[Evidence]:
 
 def arms(peak: int = 3) -> Mapping[str, Arm]:
     layers = stage.anatomy(stage.network(torch.float64)).layers
-    found = compared(layers, evidence(peak), recipe=RECIPE, classes=3, examples=500, batch_norms=True, adaptable=True)
+    found = compared(
+        layers, evidence(peak), recipe=RECIPE, classes=3, examples=500, batch_norms=True, adaptable=True,
+        fisher=(1.0, 4.0, 2.0, 3.0),
+    )  # fmt: skip
     return {str(arm.baseline): arm for arm in found}
 
 
@@ -75,6 +78,11 @@ HANDS: Mapping[str, Hand] = {
     "gradual_unfreezing": Hand(
         lambda epoch: dict.fromkeys([(), ("blocks.1", "blocks.2"), LAYERS, LAYERS][epoch], KEPT)
     ),
+    "fisher_unfreezing": Hand(
+        lambda epoch: dict.fromkeys([(), ("blocks.0", "blocks.2"), LAYERS, LAYERS][epoch], KEPT)
+    ),
+    "mlp_probe": Hand(at()),
+    "attention_probe": Hand(at()),
     "layer_decay": Hand(at(stem=KEPT * 0.7**3, blocks_0=KEPT * 0.7**2, blocks_1=KEPT * 0.7, blocks_2=KEPT)),
     "l2_sp": Hand(ALL, anchor=ANCHOR),
     "wise_ft": Hand(ALL, blend=BLEND),
@@ -91,7 +99,29 @@ HANDS: Mapping[str, Hand] = {
 }  # fmt: skip
 
 
-def by_hand(hand: Hand, head: nn.Linear) -> tuple[nn.Module, nn.Linear]:
+def normalised(x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def said(head: nn.Module, x: Tensor) -> Tensor:
+    """What each kind of head says of a map (n, features, height, width), written out."""
+    p, pooled = dict(head.named_parameters()), x.mean((2, 3))
+    if "weight" in p:
+        return pooled @ p["weight"].T + p["bias"]
+    logits = pooled @ p["linear.weight"].T + p["linear.bias"] + p["output.bias"]
+    if "queries" not in p:
+        inner = functional.gelu(normalised(pooled) @ p["hidden.weight"].T + p["hidden.bias"])
+        return logits + inner @ p["output.weight"].T
+    positions = normalised(x.flatten(2).transpose(1, 2))
+    attended = []
+    for query in p["queries"]:
+        weight = torch.exp(positions @ query / len(query) ** 0.5)
+        attended.append((weight[..., None] * positions).sum(1) / weight.sum(1, keepdim=True))
+    return logits + torch.cat(attended, dim=1) @ p["output.weight"].T
+
+
+def by_hand(hand: Hand, head: nn.Module) -> tuple[nn.Module, nn.Module]:
     model, fresh = still_network(), still_network(SEED)
     for name in hand.new:
         model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
@@ -105,7 +135,7 @@ def by_hand(hand: Hand, head: nn.Linear) -> tuple[nn.Module, nn.Linear]:
         x = inputs[rows]
         for name in features:
             x = model.get_submodule(name)(x)
-        return head(x.mean((2, 3)))
+        return said(head, x)
 
     model.eval()
     if hand.refreshed:
@@ -129,8 +159,8 @@ def by_hand(hand: Hand, head: nn.Linear) -> tuple[nn.Module, nn.Linear]:
             for layer, p in owned.values()
         ]
         + [
-            {"params": [head.weight], "lr": LR, "layer": "head", "weight_decay": 0.01},
-            {"params": [head.bias], "lr": LR, "layer": "head", "weight_decay": 0.0},
+            {"params": [p], "lr": LR, "layer": "head", "weight_decay": 0.01 if p.ndim > 1 else 0.0}
+            for p in head.parameters()
         ]
     )
     for epoch in range(EPOCHS):
@@ -160,7 +190,7 @@ def test_a_strategy_is_what_a_loop_by_hand_makes_of_its_name(name: str) -> None:
     learn = feed(
         lambda rows, epoch: [inputs.numpy()[rows]], np.arange(ROWS), targets, BATCH, device=torch.device("cpu"), seed=2
     )
-    head, again = (classification.head(stage.WIDTH, stage.CLASSES, seed=1).double() for _ in range(2))
+    head, again = (heads.made(arm.plan.head, stage.WIDTH, stage.CLASSES, seed=1).double() for _ in range(2))
     with prepared(backbone, stage.anatomy(backbone), arm.plan, head, start=0, seed=SEED, device=stage.cpu()) as learner:
         if arm.plan.statistics == "reestimate":
             reestimate(learner, learn(0), arm.plan)
@@ -171,7 +201,8 @@ def test_a_strategy_is_what_a_loop_by_hand_makes_of_its_name(name: str) -> None:
     for key, tensor in network.state_dict().items():
         if not key.startswith("head.") and not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(tensor, expected.state_dict()[key], rtol=1e-8, atol=1e-9, msg=f"{name}: {key}")
-    torch.testing.assert_close(head.weight.detach(), theirs.weight.detach(), rtol=1e-8, atol=1e-9)
+    for key, tensor in head.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[key], rtol=1e-8, atol=1e-9, msg=f"{name}: {key}")
 
 
 def test_every_strategy_has_an_oracle() -> None:
@@ -183,7 +214,7 @@ def test_every_strategy_has_an_oracle() -> None:
 def test_all_come_to_the_end_with_grids_of_their_own() -> None:
     for arm in arms().values():
         assert arm.protected
-        assert len(arm.rates) == (1 if closed(arm.plan) else 3)
+        assert len(arm.rates) == (1 if arm.plan.closed else 3)
         assert arm.plan.recipe.lr in arm.rates
         assert max(arm.rates) / min(arm.rates) in (1.0, pytest.approx(STEP**2))
     plans = [arm.plan for arm in arms().values()]
@@ -204,9 +235,9 @@ def test_what_a_comparison_does_without_is_said_with_the_reason() -> None:
     assert left_out(list(arms().values()), classes=3, examples=500, batch_norms=True, adaptable=True) == ()
     few = compared(layers, evidence(4), recipe=RECIPE, classes=30, examples=90, batch_norms=True)
     told = left_out(few, classes=30, examples=90, batch_norms=True, adaptable=False)
-    assert [note.partition(" is not")[0] for note in told] == ["best probe", "plain loop", "lora"]
-    assert "90 examples of 30 classes" in told[1]
-    assert "peft" in told[2]
+    assert [note.partition(" is not")[0] for note in told] == ["best probe", "fisher unfreezing", "plain loop", "lora"]
+    assert "90 examples of 30 classes" in told[2]
+    assert "peft" in told[3]
     bare = compared(layers, evidence(), recipe=RECIPE, classes=3, examples=500)
     told = left_out(bare, classes=3, examples=500, batch_norms=False, adaptable=True)
     assert any("no batch norms" in note for note in told)

@@ -179,6 +179,27 @@ class InPlace(nn.Module):
         return self.head(torch.tanh(self.third(torch.tanh(high))))
 
 
+class TwoStreams(nn.Module):
+    """What its stem hands on are two tensors, and the result needs both."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.coarse = nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tanh(self.fine(x)), torch.tanh(self.coarse(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = TwoStreams.Split()
+        self.top = nn.Sequential(nn.Linear(12, 8), nn.Tanh())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.top(torch.cat(self.stem(x), dim=1)))
+
+
 class Dictionary(nn.Module):
     """Takes a mask, gives a dictionary, and its blocks hand on tuples."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from frostline.backbones.graph import results_of
 from frostline.backbones.halves import Frontier, Halves
 from frostline.backbones.patch import calmed, patched, without_cache
 from frostline.backbones.steps import Step, numbered
+from frostline.errors import PlanError
 
 GROWTH = 32  # pixels, or samples: a multiple of every usual stride
 
@@ -26,26 +27,48 @@ def pool(anatomy: Anatomy, depth: int, frontier: Frontier, inputs: Mapping[str, 
     """
     if depth == 0:
         return torch.cat([_float(tensor.flatten(1)) for tensor in frontier], dim=1)
+    return torch.cat([_pooled(rows, how, inputs or {}) for rows, how in _rows(anatomy, depth, frontier)], dim=1)
+
+
+def positions_at(
+    anatomy: Anatomy, depth: int, frontier: Frontier, inputs: Mapping[str, Any] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What `pool` pools of: (n, positions, features), and which positions count, where a mask says so.
+
+    Raises PlanError where several tensors cross the cut, whose positions are not the same.
+    """
+    found = list(_rows(anatomy, depth, frontier)) if depth else []
+    if len(found) != 1:
+        raise PlanError(
+            f"{len(found)} tensors cross depth {depth} of {anatomy.name!r}; a head that pools by attention reads the "
+            "positions of one: give another depth, or a head of kind 'linear' or 'mlp'"
+        )
+    (rows, how), *_ = found
+    mask = (inputs or {}).get(how.mask) if how.mask is not None else None
+    return rows, None if mask is None else _stretched(mask, rows.shape[1])
+
+
+def _rows(anatomy: Anatomy, depth: int, frontier: Frontier) -> Iterator[tuple[Tensor, Pool]]:
+    """Each tensor that crosses a cut as (n, positions, features), and how it is pooled."""
     port = anatomy.port(depth)
     batch = int(anatomy.example[anatomy.data].shape[0])
-    rows: list[Tensor] = []
     for tensor, how, axis, shape in zip(frontier, anatomy.pools[depth - 1], port.axes, port.shapes, strict=True):
         folds = shape[axis] // batch
-        rows.append(_pooled(tensor.movedim(axis, 0), how, folds, inputs or {}))
-    return torch.cat(rows, dim=1)
+        tensor = _float(tensor.movedim(axis, 0))
+        count = tensor.shape[0] // folds
+        if how.channel is None:
+            yield tensor.reshape(count, 1, -1), how
+            continue
+        rows = tensor.movedim(how.channel, -1)
+        # windows folded into the batch are positions of their example
+        yield rows.reshape(count, -1, rows.shape[-1]), how
 
 
 def _float(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _pooled(tensor: Tensor, how: Pool, folds: int, inputs: Mapping[str, Any]) -> Tensor:
-    tensor = _float(tensor)
-    count = tensor.shape[0] // folds
-    if how.channel is None:
-        return tensor.reshape(count, -1)
-    rows = tensor.movedim(how.channel, -1)
-    rows = rows.reshape(count, -1, rows.shape[-1])  # windows folded into the batch are positions of their example
+def _pooled(rows: Tensor, how: Pool, inputs: Mapping[str, Any]) -> Tensor:
     mask = inputs.get(how.mask) if how.mask is not None else None
     counts = None if mask is None or how.take == "first" else _stretched(mask, rows.shape[1]).to(rows)
     if how.take == "first":
@@ -54,7 +77,7 @@ def _pooled(tensor: Tensor, how: Pool, folds: int, inputs: Mapping[str, Any]) ->
         if counts is None:
             return rows[:, -1]
         places = (counts * torch.arange(1, rows.shape[1] + 1, device=rows.device)).argmax(dim=1)
-        return rows[torch.arange(count, device=rows.device), places]
+        return rows[torch.arange(len(rows), device=rows.device), places]
     if counts is None:
         return rows.mean(dim=1)
     return (rows * counts[..., None]).sum(dim=1) / counts.sum(dim=1, keepdim=True).clamp(min=1)

@@ -19,7 +19,6 @@ from frostline.backbones.graph import results_of
 from frostline.bench.bench import Bench
 from frostline.bench.unit import kept_weights
 from frostline.data import batches
-from frostline.search.arms import closed
 from frostline.training import checkpoint
 from frostline.values import Arm, Backbone, Unit
 
@@ -44,7 +43,8 @@ def forgotten(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Mapping[str, 
         if before is None or arm.plan.above != "tune":
             found[arm.id] = None
         else:
-            found[arm.id] = 0.0 if closed(arm.plan) else _changed(bench, unit, pictures, before)
+            still = arm.plan.freeze == arm.plan.keep
+            found[arm.id] = 0.0 if still else _changed(bench, unit, pictures, before)
     return found
 
 

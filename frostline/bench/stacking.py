@@ -12,11 +12,11 @@ from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
 from frostline.bench.measure import Trial, least
 from frostline.plan import legal_depths, plan
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training.device import Device, arranged
 from frostline.training.loop import Batch, Learner, stacking_quietly, train_together
 from frostline.training.prepare import prepared
-from frostline.values import Backbone, Plan, Recipe, Way
+from frostline.values import Backbone, Head, Plan, Recipe, Way
 
 RATES = (1e-5, 3e-5, 1e-4)  # as many as an arm has; small, so that nothing runs away
 STEPS = 4  # of one measurement
@@ -62,7 +62,7 @@ def _calls(
         pairs = list[tuple[Learner, Plan]]()
         for rate in RATES:
             of = plan(anatomy.layers, Recipe(1, rate), freeze=depth)
-            head = classification.head(features, 2, seed=0)
+            head = heads.made(Head(), features, 2, seed=0)
             opened = prepared(backbone, anatomy, of, head, start=depth, seed=0, device=device)
             pairs.append((stack.enter_context(opened), of))
 

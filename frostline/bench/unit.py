@@ -22,7 +22,7 @@ from frostline.evidence import probes
 from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
 from frostline.search.scores import balanced
-from frostline.tasks import classification
+from frostline.tasks import heads
 from frostline.training import adapters, checkpoint, device, loop
 from frostline.training.feed import Read, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate, refuse_untrained
@@ -267,16 +267,17 @@ def learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner
     )
 
 
-def head_of(bench: Bench, training: Training) -> torch.nn.Linear:
+def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     """The head on the cuts that the plan's reads, started as the plan says."""
     depths = read_at(training.plan)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
-    head = classification.head(features, classes, seed=training.seed)
+    head = heads.made(training.plan.head, features, classes, seed=training.seed)
     if training.plan.head.start == "probe":
         linear = starting_head(bench, training.fold, depths, balance=training.plan.recipe.balance)
+        part = heads.linear_of(head)
         with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(linear.weights))
-            head.bias.copy_(torch.from_numpy(linear.bias))
+            part.weight.copy_(torch.from_numpy(linear.weights))
+            part.bias.copy_(torch.from_numpy(linear.bias))
     return head
 
 

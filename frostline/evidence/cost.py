@@ -115,7 +115,7 @@ def model_cost(
     path = plan.keep if plan.above == "drop" else len(plan.layers)
     usable = [depth for depth in stored if depth <= plan.freeze] if plan.recipe.augment == "none" else []
     first = max(usable, default=0)
-    head = (features + 1) * classes
+    head = plan.head.numbers(features, classes)
     per_mac = 1 / calibration.macs_per_second
     steps = -(-examples // plan.recipe.batch)
     seconds = 0.0

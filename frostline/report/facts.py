@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from frostline.report import words
 from frostline.report.glossary import named
-from frostline.search.arms import closed
 from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Plan, Profile
 
@@ -143,7 +142,7 @@ def early(report: Report) -> str:
 def learned(plan: Plan) -> str:
     """How a plan's model comes about, in one sentence."""
     recipe = plan.recipe
-    if closed(plan):
+    if plan.closed:
         return "The head is fitted in closed form on stored features; nothing is trained."
     return (
         f"The new head learns at {recipe.lr:.2g}. {recipe.epochs} epochs of {recipe.optimiser}, batches of "
@@ -164,7 +163,7 @@ def savings(report: Report) -> tuple[str, ...]:
     """What the search cost and what it saves, sentence by sentence, against full fine-tuning and against scratch."""
     chosen = next(row.seconds for row in strategies(report) if row.chosen)
     said = [_searched(report.summary["cost"])]
-    if chosen and closed(report.plan):
+    if chosen and report.plan.closed:
         said.append(
             f"The chosen plan is fitted in closed form, not trained: {words.seconds(chosen)} once the features of "
             "every example are there."
@@ -283,7 +282,7 @@ def _searched(cost: Mapping[str, Any]) -> str:
 def _beside(longer: Mapping[str, float], chosen: float, report: Report) -> str:
     """One training of each known strategy that takes longer than the chosen plan, and when that repays the search."""
     times = {name: words.ratio(other, chosen) for name, other in longer.items()}
-    if closed(report.plan):
+    if report.plan.closed:
         said = [f"{name} takes {words.seconds(other)}, {times[name]} as long" for name, other in longer.items()]
         return words.sentence(", and ".join(said))
     paid = {name: int(words.saving(report.summary["cost"], chosen, other) or 0) + 1 for name, other in longer.items()}

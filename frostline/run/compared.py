@@ -11,7 +11,6 @@ from frostline.bench.bench import Bench
 from frostline.bench.forgetting import forgotten
 from frostline.run import terms
 from frostline.run.comparisons import Baseline
-from frostline.search.arms import closed
 from frostline.training.prepare import top
 from frostline.values import Outcome, Plan
 
@@ -71,7 +70,7 @@ def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[f
     """
     mine, plan = [outcome for outcome in told if outcome.unit.arm == baseline.arm.id], baseline.arm.plan
     passing = _passing(bench, plan)
-    if closed(plan):
+    if plan.closed:
         return max(outcome.seconds for outcome in mine), 0.0, passing  # fitted once, and then remembered
     # of the race the first rung; of scratch, which does not race, those with the first seed
     short = [o.seconds for o in mine if o.unit.rung == 1 or (o.unit.rung == 0 and o.unit.seed == 0)]
@@ -95,7 +94,7 @@ def _break_even(bench: Bench, plan: Plan) -> float | None:
     None where nothing is read behind the first layer, and for what is fitted once.
     """
     depth = max((d for d in bench.whole if d <= plan.freeze), default=0)
-    if closed(plan) or not depth:
+    if plan.closed or not depth:
         return None
     plain, stored = (terms.cost_of(bench, plan, stored=depths).training for depths in (frozenset({0}), None))
     gain = (plain - stored) / plan.recipe.epochs

@@ -8,13 +8,14 @@ from statistics import median
 from typing import Any
 
 from frostline.bench.bench import Bench
+from frostline.bench.fisher import fisher
 from frostline.bench.recipe import recipe
 from frostline.errors import OptionError, PlanError
 from frostline.evidence.cost import model_cost
-from frostline.plan import with_epochs
+from frostline.plan import plan, with_epochs
 from frostline.search import race as races
 from frostline.search import strategies
-from frostline.search.arms import baselines, closed, exact, propose
+from frostline.search.arms import baselines, exact, propose
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import FEWEST_ARMS, Schedule, comparison, forecast, scale, schedule, whole
@@ -174,9 +175,11 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
     if bench.settings.strategies == "known":
         adaptable = adapters.possible(bench.backbone.module, layers)
+        informative = fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,)))
         arms = strategies.compared(
-            layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms, adaptable=adaptable
-        )
+            layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms, adaptable=adaptable,
+            fisher=informative,
+        )  # fmt: skip
     else:
         arms = propose(layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms)
     return tuple(augmented(bench, arm) for arm in arms)
@@ -242,7 +245,7 @@ def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -
 
     A closed-form probe passes through its layers once, whatever the epochs.
     """
-    once = closed(plan)
+    once = plan.closed
     counted = replace(plan, recipe=replace(plan.recipe, epochs=1), thaw=()) if once else plan
     return model_cost(
         counted,
@@ -281,7 +284,7 @@ def fitted_to(bench: Bench, plan: Plan) -> Plan:
     if given.epochs is not None:
         plan = with_epochs(plan, given.epochs)
     batch = min(given.batch_size or plan.recipe.batch, len(bench.split.folds[0].train))
-    augment = plan.recipe.augment if given.augment is None or closed(plan) else given.augment
+    augment = plan.recipe.augment if given.augment is None or plan.closed else given.augment
     return replace(plan, recipe=replace(plan.recipe, batch=batch, augment=augment))
 
 

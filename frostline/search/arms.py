@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from frostline.plan import legal_depths, plan
+from frostline.plan import gradual, legal_depths, plan
 from frostline.values import Arm, Evidence, Head, Layer, Plan, Recipe
 
 MOST = 14
@@ -27,12 +27,7 @@ def grid(rate: float) -> tuple[float, ...]:
 
 def exact(arm: Arm) -> bool:
     """Whether the arm's plan is closed: no seed changes its result."""
-    return closed(arm.plan)
-
-
-def closed(plan: Plan) -> bool:
-    """Nothing below the head learns or is new, so a closed-form probe is the plan's result."""
-    return plan.freeze == plan.keep and plan.above != "reinit" and plan.head.start == "probe"
+    return arm.plan.closed
 
 
 def best_probe(evidence: Sequence[Evidence]) -> int:
@@ -128,19 +123,6 @@ def _known(layers: Sequence[Layer], recipe: Recipe) -> Iterable[Arm]:
         yield trained("last_block", plan(layers, recipe, freeze=inner[-1]), baseline="last_block")
     yield trained("layer_decay", plan(layers, replace(recipe, layer_decay=DECAY)), baseline="layer_decay")
     yield trained("gradual", gradual(layers, recipe), baseline="gradual_unfreezing")
-
-
-def gradual(layers: Sequence[Layer], recipe: Recipe) -> Plan:
-    """The head alone in the first epoch, then layers from the top down, all of them by half the schedule (ULMFiT)."""
-    depth, half = len(layers), max(1, recipe.epochs // 2)
-    steps = min(depth, half)
-    thaw = {
-        max(1, round(half * step / steps)): tuple(i >= depth - depth * step // steps for i in range(depth))
-        for step in range(1, steps + 1)
-    }
-    if recipe.epochs == 1:
-        thaw = {0: (True,) * depth}  # no epoch is left for the head alone
-    return plan(layers, recipe, train=(False,) * depth, thaw=tuple(sorted(thaw.items())))
 
 
 def _suggested(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Recipe) -> Iterable[Arm]:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import prod
 
-from frostline.plan import plan
+from frostline.plan import gradual, plan
 from frostline.search.arms import (
     DECAY,
     PER_CLASS,
     best_probe,
-    closed,
     cut_near,
     distinct,
-    gradual,
     grid,
     inner_cuts,
     plain_loop,
@@ -27,9 +26,9 @@ ANCHOR = 30.0  # of L2-SP: at the kept layers' peak rate of 1e-4, half the way b
 BLEND = 0.5  # of WiSE-FT: the middle between source and tuned, which the paper recommends where nothing is known
 RANK = 8  # of LoRA
 KNOWN = (
-    "linear_probe", "best_probe", "multi_layer_probe", "full_finetune", "lp_ft", "gradual_unfreezing", "layer_decay",
-    "l2_sp", "wise_ft", "stem_frozen", "half_frozen", "last_block", "surgical", "truncation", "reinitialisation",
-    "statistics_refresh", "plain_loop", "lora",
+    "linear_probe", "best_probe", "multi_layer_probe", "mlp_probe", "attention_probe", "full_finetune", "lp_ft",
+    "gradual_unfreezing", "fisher_unfreezing", "layer_decay", "l2_sp", "wise_ft", "stem_frozen", "half_frozen",
+    "last_block", "surgical", "truncation", "reinitialisation", "statistics_refresh", "plain_loop", "lora",
 )  # fmt: skip
 
 
@@ -42,13 +41,15 @@ def compared(
     examples: int,
     batch_norms: bool = False,
     adaptable: bool = False,
+    fisher: Sequence[float] | None = None,
 ) -> tuple[Arm, ...]:
     """Every known strategy that this network allows; all of them are protected, none races against time.
 
     `examples` are those of one training fold, `batch_norms` says whether the layers hold any, `adaptable` whether
-    low-rank adapters can be put beside some of them. Training from scratch is timed apart (`arms.baselines`).
+    low-rank adapters can be put beside some of them, `fisher` is the trace of each layer's Fisher information where
+    it was measured. Training from scratch is timed apart (`arms.baselines`).
     """
-    found = [*_extractors(layers, evidence, recipe), *_initialisers(layers, recipe)]
+    found = [*_extractors(layers, evidence, recipe), *_initialisers(layers, recipe, fisher)]
     found += _partial(layers, evidence, recipe)
     if batch_norms:
         found += _normalised(layers, recipe, enough=examples >= PER_CLASS * classes)
@@ -86,7 +87,7 @@ Named = tuple[str, str, Plan]  # the known name, the arm's own, what it does
 
 
 def _rates(of: Plan) -> tuple[float, ...]:
-    return (of.recipe.lr,) if closed(of) else grid(of.recipe.lr)
+    return (of.recipe.lr,) if of.closed else grid(of.recipe.lr)
 
 
 def _extractors(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: Recipe) -> Iterator[Named]:
@@ -99,13 +100,20 @@ def _extractors(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: R
     if cuts:
         head = Head(cuts=tuple(sorted(cuts)))
         yield "multi_layer_probe", "multi_layer_probe", plan(layers, recipe, freeze=len(layers), head=head)
+    yield "mlp_probe", "mlp_probe", plan(layers, recipe, freeze=len(layers), head=Head("mlp"))
+    features = {e.cut.depth: e.features for e in evidence}.get(len(layers))
+    if features is not None and features in layers[-1].shape and prod(layers[-1].shape) > features:
+        yield "attention_probe", "attention_probe", plan(layers, recipe, freeze=len(layers), head=Head("attention"))
 
 
-def _initialisers(layers: Sequence[Layer], recipe: Recipe) -> Iterator[Named]:
+def _initialisers(layers: Sequence[Layer], recipe: Recipe, fisher: Sequence[float] | None) -> Iterator[Named]:
     """Everything kept is where learning starts."""
     yield "full_finetune", "full_finetune", plan(layers, recipe, head=Head(start="random"))
     yield "lp_ft", "lp_ft", plan(layers, recipe)
     yield "gradual_unfreezing", "gradual", gradual(layers, recipe)
+    if fisher is not None:
+        order = sorted(range(len(layers)), key=lambda index: (-fisher[index], -index))
+        yield "fisher_unfreezing", "fisher_gradual", gradual(layers, recipe, order=order)
     yield "layer_decay", "layer_decay", plan(layers, replace(recipe, layer_decay=DECAY))
     yield "l2_sp", "l2_sp", plan(layers, replace(recipe, anchor=ANCHOR))
     yield "wise_ft", "wise_ft", plan(layers, recipe, blend=BLEND)

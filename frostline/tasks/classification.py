@@ -1,17 +1,10 @@
-"""One label a picture: the targets, the head, the loss and what a prediction is."""
+"""One label a picture: the loss, and what a prediction is."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-
-def head(features: int, classes: int, *, seed: int) -> nn.Linear:
-    """A fresh output layer; the same seed gives the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(features, classes)
 
 
 def loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:

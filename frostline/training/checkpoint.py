@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from frostline.errors import RunError, StoreError
+from frostline.tasks import heads
 from frostline.values import Plan
 
 HEAD = "frostline_head."  # before the names of the new head's weights; all others are the backbone's own names
@@ -35,7 +35,7 @@ def write(path: Path, network: nn.Module, head: nn.Module, plan: Plan) -> None:
         raise StoreError(f"the model cannot be written to {path}: {error}; free some space") from error
 
 
-def read(path: Path, network: nn.Module) -> nn.Linear:
+def read(path: Path, network: nn.Module) -> nn.Module:
     """Load saved weights into `network`, in place, and return the head. Raises RunError where they do not fit."""
     try:
         state = load_file(path)
@@ -45,13 +45,12 @@ def read(path: Path, network: nn.Module) -> nn.Linear:
     body = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
     known = network.state_dict()
     wrong = [name for name, tensor in body.items() if name not in known or known[name].shape != tensor.shape]
-    if wrong or "weight" not in head_state:
-        raise RunError(
-            f"{path} does not fit this network: {(wrong or ['the head'])[0]!r}; it was made with another one"
-        )
+    try:
+        head = heads.rebuilt(head_state)
+    except (KeyError, RuntimeError):
+        wrong.append("the head")
+        head = network
+    if wrong:
+        raise RunError(f"{path} does not fit this network: {wrong[0]!r}; it was made with another one")
     network.load_state_dict(body, strict=False)
-    classes, features = head_state["weight"].shape
-    head = nn.Linear(features, classes)
-    with torch.no_grad():
-        head.load_state_dict(head_state)
     return head

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
-from frostline.backbones.pooling import pool
+from frostline.backbones.pooling import pool, positions_at
 from frostline.errors import BackboneError, PlanError
 from frostline.tasks import classification
+from frostline.tasks.heads import Attention
 from frostline.training import adapters
 from frostline.training.device import Device
 from frostline.training.loop import Batch, Learner
@@ -42,10 +43,11 @@ def refuse_untrained(plan: Plan) -> None:
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one; allowed are depths of {allowed}, rising, each once"
         )
-    if cuts and (plan.freeze < plan.keep or plan.above == "reinit" or plan.head.start != "probe"):
+    if cuts and not plan.closed:
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one, and layers below it learn; such a head is fitted on "
-            f"frozen features: freeze all {plan.keep} kept layers, let nothing begin anew, and `start` be 'probe'"
+            f"frozen features: freeze all {plan.keep} kept layers, let nothing begin anew, `kind` be 'linear' and "
+            "`start` be 'probe'"
         )
 
 
@@ -84,7 +86,7 @@ def prepared(
         def forward(inputs: tuple[Tensor, ...]) -> Tensor:
             if device.mixed_precision == "no":
                 inputs = tuple(_widened(tensor, head) for tensor in inputs)
-            return head(pool(anatomy, depth, inputs if run is None else run(inputs, None)))
+            return headed(head, anatomy, depth, inputs if run is None else run(inputs, None))
 
         by = None if weights is None else weights.to(device.device)
         yield Learner(module, forward, groups, mode, anchors, by, began)
@@ -104,10 +106,18 @@ def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan)
     def predict(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
             found = whole.taps({anatomy.data: inputs}, depths)
+            if len(depths) == 1:
+                return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]]))
             features = [pool(anatomy, depth, found[depth]) for depth in depths]
             return classification.log_probabilities(head(torch.cat(features, dim=1)))
 
     return predict
+
+
+def headed(head: nn.Module, anatomy: Anatomy, depth: int, frontier: tuple[Tensor, ...]) -> Tensor:
+    """The logits of a head that sits on one cut, from what crosses it."""
+    features = pool(anatomy, depth, frontier)
+    return head(features, *positions_at(anatomy, depth, frontier)) if isinstance(head, Attention) else head(features)
 
 
 def reestimate(learner: Learner, batches: Iterator[Batch], plan: Plan) -> None:

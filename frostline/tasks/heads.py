@@ -1,0 +1,86 @@
+"""New layers on top: from pooled features, or from the positions that they were pooled of, to logits.
+
+Every one holds a linear head, and what goes beyond it begins at zero: started from a probe, each begins as that probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frostline.values import QUERIES, Head
+
+
+class Mlp(nn.Module):
+    """A linear head and, beside it, one hidden layer: logits = linear(x) + output(gelu(hidden(normalised x)))."""
+
+    def __init__(self, features: int, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+        self.hidden = nn.Linear(features, hidden)
+        self.output = _silent(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = functional.gelu(self.hidden(functional.layer_norm(features, features.shape[-1:])))
+        return self.linear(features) + self.output(inner)
+
+
+class Attention(nn.Module):
+    """A linear head on the pooled features and, beside it, means over the positions that learned queries weigh.
+
+    Source: attentive probing; Chen et al., "Context autoencoder", IJCV 2024, arXiv:2202.03026.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+        self.queries = nn.Parameter(torch.randn(QUERIES, features))
+        self.output = _silent(QUERIES * features, classes)
+
+    def forward(self, features: Tensor, positions: Tensor, counts: Tensor | None = None) -> Tensor:
+        """`positions` (n, places, features) are what `features` were pooled of; `counts` is 0 where none is."""
+        inner = functional.layer_norm(positions, positions.shape[-1:])
+        scores = inner @ self.queries.T / positions.shape[-1] ** 0.5
+        if counts is not None:
+            scores = scores.masked_fill(counts[..., None] == 0, float("-inf"))
+        seen = torch.einsum("npq,npf->nqf", scores.softmax(dim=1), inner)
+        return self.linear(features) + self.output(seen.flatten(1))
+
+
+def made(kind: Head, features: int, classes: int, *, seed: int) -> nn.Module:
+    """Fresh new layers; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind.kind == "mlp":
+            return Mlp(features, classes, kind.hidden)
+        return Attention(features, classes) if kind.kind == "attention" else nn.Linear(features, classes)
+
+
+def linear_of(head: nn.Module) -> nn.Linear:
+    """The linear head in it, which a probe starts."""
+    found = head if isinstance(head, nn.Linear) else head.get_submodule("linear")
+    assert isinstance(found, nn.Linear), "every head holds one"
+    return found
+
+
+def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
+    """The head whose weights these are. Raises KeyError or RuntimeError where they are of none."""
+    if "weight" in state:
+        head: nn.Module = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
+    else:
+        classes, features = state["linear.weight"].shape
+        hidden = state.get("hidden.bias")
+        head = Attention(features, classes) if hidden is None else Mlp(features, classes, len(hidden))
+    head.load_state_dict(state)
+    return head
+
+
+def _silent(features: int, classes: int) -> nn.Linear:
+    """A layer that says nothing yet."""
+    layer = nn.Linear(features, classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
