@@ -184,7 +184,14 @@ def probe(
 def train(
     data: flags.Data = None,
     *,
-    plan: Annotated[Path, typer.Option(help="A plan.json, or the summary.json of a run.")],
+    plan: Annotated[Path | None, typer.Option(help="A plan.json, or the summary.json of a run.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Or a known strategy: lp_ft, gradual_unfreezing, lora, scratch, ...")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="Or what to freeze: a count, a layer's name, a share; the rest is trained.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of new layers, beside one of the two.")] = None,
     data_format: flags.DataFormat = None,
     label: flags.Label = None,
     path: flags.PathColumn = None,
@@ -216,12 +223,12 @@ def train(
     """One plan, and its model."""
     options = _given(locals())
     from frostline import journey
-    from frostline.plan import read
     from frostline.settings import settings, switched_on
 
     json_ = json_ or switched_on("json", config)
     with console.told(json_) as show:
-        result = journey.train_with(settings(options, config=config), read(plan), show=show)
+        wanted = _wanted(plan, strategy, freeze, lr)
+        result = journey.train_with(settings(options, config=config), wanted, show=show)
     _print_result(result, json_)
 
 
@@ -282,9 +289,21 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", 2))
 
 
+def _wanted(plan: Path | None, strategy: str | None, freeze: str | None, lr: float | None) -> Any:
+    """The plan of a file, or the wish for one. Raises OptionError where it is said twice or not at all."""
+    from frostline.plan import read
+    from frostline.run.wish import Wish
+
+    if plan is None:
+        return Wish(strategy, freeze, lr)
+    if strategy is not None or freeze is not None or lr is not None:
+        raise OptionError(f"the plan {str(plan)!r} says all of strategy, freeze and lr; leave these away")
+    return read(plan)
+
+
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """What was given of a verb's options, as settings: unset ones left out."""
-    own = ("context", "config", "json_", "dry_run", "plan")
+    own = ("context", "config", "json_", "dry_run", "plan", "strategy", "freeze", "lr")
     given = {
         name: value for name, value in options.items() if value is not None and value is not False and name not in own
     }

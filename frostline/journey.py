@@ -19,12 +19,14 @@ from frostline.backbones.load import load as load_backbone
 from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.bench.lay import lay
+from frostline.bench.recipe import FULL
 from frostline.bench.unit import ALL
 from frostline.errors import OptionError, RunError
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
 from frostline.run import comparisons, course, directory, ending, notes, summary, terms
+from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
 from frostline.search.decide import decide
 from frostline.settings import Settings, settings, unread
@@ -166,19 +168,22 @@ def probe_with(given: Settings, *, source: Source | None = None, show: Show = si
     return Probed(bench, curve, arms, trainings + bench.forecast.writing)
 
 
-def train(data: Any, backbone: Any, plan: Plan, *, show: Show = silent, **options: Any) -> Result:
+def train(data: Any, backbone: Any, plan: Plan | Wish | str, *, show: Show = silent, **options: Any) -> Result:
     """One plan on one data set, and its model.
+
+    Instead of the plan there may be the name of a known strategy, "gradual_unfreezing", or a `run.wish.Wish`.
 
     `options` are those of `settings.Settings`, but for what only a search needs. Raises the errors of errors.py.
     """
     given, source = resolve(data, backbone, options)
     refuse_unread("train", given)
-    return train_with(given, plan, source=source, show=show)
+    return train_with(given, Wish(plan) if isinstance(plan, str) else plan, source=source, show=show)
 
 
-def train_with(given: Settings, plan: Plan, *, source: Source | None = None, show: Show = silent) -> Result:
+def train_with(given: Settings, plan: Plan | Wish, *, source: Source | None = None, show: Show = silent) -> Result:
     """As `train`, from settings; --epochs and --batch-size go before the plan's own. Raises PlanError."""
-    refuse_untrained(plan)
+    if isinstance(plan, Plan):
+        refuse_untrained(plan)
     tell_unread("train", given, show)
     given = replace(given, workers=1)  # one training: it has the whole machine
     with course.begun(given) as run:
@@ -186,7 +191,7 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         if run.finished:
             return load(run.folder)
         bench = course.laid(run, source or Source(), demands=partial(_demanded, given, plan), show=show)
-        plan = terms.fitted_to(bench, plan)
+        plan = terms.fitted_to(bench, plan if isinstance(plan, Plan) else granted(plan, bench, show=show))
         arm = Arm("plan", plan, (plan.recipe.lr,))
         for note in (*notes.unadapted(bench, plan), *notes.unlike(bench, plan)):
             show(Event("train", text=note))
@@ -203,8 +208,11 @@ def train_with(given: Settings, plan: Plan, *, source: Source | None = None, sho
         return Result(run.folder, written)
 
 
-def _demanded(given: Settings, plan: Plan, layers: Sequence[Layer]) -> Mapping[int, float]:
+def _demanded(given: Settings, wanted: Plan | Wish, layers: Sequence[Layer]) -> Mapping[int, float]:
     """Epochs by freeze depth of one training that reads the store: none where its pictures vary or it is closed."""
+    plan = wanted if isinstance(wanted, Plan) else rough(wanted, layers, given.epochs or FULL)
+    if plan is None:
+        return {}
     varies = (given.augment or plan.recipe.augment) != "none"
     if varies or plan.closed or plan.freeze > len(layers):
         return {}

@@ -100,7 +100,9 @@ def trained_together(plans: tuple[Plan, ...], start: int, dtype: torch.dtype) ->
             if given.statistics == "reestimate":
                 reestimate(pairs[-1][0], learn(0), given)
         torch.manual_seed(5)
-        epochs = list(loop.train_together(pairs, learn, steps(ROWS, BATCH), device))
+        epochs = list(
+            loop.train_together([loop.started(*pair, device) for pair in pairs], learn, steps(ROWS, BATCH), device)
+        )
         for place, (learner, given) in enumerate(pairs):
             loop.blend(learner, given.blend)
             predictions = loop.predict(learner, feed(read, np.arange(ROWS), targets, 9, device=device.device), device)

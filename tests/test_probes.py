@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from frostline.errors import LabelError
+from frostline.evidence import probes
 from frostline.evidence.probes import (
     accuracy,
     log_loss,
@@ -133,6 +136,23 @@ def test_the_strength_it_chooses_is_close_to_the_best_on_rows_it_never_saw() -> 
         ]
         assert losses[0] < min(losses[1:]) + 0.05
         assert max(losses[1:]) > losses[0] + 0.1
+
+
+def test_weaker_penalties_are_not_tried_once_the_held_out_loss_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, real = list[float](), probes._descend
+
+    def descend(x: Any, labels: Any, weights: Any, strength: float, start: Any) -> Any:
+        tried.append(strength)
+        return real(x, labels, weights, strength, start)
+
+    monkeypatch.setattr(probes, "_descend", descend)
+    rng = np.random.default_rng(0)
+    says_nothing = logistic(rng.standard_normal((200, 30)), np.arange(200) % 4)
+    assert tried == [1e-1, 1e-2, 1e-1]  # the last one is the fit on all rows
+    assert says_nothing.strength == 1e-1
+    tried.clear()
+    says_much, labels = problem(700, 60, 4, 0)
+    assert logistic(says_much, labels).strength == tried[-1] < 1e-1
 
 
 def test_a_class_without_examples_is_never_predicted() -> None:

@@ -112,12 +112,12 @@ def test_nothing_of_a_stack_that_failed_is_held_while_its_replicas_are_trained(
 ) -> None:
     held, real = list[weakref.ref[object]](), loop.train_together
 
-    def trained(pairs: Any, *rest: Any) -> Any:
-        if len(pairs) > 1:
-            held.extend(weakref.ref(learner.module) for learner, _ in pairs)
+    def trained(several: Any, *rest: Any, **more: Any) -> Any:
+        if len(several) > 1:
+            held.extend(weakref.ref(one.learner.module) for one in several)
             raise torch.OutOfMemoryError("three do not fit")
         assert [ref() for ref in held] == [None] * 3
-        return real(pairs, *rest)
+        return real(several, *rest, **more)
 
     monkeypatch.setattr(loop, "train_together", trained)
     monkeypatch.setattr(device, "peak_bytes", lambda before: 600)

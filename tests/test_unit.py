@@ -180,8 +180,8 @@ def test_a_trained_arm_without_steps_to_speak_of_predicts_what_its_probe_does(be
 @pytest.mark.parametrize("kind", ["probe", "freeze@2", "full"])
 def test_a_rare_class_is_found_more_often_where_classes_weigh_alike(kind: str) -> None:
     """One in ten is of the second class, and pictures tell little: the likeliest answer is nearly always the first."""
-    pixels, _ = stage.pictures(200)
-    rare = (np.arange(200) % 10 == 0).astype(np.int64)
+    pixels, _ = stage.pictures(600)
+    rare = (np.arange(600) % 10 == 0).astype(np.int64)
     pixels[rare == 1, :, :, 0] += 12
     found: dict[str, float] = {}
     for metric in ("accuracy", "balanced_accuracy"):

@@ -14,7 +14,7 @@ from frostline.bench.measure import Trial, least
 from frostline.plan import legal_depths, plan
 from frostline.tasks import heads
 from frostline.training.device import Device, arranged
-from frostline.training.loop import Batch, Learner, stacking_quietly, train_together
+from frostline.training.loop import Batch, Going, Learner, stacking_quietly, started, train_together
 from frostline.training.prepare import prepared
 from frostline.values import Backbone, Head, Plan, Recipe, Way
 
@@ -59,18 +59,21 @@ def _calls(
             yield crossing[depth], targets
 
     with ExitStack() as stack:
-        pairs = list[tuple[Learner, Plan]]()
+        several = list[tuple[Learner, Plan]]()
         for rate in RATES:
             of = plan(anatomy.layers, Recipe(1, rate), freeze=depth)
             head = heads.made(Head(), features, 2, seed=0)
             opened = prepared(backbone, anatomy, of, head, start=depth, seed=0, device=device)
-            pairs.append((stack.enter_context(opened), of))
+            several.append((stack.enter_context(opened), of))
+
+        def begun() -> list[Going]:
+            return [started(taught, of, device) for taught, of in several]
 
         def alone() -> None:
-            for pair in pairs:
-                list(train_together([pair], feed, STEPS, device))
+            for one in begun():
+                list(train_together([one], feed, STEPS, device))
 
-        yield alone, lambda: _all(train_together(pairs, feed, STEPS, device))
+        yield alone, lambda: _all(train_together(begun(), feed, STEPS, device))
 
 
 def _all(epochs: Iterator[object]) -> None:

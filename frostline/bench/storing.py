@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from frostline.search.schedule import comparison
 from frostline.search.strategies import compared
 from frostline.settings import Settings
 from frostline.training.device import Device
-from frostline.values import Calibration, Cut, Estimate, Event, Evidence, Show, silent
+from frostline.values import Calibration, Cut, Estimate, Event, Evidence, Layer, Show, silent
 
 MEMORY = 2 * 2**30  # bytes of activations that may lie in memory; the rest goes to disk
 HALVES: Mapping[str, str] = {"fp16": "float16", "bf16": "bfloat16"}  # the more exact one first
@@ -126,7 +126,7 @@ def _demands(network: Network) -> Mapping[int, float]:
     if network.demands is not None:
         return network.demands
     layers, base = network.anatomy.layers, network.recipe
-    last = Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, 1)
+    last = unseen(layers)
     all_known = network.settings.strategies == "known"
     arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
@@ -138,6 +138,12 @@ def _demands(network: Network) -> Mapping[int, float]:
     for arm in trained:
         demands[arm.plan.freeze] = demands.get(arm.plan.freeze, 0.0) + share
     return demands
+
+
+def unseen(layers: Sequence[Layer]) -> Evidence:
+    """What stands for the probes where none was fitted yet: the last cut is the best one."""
+    features = max(layers[-1].shape, default=1)
+    return Evidence(Cut(len(layers), layers[-1].name), Estimate(1.0, 1.0, 1.0), 0.0, features)
 
 
 def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:

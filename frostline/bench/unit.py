@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,15 @@ from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
 from frostline.search.scores import balanced
 from frostline.tasks import heads
-from frostline.training import adapters, checkpoint, device, loop
+from frostline.training import adapters, checkpoint, device, loop, underway
 from frostline.training.feed import Read, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate, refuse_untrained
-from frostline.values import Arm, Fold, Outcome, Plan, Unit
+from frostline.values import Arm, Epoch, Fold, Outcome, Plan, Unit
 
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
+UNDERWAY = "underway"  # and for trainings that are not at their end
+KEPT_EVERY = 30.0  # seconds, at the end of an epoch
 SMALLEST_BATCH = 2  # halving after running out of memory ends here
 RESIDENT = 0.4  # of a GPU's free memory that stored activations may take while they are learned from
 
@@ -76,7 +79,7 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
     else:
         found = _trained(bench, tasks, keep=keep)
     seconds, peak = (time.perf_counter() - started) / len(tasks), device.peak_bytes(held) // found[0].together
-    return tuple(replace(outcome, seconds=seconds, peak_bytes=peak) for outcome in found)
+    return tuple(replace(outcome, seconds=outcome.seconds + seconds, peak_bytes=peak) for outcome in found)
 
 
 def stackable(bench: Bench, arm: Arm) -> bool:
@@ -203,7 +206,8 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
             if plan.statistics == "reestimate":
                 reestimate(taught, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
-        epochs = list(loop.train_together(pairs, learn, steps(len(training.rows), batch), bench.device))
+        several = [loop.started(taught, plan, bench.device) for taught, plan in pairs]
+        epochs, before = _epochs(bench, tasks, several, learn, batch)
         look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
         for place, ((unit, task), (taught, plan)) in enumerate(zip(tasks, pairs, strict=True)):
             network, head = (taught.module.get_submodule(name) for name in ("network", "head"))
@@ -221,9 +225,33 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
             own = tuple(told[place] for told in epochs if place in told)
             diverged = own[-1].diverged or not np.isfinite(predicted).all()
             found.append(
-                Outcome(unit, task.predict, predicted, 0.0, 0, own, bool(diverged), batch, len(tasks), shifted)
+                Outcome(unit, task.predict, predicted, before, 0, own, bool(diverged), batch, len(tasks), shifted)
             )
     return found
+
+
+def _epochs(
+    bench: Bench, tasks: Sequence[Task], several: Sequence[loop.Going], learn: loop.Feed, batch: int
+) -> tuple[list[dict[int, Epoch]], float]:
+    """All epochs of the tasks, and the seconds of those that an interrupted session left behind.
+
+    A training by itself that takes long is kept as it goes on.
+    """
+    (unit, training), count = tasks[0], steps(len(tasks[0][1].rows), batch)
+    if len(tasks) > 1 or bench.folder is None or bench.device.scaler is not None:
+        return list(loop.train_together(several, learn, count, bench.device)), 0.0
+    path = bench.folder / UNDERWAY / f"{unit.key}.safetensors"
+    said = (training.plan, training.fold, training.seed, training.start, training.live, training.views, batch)
+    mark = sha256(f"{said} {bench.calibration.way}".encode()).hexdigest()
+    told = underway.read(path, mark, several[0])
+    before, kept = sum(epoch.seconds for epoch in told), time.perf_counter()
+    for epochs in loop.train_together(several, learn, count, bench.device, first=len(told)):
+        told = (*told, *epochs.values())
+        if time.perf_counter() - kept >= KEPT_EVERY:
+            underway.write(path, mark, several[0], told)
+            kept = time.perf_counter()
+    path.unlink(missing_ok=True)
+    return [{0: epoch} for epoch in told], before
 
 
 def _elsewhere(bench: Bench, learner: loop.Learner, start: int, batch: int) -> Table | None:

@@ -23,10 +23,11 @@ from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import certify
 from frostline.bench.lay import Demands, lay
-from frostline.bench.unit import FINALISTS, kept_weights, stackable
+from frostline.bench.unit import FINALISTS, UNDERWAY, kept_weights, stackable
 from frostline.errors import RunError, RunFailed, StoreError
 from frostline.plan import to_json, with_rate
 from frostline.run import directory, terms
+from frostline.run.wish import Wish
 from frostline.search import race as races
 from frostline.search.arms import exact
 from frostline.search.decide import Finalist
@@ -125,9 +126,10 @@ def roused(bench: Bench, run: Run) -> None:
         run.hands.rouse(again.laid, again.blueprint(bench))
 
 
-def bound(run: Run, plan: Plan) -> None:
+def bound(run: Run, plan: Plan | Wish) -> None:
     """Note the plan that a run trains. Raises RunError where it was begun with another one."""
-    mark = hashlib.sha256(json.dumps(to_json(plan)).encode()).hexdigest()[:16]
+    said = to_json(plan) if isinstance(plan, Plan) else asdict(plan)
+    mark = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     begun_with = studies.noted(run.study, "plan")
     searched = begun_with is None and (run.finished or bool(studies.outcomes(run.study)))
     if searched or begun_with not in (None, mark):
@@ -248,8 +250,9 @@ def _usable(bench: Bench, unit: Unit, *, keep: bool) -> bool:
 
 
 def cleared(run: Run) -> None:
-    """Remove the weights of all finalists: the model that is handed back has been copied."""
-    shutil.rmtree(run.folder / FINALISTS, ignore_errors=True)
+    """Remove the weights of all finalists: the model that is handed back has been copied; nothing is underway."""
+    for name in (FINALISTS, UNDERWAY):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
 
 
 def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:

@@ -94,7 +94,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             for b in ended.baselines
             if b.arm.id != ended.chosen.arm.id
         },
-        notes=(*known.notes, *terms.left_out(bench, ended.race.arms), *unadapted(ended), *diverged(ended)),
+        notes=(*known.notes, *left_out(ended), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
         comparison=(compared.taken(bench, ended.baselines, told) if given.strategies == "known" else {}),
         cost=costs_of(run, ended, told),
@@ -116,6 +116,12 @@ def told_of(ended: Ended) -> tuple[int, ...]:
     depths = [evidence.cut.depth for evidence in ended.evidence]
     best, own = best_probe(ended.evidence), ended.decision.plan.freeze
     return (best, depths[-1], *((own,) if own in depths else ()), depths[len(depths) // 2], depths[len(depths) // 4])
+
+
+def left_out(ended: Ended) -> tuple[str, ...]:
+    """What a comparison is told to do without; nothing of a search."""
+    compares = ended.bench.settings.strategies == "known"
+    return terms.unavailable(ended.bench, ended.race.arms) if compares else ()
 
 
 def unadapted(ended: Ended) -> tuple[str, ...]:

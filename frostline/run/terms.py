@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from frostline.bench.bench import Bench
 from frostline.bench.fisher import fisher
@@ -171,32 +171,48 @@ def _epoch(bench: Bench, plan: Plan) -> float:
 
 def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     """The arms that this evidence suggests, or all known strategies where these are to be compared."""
-    layers, base, kinds = bench.anatomy.layers, base_recipe(bench), len(bench.examples.classes)
-    examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
     if bench.settings.strategies == "known":
-        adaptable = adapters.possible(bench.backbone.module, layers)
-        informative = fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,)))
-        arms = strategies.compared(
-            layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms, adaptable=adaptable,
-            fisher=informative,
-        )  # fmt: skip
-    else:
-        arms = propose(layers, evidence, recipe=base, classes=kinds, examples=examples, batch_norms=norms)
+        return known(bench, evidence)
+    layers, kinds = bench.anatomy.layers, len(bench.examples.classes)
+    examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
+    arms = propose(layers, evidence, recipe=base_recipe(bench), classes=kinds, examples=examples, batch_norms=norms)
     return tuple(augmented(bench, arm) for arm in arms)
 
 
-def left_out(bench: Bench, arms: Sequence[Arm]) -> tuple[str, ...]:
-    """What a comparison is told to do without; nothing of a search."""
-    if bench.settings.strategies != "known":
-        return ()
-    layers, examples = bench.anatomy.layers, len(bench.split.folds[0].train)
-    return strategies.left_out(
-        arms,
-        classes=len(bench.examples.classes),
-        examples=examples,
-        batch_norms=batch_norms(bench),
-        adaptable=adapters.possible(bench.backbone.module, layers),
+def known(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
+    """Every known strategy that this network allows, seeded by this evidence."""
+    layers, base = bench.anatomy.layers, base_recipe(bench)
+    arms = strategies.compared(
+        layers,
+        evidence,
+        recipe=base,
+        fisher=fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,))),
+        **_allowing(bench),
     )
+    return tuple(augmented(bench, arm) for arm in arms)
+
+
+def unavailable(bench: Bench, arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Which of the known strategies are not among these, and why."""
+    return strategies.left_out(arms, **_allowing(bench))
+
+
+class _Allowing(TypedDict):
+    """What decides which strategies a network and its data allow."""
+
+    classes: int
+    examples: int
+    batch_norms: bool
+    adaptable: bool
+
+
+def _allowing(bench: Bench) -> _Allowing:
+    return {
+        "classes": len(bench.examples.classes),
+        "examples": len(bench.split.folds[0].train),
+        "batch_norms": batch_norms(bench),
+        "adaptable": adapters.possible(bench.backbone.module, bench.anatomy.layers),
+    }
 
 
 def augmented(bench: Bench, arm: Arm) -> Arm:

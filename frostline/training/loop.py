@@ -47,24 +47,24 @@ def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) 
     not finite ends the training with an Epoch that says `diverged`; weights are then useless.
     AdamW is used with bias correction (Zhang et al., ICLR 2021, arXiv:2006.05987).
     """
-    for epochs in train_together([(learner, plan)], feed, steps, device):
+    for epochs in train_together([started(learner, plan, device)], feed, steps, device):
         yield from epochs.values()
 
 
 def train_together(
-    pairs: Sequence[tuple[Learner, Plan]], feed: Feed, steps: int, device: Device
+    several: Sequence[Going], feed: Feed, steps: int, device: Device, *, first: int = 0
 ) -> Iterator[dict[int, Epoch]]:
     """As `train`, for several learners whose plans differ in their learning rates alone: what each would come to alone.
 
-    Yields for each epoch those of all learners, by place, each with its share of the seconds; one that diverged is not
-    there any more in the next. No learner may have a batch norm that uses batch statistics: it would have to be
-    updated through the stack.
+    Yields for each epoch, from the `first` one on, those of all learners, by place, each with its share of the seconds;
+    one that diverged is not there any more in the next. No learner may have a batch norm that uses batch statistics: it
+    would have to be updated through the stack.
     """
-    going = {place: _going(learner, plan, device) for place, (learner, plan) in enumerate(pairs)}
-    forward = _stacked([learner for learner, _ in pairs])
-    for number in range(pairs[0][1].recipe.epochs):
+    going, learners = dict(enumerate(several)), [one.learner for one in several]
+    forward = _stacked(learners)
+    for number in range(first, several[0].plan.recipe.epochs):
         started, met = time.perf_counter(), {place: list[tuple[float, float, int]]() for place in going}
-        for learner, _ in pairs:
+        for learner in learners:
             learner.mode(number)
         for index, (inputs, targets) in enumerate(feed(number)):
             for one in going.values():
@@ -77,13 +77,13 @@ def train_together(
                 break
         share = (time.perf_counter() - started) / len(met)
         flows = {place: _flows(one, met[place][-1][1]) for place, one in going.items()}
-        yield {place: _epoch(number, told, share, pairs[place][0], flows.get(place, ())) for place, told in met.items()}
+        yield {place: _epoch(number, told, share, learners[place], flows.get(place, ())) for place, told in met.items()}
         if not going:
             return
 
 
 @dataclass(frozen=True, slots=True)
-class _Going:
+class Going:
     """A training on its way."""
 
     learner: Learner
@@ -98,9 +98,10 @@ class _Going:
             group["lr"] = float(group["peak"]) * _factor(self.plan, step, begin * steps, total)
 
 
-def _going(learner: Learner, plan: Plan, device: Device) -> _Going:
+def started(learner: Learner, plan: Plan, device: Device) -> Going:
+    """A training before its first step."""
     groups, begins = _merged(learner.groups, _begins(learner, plan))
-    return _Going(learner, plan, scaled(device, _optimiser(groups, plan)), begins)
+    return Going(learner, plan, scaled(device, _optimiser(groups, plan)), begins)
 
 
 def _merged(groups: Sequence[dict[str, Any]], begins: Sequence[int]) -> tuple[list[dict[str, Any]], list[int]]:
@@ -115,7 +116,7 @@ def _merged(groups: Sequence[dict[str, Any]], begins: Sequence[int]) -> tuple[li
     return list(found.values()), [begin for _, _, begin in found]
 
 
-def _flows(one: _Going, norm: float) -> tuple[Flow, ...]:
+def _flows(one: Going, norm: float) -> tuple[Flow, ...]:
     """What the last step did to each layer; `norm` is that of all gradients before they were clipped to the recipe's.
 
     The step is read off the optimiser's state, so nothing is copied for it. Weight decay is not counted.
@@ -188,7 +189,7 @@ def blend(learner: Learner, weight: float) -> None:
 
 
 def _step(
-    going: Mapping[int, _Going],
+    going: Mapping[int, Going],
     forward: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
     inputs: tuple[Tensor, ...],
     targets: Tensor,
@@ -211,7 +212,7 @@ def _step(
     return {place: (loss.item(), norms[place]) for place, loss in losses.items()}
 
 
-def _updated(one: _Going, device: Device) -> float:
+def _updated(one: Going, device: Device) -> float:
     """Take the optimiser's step; returns the norm of the gradient before clipping."""
     recipe = one.plan.recipe
     parameters = [p for group in one.learner.groups for p in group["params"] if p.grad is not None]

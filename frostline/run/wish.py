@@ -1,0 +1,70 @@
+"""A plan that is asked for by the name of a strategy or by a depth, and made once the network is known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.bench import storing
+from frostline.bench.bench import Bench
+from frostline.bench.curve import probe_cuts
+from frostline.bench.recipe import RATE
+from frostline.errors import OptionError
+from frostline.plan import plan, with_rate
+from frostline.run import terms
+from frostline.search import strategies
+from frostline.search.arms import baselines
+from frostline.values import Layer, Plan, Recipe, Show, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one training shall be: a known strategy, or everything above a depth; at a rate, or at the usual one."""
+
+    strategy: str | None = None  # "lp_ft", "gradual_unfreezing", ...; `strategies.KNOWN` and "scratch"
+    freeze: int | str | float | None = None  # a count, a layer's name or a share
+    lr: float | None = None  # peak, of new layers
+
+    def __post_init__(self) -> None:
+        if (self.strategy is None) == (self.freeze is None):
+            raise OptionError(
+                f"strategy is {self.strategy!r} and freeze is {self.freeze!r}; give one of them: a strategy "
+                f"({', '.join((*strategies.KNOWN, 'scratch'))}) or how many layers to freeze"
+            )
+
+
+def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
+    """What it comes to as far as the layers alone tell: enough to know what to store. None where they do not."""
+    recipe = Recipe(epochs, RATE)
+    if wish.freeze is not None:
+        return plan(layers, recipe, freeze=wish.freeze)
+    arms = strategies.compared(layers, [storing.unseen(layers)], recipe=recipe, classes=2, examples=0)
+    return next((arm.plan for arm in arms if wish.strategy in (arm.baseline, arm.id)), None)
+
+
+def granted(wish: Wish, bench: Bench, *, show: Show = silent) -> Plan:
+    """The plan on this bench's layers and recipe. Raises OptionError where the strategy is not to be had here."""
+    layers, recipe = bench.anatomy.layers, terms.base_recipe(bench)
+    made = _of(bench, str(wish.strategy), show) if wish.freeze is None else plan(layers, recipe, freeze=wish.freeze)
+    return made if wish.lr is None else with_rate(made, wish.lr)
+
+
+def _of(bench: Bench, name: str, show: Show) -> Plan:
+    recipe = terms.base_recipe(bench)
+    known = (*strategies.KNOWN, "scratch")
+    if name == "scratch":
+        return baselines(bench.anatomy.layers, recipe=recipe, batch_norms=terms.batch_norms(bench))[0].plan
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise OptionError(f"strategy is {name!r}; allowed are {', '.join(known)}{hint}")
+    arms = terms.known(bench, probe_cuts(bench, show=show))
+    found = next((arm.plan for arm in arms if arm.baseline == name), None)
+    if found is not None:
+        return found
+    alike = [note for note in terms.unavailable(bench, arms) if note.startswith(name.replace("_", " "))]
+    raise OptionError(
+        f"strategy is {name!r}, and {(alike or ['this network does not allow it'])[0]}; here there are "
+        f"{', '.join(str(arm.baseline) for arm in arms)}"
+    )
