@@ -38,6 +38,9 @@ Values = Annotated[str | None, of_data(help="A column of numbers, for a metric o
 Shifted = Annotated[
     str | None, of_data(help="More pictures of the same classes, from another place: scored, never decided by.")
 ]
+Source = Annotated[
+    str | None, of_data(help="Labelled pictures of what the backbone was trained on: how far, and what is forgotten.")
+]
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[
     str | None, of_aim(help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME.")

@@ -28,7 +28,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
 KINDS: Mapping[type, tuple[str, ...]] = {
-    str: ("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "device", "out", *CHOICES),
+    str: (
+        *("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "source", "device", "out"),
+        *CHOICES,
+    ),
     int: ("image_size", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
@@ -37,7 +40,7 @@ KINDS: Mapping[type, tuple[str, ...]] = {
 ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
-    "train": ("effort", "strategies", "budget", "prefer", "epsilon", "workers", "views"),
+    "train": ("effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
     "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
@@ -62,6 +65,7 @@ class Settings:
     path: str | None = None  # column
     group: str | None = None  # column: examples of one group stay on one side of a split
     shifted: str | None = None  # further examples from where the model may be used: looked at, never decided by
+    source: str | None = None  # labelled examples of what the backbone was trained on: looked at alone
     task: str = "classification"
     metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
@@ -171,7 +175,7 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
         if name not in merged:
             example = "photos/" if name == "data" else "--backbone timm/resnet18.a1_in1k"
             raise OptionError(f"{name} is missing; give it, for example {example}, or name it in the --config file")
-    for name in ("data", "weights", "shifted", "out"):
+    for name in ("data", "weights", "shifted", "source", "out"):
         if isinstance(merged.get(name), os.PathLike):
             merged[name] = os.fspath(merged[name])
     for name in ("mean", "std"):

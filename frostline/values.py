@@ -414,6 +414,8 @@ class Evidence:
     shift: float | None = None  # nats a channel from what the batch norms just below remember of the source
     shifted: Estimate | None = None  # accuracy of the logistic head on the shifted examples
     unshifted: Estimate | None = None  # the same head's on the validation fold, to compare with
+    untaught: float | None = None  # likeness (CKA) to a randomly initialised network's features of the same examples
+    distance: float | None = None  # from examples of the source (proxy A-distance): 0 like them, 2 always told apart
 
 
 @dataclass(frozen=True, slots=True)

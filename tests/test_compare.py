@@ -15,14 +15,14 @@ from world import LETTERS, ONE, Said, small, tell
 from frostline import journey
 from frostline.bench import forgetting
 from frostline.bench.bench import Bench, Source
-from frostline.bench.forgetting import answers, forgotten
+from frostline.bench.forgetting import answers, forgotten, likeness
 from frostline.bench.lay import lay
 from frostline.bench.unit import perform
 from frostline.plan import plan
 from frostline.report import page
 from frostline.run.compared import _break_even, _passing
 from frostline.settings import settings
-from frostline.values import Arm, Head, Recipe, Unit
+from frostline.values import Arm, Examples, Head, Recipe, Unit
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +86,16 @@ def test_what_moved_more_answers_otherwise_more_often_and_what_stood_still_never
         arm = Arm(name, of, (of.recipe.lr,))
         models.append((arm, Unit(name, of.recipe.lr, 1, 0, 0, 2)))
         perform(bench, *models[-1], keep=True)
-    found = forgotten(bench, models)
+    kept = forgotten(bench, models)
+    assert kept is not None and kept.how == "answers"
+    found = {name: kept.lost(name) for name in plans}
     assert found["probe"] == found["head"] == 0
     assert found["dropped"] is None
     assert 0 <= found["gentle"] < found["rough"] <= 1  # type: ignore[operator]
+    alike = {arm.id: likeness(bench, arm, unit) for arm, unit in models}
+    assert alike["dropped"] is None
+    assert alike["probe"].mean == pytest.approx(1)  # type: ignore[union-attr]
+    assert alike["rough"].high < alike["gentle"].mean < 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("classes", "learned"), [(None, True), (0, False), (7, False)])
@@ -107,11 +113,11 @@ def test_rows_that_come_class_by_class_are_looked_at_in_all_classes(
 ) -> None:
     seen = list[int]()
 
-    def decoded(given: Bench, rows: np.ndarray) -> torch.Tensor:
+    def pictures(given: Bench, examples: Examples, rows: np.ndarray) -> list[torch.Tensor]:
         seen.extend(rows.tolist())
-        return torch.zeros(len(rows), 1, 8, 8)
+        return [torch.zeros(len(rows), 1, 16, 16)]
 
-    monkeypatch.setattr(forgetting, "_decoded", decoded)
+    monkeypatch.setattr(forgetting, "_pictures", pictures)
     monkeypatch.setattr(forgetting, "LOOKED", 12)
     forgotten(bench, [])
     assert len(seen) == 12

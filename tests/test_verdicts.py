@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -137,3 +138,33 @@ def test_features_that_frozen_miss_what_the_data_needs_are_told(low: float, hold
     verdict = verdicts.too_much_frozen(Estimate(low + 0.02, low, low + 0.04), "accuracy", 0.01)
     assert verdict.holds == holds
     assert "a linear probe on frozen features" in verdict.evidence
+
+
+def margins_of(labels: np.ndarray, true: np.ndarray, spread: float, seed: int) -> np.ndarray:
+    """Log-probabilities of four classes from noisy features of the true one, as a calibrated model has them."""
+    features = np.eye(4)[true] + spread * np.random.default_rng(seed).standard_normal((len(true), 4))
+    logits = features / spread**2
+    return logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.45])
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_wrong_labels_are_found_and_named_and_classes_that_overlap_are_none(spread: float, seed: int) -> None:
+    rng, ids = np.random.default_rng(seed), [f"row-{row}" for row in range(600)]
+    true = rng.integers(0, 4, 600)
+    wrong = rng.random(600) < 0.12
+    labels = np.where(wrong, (true + rng.integers(1, 4, 600)) % 4, true)
+    found = verdicts.label_noise(margins_of(labels, true, spread, seed), labels, ids, 0.95)
+    assert found is not None and found.holds
+    named = [int(name) for name in re.findall(r"row-(\d+)", found.advice)]
+    assert len(named) == verdicts.NAMED
+    assert wrong[named].mean() > 0.9
+    healthy = verdicts.label_noise(margins_of(true, true, spread, seed), true, ids, 0.95)
+    assert healthy is not None and not healthy.holds
+
+
+def test_nothing_is_said_of_labels_where_the_features_tell_too_little() -> None:
+    true = np.random.default_rng(0).integers(0, 4, 600)
+    ids = [str(row) for row in range(600)]
+    assert verdicts.label_noise(margins_of(true, true, 2.0, 0), true, ids, 0.95) is None
+    assert verdicts.label_noise(margins_of(true, true, 0.3, 0)[:40], true[:40], ids[:40], 0.95) is None

@@ -82,7 +82,7 @@ def laid(plan: Blueprint) -> Bench:
     }
     handles = {depth: found for depth, found in plan.features.items() if isinstance(found, Stored)}
     return Bench(
-        plan.folder, plan.settings, plan.examples, plan.settings.metric,  # by its name: nothing is judged here
+        plan.folder, plan.settings, plan.examples, None, plan.settings.metric,  # by its name: nothing is judged here
         plan.profile, plan.split, backbone, plan.anatomy, store, pooled, handles, plan.whole, plan.varied, plan.views,
         plan.places, plan.calibration, plan.forecast, device, plan.workers, {},
     )  # fmt: skip

@@ -36,6 +36,7 @@ class Bench:
     folder: Path | None  # of the run; None where nothing may be written
     settings: Settings
     examples: Examples
+    origin: Examples | None  # of what the backbone was trained on, with classes of their own
     metric: Metric
     profile: Profile
     split: Split

@@ -18,14 +18,13 @@ from frostline.bench.bench import Bench
 from frostline.bench.passing import CHUNK, Network, once_through
 from frostline.bench.shift import shifts
 from frostline.data import batches
-from frostline.evidence import growth, probes
+from frostline.evidence import growth, probes, similarity
 from frostline.plan import cut_at
 from frostline.search.scores import BALANCED, balanced
 from frostline.training.device import arranged
-from frostline.values import Event, Evidence, Growth, Show, silent
+from frostline.values import Backbone, Event, Evidence, Examples, Growth, Show, silent
 
 SHIFTED = 256  # pictures that tell how far the data lies from the source
-CONTROL = "activations/control"  # the folder in a run for the features of a randomly initialised network
 
 
 def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
@@ -34,7 +33,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     With them goes how far the data lies from what the network was trained on, as its batch norms remember it.
     """
     started = time.perf_counter()
-    with _control(bench, show) as random:
+    with _control(bench, show) as random, _origin(bench, show) as origin:
         depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
         found = probes.probe_curve(
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
@@ -42,8 +41,26 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
             shifted=bench.split.shifted, confidence=bench.settings.confidence,
             balance=balanced if bench.settings.metric in BALANCED else None,
         )  # fmt: skip
+        found = tuple(_placed(bench, evidence, random, origin) for evidence in found)
     bench.seconds["probe"] = time.perf_counter() - started
     return found
+
+
+def _placed(
+    bench: Bench, evidence: Evidence, random: Mapping[int, Rows] | None, origin: Mapping[int, Rows] | None
+) -> Evidence:
+    """With how much of a cut's features training made, and how far the data lies from the source's there."""
+    depth, train = evidence.cut.depth, bench.split.folds[0].train
+    # in random order: rows come class by class
+    places = np.random.default_rng(bench.settings.seed).permutation(len(train))[: similarity.MOST]
+    ours = bench.pooled[depth][train[places]]
+    untaught = None if random is None else similarity.cka(ours, random[depth][places])
+    away = None
+    if bench.origin is not None and origin is not None:
+        theirs = origin[depth][np.arange(len(bench.origin))]
+        away = similarity.proxy_distance(theirs, ours, seed=bench.settings.seed)
+    told = untaught is not None and math.isfinite(untaught)
+    return replace(evidence, untaught=untaught if told else None, distance=away)
 
 
 def grown_cuts(bench: Bench, depths: Iterable[int]) -> tuple[Growth, ...]:
@@ -68,13 +85,32 @@ def _control(bench: Bench, show: Show) -> Generator[Mapping[int, Rows] | None]:
         yield None
         return
     module = arranged(bench.backbone.fresh(bench.settings.seed), bench.calibration.way.layout)
-    fresh = replace(bench.backbone, module=module.eval())
     learned = bench.examples.at(bench.split.folds[0].train)  # nothing else is looked at
-    network = Network(fresh, bench.anatomy, learned, bench.device, bench.settings, len(learned))
-    folder, size = None if bench.folder is None else bench.folder / CONTROL, _pooled_bytes(bench.pooled)
+    with _passed(bench, replace(bench.backbone, module=module.eval()), learned, "control", show) as found:
+        yield found
+
+
+@contextmanager
+def _origin(bench: Bench, show: Show) -> Generator[Mapping[int, Rows] | None]:
+    """Features of the source's examples, while this is open; None where none were given."""
+    if bench.origin is None:
+        yield None
+        return
+    with _passed(bench, bench.backbone, bench.origin, "source", show) as found:
+        yield found
+
+
+@contextmanager
+def _passed(
+    bench: Bench, backbone: Backbone, examples: Examples, stage: str, show: Show
+) -> Generator[Mapping[int, Rows]]:
+    """Features of some examples by some network, at every cut, in a folder of their own that is gone afterwards."""
+    network = Network(backbone, bench.anatomy, examples, bench.device, bench.settings, len(examples))
+    folder = None if bench.folder is None else bench.folder / "activations" / stage
+    size = _pooled_bytes(bench.pooled, len(examples))
     store = Store(folder, disk=size, memory=0 if folder else size)
     try:
-        passed = once_through(network, store, {}, lambda done, all: show(Event("control", done, all))).pooled
+        passed = once_through(network, store, {}, lambda done, all: show(Event(stage, done, all))).pooled
         yield {depth: Features(store, stored, network.places) for depth, stored in passed.items()}
     finally:
         if folder is not None:
@@ -97,6 +133,6 @@ def _shifts(bench: Bench) -> Mapping[int, float]:
         module.cpu()
 
 
-def _pooled_bytes(pooled: Mapping[int, Rows]) -> int:
-    """With room for the padding of chunks."""
-    return 2 * 4 * sum(math.prod(features.shape) for features in pooled.values()) + 2**20
+def _pooled_bytes(pooled: Mapping[int, Rows], rows: int) -> int:
+    """Of so many rows, with room for the padding of chunks."""
+    return 2 * 4 * rows * sum(math.prod(features.shape[1:]) for features in pooled.values()) + 2**20

@@ -1,13 +1,19 @@
-"""What a training forgot: how often the network's own output layer says something else than before.
+"""What a training forgot of its source.
 
-No source example is needed for it (as in learning without forgetting: Li and Hoiem, ECCV 2016, arXiv:1606.09282): the
-target's pictures are shown to the source and to what became of it, and both answer in the source's classes.
+Where examples of the source are given, the network is scored on them before and after: by its own output layer where
+this names their classes, else by a linear probe that was fitted on the features of the untouched network. Without any,
+the target's pictures are shown to the source and to what became of it, and both answer in the source's classes (as in
+learning without forgetting: Li and Hoiem, ECCV 2016, arXiv:1606.09282).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,36 +22,153 @@ from torch import nn
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.graph import results_of
+from frostline.backbones.halves import Halves
+from frostline.backbones.pooling import pool
 from frostline.bench.bench import Bench
 from frostline.bench.unit import kept_weights
 from frostline.data import batches
+from frostline.evidence import probes, similarity
 from frostline.training import checkpoint
-from frostline.values import Arm, Backbone, Unit
+from frostline.values import Arm, Backbone, Estimate, Examples, Unit
 
 LOOKED = 512  # examples at most: a share is then known to two points
 BATCH = 64
 
 
-def forgotten(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Mapping[str, float | None]:
-    """By arm, the share of examples for which the source's first answer changed, 0 where nothing below the head moved.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a network says about one set of pictures, before a training and after it."""
 
-    Of rows that no training learned from. None where the layers that make the answer are gone or new, and for all
-    arms where the network has no output layer that learned anything.
+    how: Literal["output layer", "probe", "answers"]  # what was asked; "answers" compares with what was said before
+    before: NDArray[np.bool_]  # example by example: right, or, of answers, always true
+    after: Mapping[str, NDArray[np.bool_] | None]  # by arm; None where the layers that answer are gone or new
+
+    def lost(self, arm: str) -> float | None:
+        """The share of examples that were right before, less that of those that are right after."""
+        after = self.after.get(arm)
+        return None if after is None else float(self.before.mean() - after.mean())
+
+
+def forgotten(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
+    """What the kept models of units still know of the source; None where nothing can be asked.
+
+    On pictures that no training learned from.
     """
+    return _of_source(bench, models) if bench.origin is not None else _of_answers(bench, models)
+
+
+def likeness(bench: Bench, arm: Arm, unit: Unit) -> Estimate | None:
+    """How alike the features behind the last layer are before and after a training (CKA), on rows it never saw.
+
+    Of ten parts of the rows each is left out once (jackknife). None where these layers are not kept, or do not vary.
+    """
+    if arm.plan.above != "tune":
+        return None
+    rows = np.random.default_rng(bench.settings.seed).permutation(bench.split.folds[0].validation)[:LOOKED]
+    pictures, network = _pictures(bench, bench.examples, rows), copy.deepcopy(bench.backbone.module)
+    checkpoint.read(kept_weights(bench, unit), network)
+    before, after = (_features(bench, of, pictures) for of in (bench.backbone.module, network))
+    found = np.array([similarity.cka(np.delete(before, part, 0), np.delete(after, part, 0)) for part in _tenths(rows)])
+    if not np.isfinite(found).all():
+        return None
+    z = NormalDist().inv_cdf((1 + bench.settings.confidence) / 2)
+    half = z * float(np.sqrt((len(found) - 1) * found.var()))
+    mean = similarity.cka(before, after)
+    return Estimate(mean, mean - half, min(1.0, mean + half))
+
+
+def _tenths(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(np.arange(len(rows)), 10)
+
+
+def _of_answers(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
+    """Whether the network's own output layer still says of the target's pictures what it said before."""
     if not answers(bench.backbone, bench.anatomy):
-        return {arm.id: None for arm, _ in models}
+        return None
     rows = bench.split.certification if len(bench.split.certification) else bench.split.folds[0].validation
     looked = np.random.default_rng(bench.settings.seed).permutation(rows)[:LOOKED]  # rows come class by class
-    pictures = [_decoded(bench, part) for part in np.array_split(looked, -(-len(looked) // BATCH))]
+    pictures = _pictures(bench, bench.examples, looked)
     before = _answers(bench, bench.backbone.module, pictures)
-    found = dict[str, float | None]()
+    if before is None:
+        return None
+    same = np.ones(len(looked), bool)
+    after = _each(bench, models, same, lambda network: _answers(bench, network, pictures) == before)
+    return Kept("answers", same, after)
+
+
+def _of_source(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
+    assert bench.origin is not None
+    order = np.random.default_rng(bench.settings.seed).permutation(len(bench.origin))
+    named = _named(bench)
+    rows = order[:LOOKED] if named is not None else order[: len(order) // 2][:LOOKED]
+    truth, pictures = bench.origin.targets[rows], _pictures(bench, bench.origin, rows)
+    if named is not None:
+
+        def right(network: nn.Module) -> NDArray[np.bool_]:
+            said = _answers(bench, network, pictures)
+            assert said is not None, "its answers were looked at"
+            return said == named[truth]
+
+        before = right(bench.backbone.module)
+        return Kept("output layer", before, _each(bench, models, before, right))
+    others = order[len(order) // 2 :]
+    learned = _features(bench, bench.backbone.module, _pictures(bench, bench.origin, others))
+    probe = probes.logistic(learned, bench.origin.targets[others], classes=len(bench.origin.classes))
+
+    def scored(network: nn.Module) -> NDArray[np.bool_]:
+        return probes.log_probabilities(probe, _features(bench, network, pictures)).argmax(axis=1) == truth
+
+    before = scored(bench.backbone.module)
+    return Kept("probe", before, _each(bench, models, before, scored))
+
+
+def _each(
+    bench: Bench,
+    models: Sequence[tuple[Arm, Unit]],
+    before: NDArray[np.bool_],
+    asked: Callable[[nn.Module], NDArray[np.bool_]],
+) -> Mapping[str, NDArray[np.bool_] | None]:
+    """By arm what its network says; what it said `before` where nothing below the head moved."""
+    found = dict[str, NDArray[np.bool_] | None]()
     for arm, unit in models:
-        if before is None or arm.plan.above != "tune":
+        if arm.plan.above != "tune":
             found[arm.id] = None
+        elif arm.plan.freeze == arm.plan.keep:
+            found[arm.id] = before
         else:
-            still = arm.plan.freeze == arm.plan.keep
-            found[arm.id] = 0.0 if still else _changed(bench, unit, pictures, before)
+            network = copy.deepcopy(bench.backbone.module)
+            checkpoint.read(kept_weights(bench, unit), network)
+            found[arm.id] = asked(network)
     return found
+
+
+def _named(bench: Bench) -> NDArray[np.int64] | None:
+    """For each class of the source which output of the network means it; None where that is not known.
+
+    By the names that a network of transformers keeps, by folders that are named by number, or, where there are as many
+    classes as outputs, in alphabetical order, as torchvision's folders are.
+    """
+    assert bench.origin is not None
+    classes, outputs = bench.origin.classes, _outputs(bench)
+    if outputs is None:
+        return None
+    labels = getattr(getattr(bench.backbone.module, "config", None), "id2label", None) or {}
+    places = {str(name).lower(): int(number) for number, name in labels.items()}
+    if all(name.lower() in places for name in classes):
+        return np.array([places[name.lower()] for name in classes])
+    if all(name.isdigit() and int(name) < outputs for name in classes):
+        return np.array([int(name) for name in classes])
+    return np.arange(outputs) if len(classes) == outputs else None
+
+
+def _outputs(bench: Bench) -> int | None:
+    """How many classes the network's own output layer tells apart; None where it has none that learned."""
+    if not answers(bench.backbone, bench.anatomy):
+        return None
+    some = _pictures(bench, bench.examples, bench.split.folds[0].train[:2])
+    with _there(bench, bench.backbone.module):
+        logits = _logits(bench, bench.backbone.module, some[0])
+    return None if logits is None else logits.shape[1]
 
 
 def answers(backbone: Backbone, anatomy: Anatomy) -> bool:
@@ -56,32 +179,46 @@ def answers(backbone: Backbone, anatomy: Anatomy) -> bool:
     return bool(own) and backbone.weights != "none" and not set(own) & set(backbone.unloaded)
 
 
-def _changed(bench: Bench, unit: Unit, pictures: Sequence[torch.Tensor], before: NDArray[np.int64]) -> float:
-    network = copy.deepcopy(bench.backbone.module)
-    checkpoint.read(kept_weights(bench, unit), network)
-    after = _answers(bench, network, pictures)
-    assert after is not None, "the same network answered before"
-    return float(np.mean(before != after))
-
-
-def _decoded(bench: Bench, rows: NDArray[np.int64]) -> torch.Tensor:
+def _pictures(bench: Bench, examples: Examples, rows: NDArray[np.int64]) -> list[torch.Tensor]:
     how = bench.backbone.preprocessing
     assert how is not None, "pictures come with preprocessing"
-    return torch.from_numpy(batches.decode(bench.examples, rows, how, workers=bench.settings.threads))
+    parts = np.array_split(rows, -(-len(rows) // BATCH))
+    return [torch.from_numpy(batches.decode(examples, part, how, workers=bench.settings.threads)) for part in parts]
 
 
 def _answers(bench: Bench, network: nn.Module, pictures: Sequence[torch.Tensor]) -> NDArray[np.int64] | None:
     """The class that the network's own output layer names first, picture by picture."""
-    where, found = bench.device.device, list[NDArray[np.int64]]()
-    network.to(where).eval()
-    try:
+    found = list[NDArray[np.int64]]()
+    with _there(bench, network):
         for part in pictures:
-            with torch.inference_mode():
-                results = results_of(network(**{bench.anatomy.data: part.to(where)}))
-            logits = results.get("logits", next(iter(results.values()), None))
-            if logits is None or logits.ndim != 2 or logits.shape[1] < 2:
+            logits = _logits(bench, network, part)
+            if logits is None:
                 return None
             found.append(logits.argmax(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _logits(bench: Bench, network: nn.Module, pictures: torch.Tensor) -> torch.Tensor | None:
+    """What the output layer says (n, classes); None where it says nothing of the kind."""
+    with torch.inference_mode():
+        results = results_of(network(**{bench.anatomy.data: pictures.to(bench.device.device)}))
+    logits = results.get("logits", next(iter(results.values()), None))
+    return None if logits is None or logits.ndim != 2 or logits.shape[1] < 2 else logits
+
+
+def _features(bench: Bench, network: nn.Module, pictures: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    """Pooled features behind the last layer."""
+    depth, halves = len(bench.anatomy.layers), Halves(network, bench.anatomy)
+    with _there(bench, network) as where, torch.inference_mode():
+        crossing = (halves.prefix({bench.anatomy.data: part.to(where)}, depth) for part in pictures)
+        return torch.cat([pool(bench.anatomy, depth, found) for found in crossing]).cpu().numpy()
+
+
+@contextmanager
+def _there(bench: Bench, network: nn.Module) -> Generator[torch.device]:
+    """The network on its device and in inference mode, and on the CPU again."""
+    network.to(bench.device.device).eval()
+    try:
+        yield bench.device.device
     finally:
         network.cpu()
-    return np.concatenate(found)

@@ -60,11 +60,12 @@ def lay(
     storing.refuse_rounding(settings, device)
     if is_own(settings.metric):
         own.read(settings.metric)
-    for place in (settings.data if source.data is None else None, settings.shifted):
+    for place in (settings.data if source.data is None else None, settings.shifted, settings.source):
         if place is not None:
             existing(place)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
     examples = _timed(seconds, "read", lambda: _read(settings, source, show))
+    origin = None if settings.source is None else _timed(seconds, "source", lambda: _origin(settings, show))
     metric = own.metric_of(settings.metric, examples)
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
@@ -96,7 +97,7 @@ def lay(
     show(Event("split", text=parted.how))
     described = with_features(profile(ours), last, near)
     return Bench(
-        folder, settings, examples, metric, described, parted, network.backbone, anatomy, store, pooled,
+        folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, store, pooled,
         filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
         workers, seconds,
     )  # fmt: skip
@@ -169,6 +170,13 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
         first = "; ".join(f"{name}: {reason}" for name, reason in examples.skipped[:3])
         show(Event("read", text=f"Skipped {len(examples.skipped)} files that cannot be read ({first})"))
     return examples
+
+
+def _origin(settings: Settings, show: Show) -> Examples:
+    """What the backbone was trained on, or some of it."""
+    found = read(settings.source, progress=lambda done, all: show(Event("source", done, all)))
+    show(Event("read", text=f"The source: {found.detected}"))
+    return found
 
 
 def backbone_of(settings: Settings, source: Source) -> Backbone:

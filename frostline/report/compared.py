@@ -39,9 +39,28 @@ class Compared:
 TAKEN = (
     "In all: one training, the short ones that found its rate, and the pass over the data that it rests on (modelled); "
     "beside it, how much less (−) or more (+) that is than of training from scratch, which has three times the epochs, "
-    "and than of full fine-tuning. Learning: how many numbers learn. Answers changed: how often the network's own "
-    "output layer, asked about pictures that no training learned from, no longer says what it said before."
+    "and than of full fine-tuning. Learning: how many numbers learn."
 )
+LOST = {  # by what was asked of the source
+    "answers": (
+        "answers changed",
+        "Answers changed: how often the network's own output layer, asked about pictures that no training learned "
+        "from, no longer says what it said before.",
+    ),
+    "output layer": (
+        "source accuracy lost",
+        "Source accuracy lost: how much less often the network's own output layer is right on examples of the source.",
+    ),
+    "probe": (
+        "source accuracy lost",
+        "Source accuracy lost: how much less often a linear probe of the source's classes, fitted before, is right.",
+    ),
+}
+
+
+def lost(report: Report) -> tuple[str, str]:
+    """The head of the column of what was forgotten, and what stands below it."""
+    return LOST.get(report.summary.get("forgetting", ""), LOST["answers"])
 
 
 def compared(report: Report) -> tuple[Compared, ...]:

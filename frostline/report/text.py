@@ -19,6 +19,7 @@ from frostline.values import Arm, Evidence, Layer, Plan, Profile
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
 CELLS = 16  # of the longest bar
+DISTANCE = "Distance: how surely your pictures are told from the source's by these features; 0 not at all, 2 always."
 SHIFT = "Shift: nats a channel from what the batch norms remember of the network's own data."
 ROOMY = 100  # columns of a terminal that need not be saved
 
@@ -88,11 +89,13 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, me
     line = 0 if plan is None else plan.freeze
     untrained = any(e.random is not None for e in curve)
     shifted = any(e.shift is not None for e in curve) and width >= ROOMY
+    distant = any(e.distance is not None for e in curve) and width >= ROOMY
     beyond = any(e.shifted is not None for e in curve)
     table = _table(
         ("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"),
         *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []),
-        *([("shifted_pictures", "right")] if beyond else []), width=width,
+        *([("distance", "right")] if distant else []), *([("shifted_pictures", "right")] if beyond else []),
+        width=width,
     )  # fmt: skip
     limit = 40 if width >= ROOMY else max(8, width - 61)  # 61 is what the other columns take
     top = max(e.score.mean for e in curve)
@@ -110,6 +113,8 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, me
             cells.append(Text(words.score(e.random, metric), style=MUTED))
         if shifted:
             cells.append(Text("–" if e.shift is None else f"{e.shift:.2f}", style=MUTED))
+        if distant:
+            cells.append(Text("–" if e.distance is None else f"{e.distance:.2f}", style=MUTED))
         if beyond:
             cells.append("–" if e.shifted is None else words.score(e.shifted.mean, metric))
         table.add_row(*cells)
@@ -117,7 +122,7 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, me
             table.add_row("", Text("┄" * 8, style=FROST), Text("┄┄ frost line ┄┄", style=FROST))
     rests = f"Leave-one-out {words.called(metric)} of a linear probe on {examples:,} training examples."
     note = "Blue: frozen in the chosen plan; yellow: not." if line else "The plan freezes nothing." if plan else ""
-    return _noted(table, " ".join(filter(None, (rests, note, SHIFT if shifted else ""))))
+    return _noted(table, " ".join(filter(None, (rests, note, SHIFT if shifted else "", DISTANCE if distant else ""))))
 
 
 def arms_table(report: Report) -> RenderableType:
@@ -197,7 +202,7 @@ def _comparison_table(report: Report, width: int) -> Table:
         "memory",
         "learning",
         "MACs",
-        "answers_changed",
+        compared.lost(report)[0].replace(" ", "_"),
     )
     shown = [place for place, name in enumerate(columns) if not close or name not in ("one training", "memory", "MACs")]
     table = _table(("strategy", "left"), *((columns[place], "right") for place in shown), width=width)
@@ -213,7 +218,7 @@ def _comparison_table(report: Report, width: int) -> Table:
             "–" if row.forgotten is None else f"{row.forgotten:.0%}",
         )
         table.add_row(Text(row.name), *(cells[place] for place in shown), style=EMBER if row.chosen else "")
-    return _noted(table, compared.TAKEN)
+    return _noted(table, f"{compared.TAKEN} {compared.lost(report)[1]}")
 
 
 def plan_table(plan: Plan, title: str = "") -> RenderableType:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from frostline.bench.bench import Bench
-from frostline.bench.forgetting import forgotten
+from frostline.bench.forgetting import Kept
 from frostline.run import terms
 from frostline.run.comparisons import Baseline
 from frostline.training.prepare import top
@@ -27,7 +27,7 @@ class Taken:
     break_even: float | None  # epochs after which the pass over the data has paid; None where it never does
     trainable: int  # numbers that learn, new head included
     inference_macs: int  # multiplications and additions an example, without the head
-    forgotten: float | None  # share of examples for which the source's own answer changed
+    forgotten: float | None  # share of examples of which the network no longer says what it said, or was right to say
 
     @property
     def total(self) -> float:
@@ -35,9 +35,10 @@ class Taken:
         return self.training + self.tuning + self.filling
 
 
-def taken(bench: Bench, known: Sequence[Baseline], told: Sequence[Outcome]) -> Mapping[str, Mapping[str, Any]]:
+def taken(
+    bench: Bench, known: Sequence[Baseline], told: Sequence[Outcome], kept: Kept | None
+) -> Mapping[str, Mapping[str, Any]]:
     """For each known strategy what it took, as plain values; in `total` the search for its rate is counted."""
-    changed = forgotten(bench, [(baseline.arm, baseline.validation[0].unit) for baseline in known])
     bare = {baseline.name: _alone(bench, baseline, told) for baseline in known}
     totals = {name: sum(seconds) for name, seconds in bare.items()}
 
@@ -57,7 +58,7 @@ def taken(bench: Bench, known: Sequence[Baseline], told: Sequence[Outcome]) -> M
             _break_even(bench, plan),
             _learning(bench, baseline),
             sum(layer.macs for layer in plan.layers[: top(plan)]),
-            changed[baseline.arm.id],
+            None if kept is None else kept.lost(baseline.arm.id),
         )
         found[name] = {"arm": baseline.arm.id, "total": row.total, **asdict(row)}
     return found

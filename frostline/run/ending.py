@@ -18,7 +18,9 @@ from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.curve import grown_cuts
+from frostline.bench.forgetting import Kept, forgotten, likeness
 from frostline.bench.unit import ALL, kept_weights
+from frostline.evidence.probes import ridge_loo
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
@@ -32,6 +34,7 @@ from frostline.search.arms import best_probe, exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import whole
+from frostline.search.scores import BALANCED, balanced
 from frostline.values import (
     Arm,
     Decision,
@@ -72,6 +75,9 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     costs = {arm.id: terms.cost_of(bench, arm.plan) for arm in ended.race.arms}
     judges = ended.chosen.certification[:1] or ended.chosen.validation
     known = findings(bench, evidence=ended.evidence)
+    models = {it.arm.id: (it.arm, it.validation[0].unit) for it in (ended.chosen, *ended.baselines)}
+    compares = given.strategies == "known"
+    kept = forgotten(bench, list(models.values()) if compares else [models[ended.chosen.arm.id]])
     found = replace(
         known,
         decision=ended.decision,
@@ -96,10 +102,11 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         },
         notes=(*known.notes, *left_out(ended), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
-        comparison=(compared.taken(bench, ended.baselines, told) if given.strategies == "known" else {}),
+        comparison=compared.taken(bench, ended.baselines, told, kept) if compares else {},
+        forgetting="" if kept is None else kept.how,
         cost=costs_of(run, ended, told),
         checks=ended.checks,
-        verdicts=judged(ended),
+        verdicts=judged(ended, kept),
     )
     extras = {
         "command": command.line(given),
@@ -213,12 +220,12 @@ def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:
     return standing.corrected_score(seen, chosen.validation, targets, aim, seed=seed)
 
 
-def judged(ended: Ended) -> tuple[Verdict, ...]:
+def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
     """Every verdict that this run measured."""
     bench, chosen = ended.bench, ended.chosen
     given, targets = bench.settings, bench.examples.targets
     ours = chosen.certification[:1] or chosen.validation
-    told: list[Verdict | None] = [verdicts.irrelevant_source(ended.evidence)]
+    told: list[Verdict | None] = [verdicts.irrelevant_source(ended.evidence), mislabelled(ended), *moved(ended, kept)]
     for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
         gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
         told.append(verdicts.negative_transfer(gap, given.metric))
@@ -236,6 +243,29 @@ def judged(ended: Ended) -> tuple[Verdict, ...]:
         )
         told.append(verdicts.saturated_grid(raced, chosen.arm.plan.recipe.lr))
     return tuple(verdict for verdict in told if verdict is not None)
+
+
+def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
+    """What the model handed back no longer knows of the source; nothing of layers that are gone or new."""
+    bench, chosen = ended.bench, ended.chosen
+    aim = terms.aim(bench)
+    if kept is not None:
+        after = kept.after.get(chosen.arm.id)
+        return () if after is None else (verdicts.forgetting(kept, after, aim.epsilon, aim.confidence),)
+    if chosen.arm.plan.freeze == chosen.arm.plan.keep:
+        return ()
+    like = likeness(bench, chosen.arm, chosen.validation[0].unit)
+    return () if like is None else (verdicts.drift(like),)
+
+
+def mislabelled(ended: Ended) -> Verdict | None:
+    """Whether more examples contradict their label than overlapping classes explain, and which; None where few."""
+    bench, train = ended.bench, ended.bench.split.folds[0].train
+    targets, depth = bench.examples.targets[train], best_probe(ended.evidence)
+    balance = balanced(targets) if bench.settings.metric in BALANCED else None
+    probe = ridge_loo(bench.pooled[depth][train], targets, classes=len(bench.examples.classes), weights=balance)
+    ids = [bench.examples.ids[row] for row in train]
+    return verdicts.label_noise(probe.log_probabilities, targets, ids, bench.settings.confidence)
 
 
 def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float | None]:

@@ -49,6 +49,7 @@ class Findings:
     beaten: Mapping[str, float] = field(default_factory=dict[str, float])  # baseline -> P(the model is better)
     growth: tuple[Growth, ...] = ()
     comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # by baseline
+    forgetting: str = ""  # what was asked of the source: its "output layer", a "probe", or its "answers" alone
     cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     verdicts: tuple[Verdict, ...] = ()
@@ -87,6 +88,7 @@ def document(found: Findings) -> dict[str, Any]:
             for name, (standing, certified) in found.baselines.items()
         },
         "growth": [asdict(growth) for growth in found.growth],
+        "forgetting": found.forgetting,
         "comparison": {name: dict(row) for name, row in found.comparison.items()},
         "cost": dict(found.cost),
         "checks": dict(found.checks),

@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.bench.forgetting import Kept
 from frostline.report import words
 from frostline.search import scores
 from frostline.values import Arm, Epoch, Estimate, Evidence, Outcome, Plan, Verdict
@@ -16,6 +17,10 @@ from frostline.values import Arm, Epoch, Estimate, Evidence, Outcome, Plan, Verd
 DRAWS = 2000
 LEAP = 10.0  # times the gradient of the epoch before
 STILL = 1e-6  # of a layer's weights: a step smaller than that is rounding in single precision
+CHANGED = 0.2  # of the source's answers
+UNLIKE = 0.5  # of 1, features before and after
+ENOUGH = 0.75  # of the examples that are recognised without being learned from
+NAMED = 8  # suspects
 JUMP = 1.1  # times the loss of the epoch before a thaw
 
 
@@ -134,6 +139,84 @@ def jump_on_unfreezing(plan: Plan, epochs: Sequence[Epoch], confidence: float) -
     )
     advice = "Thaw at a lower rate: a smaller kept_lr, or a longer warmup." if holds else "Nothing to do."
     return Verdict("jump_on_unfreezing", holds, evidence, advice)
+
+
+def forgetting(kept: Kept, after: NDArray[np.bool_], epsilon: float, confidence: float) -> Verdict:
+    """What a model no longer knows of its source: how much less often it is right, or says what it said."""
+    n = len(after)
+    if kept.how == "answers":
+        changed = Estimate.of_share(float(1 - after.mean()), n, confidence)
+        evidence = (
+            f"of {n} of your pictures, the source's own output layer names another class than before for "
+            f"{100 * changed.mean:.0f}% ({100 * changed.low:.0f} to {100 * changed.high:.0f}%)."
+        )
+        holds = changed.low > CHANGED
+        advice = (
+            "Give labelled examples of the source (--source) to see what that means for its own task; freezing more, "
+            "L2-SP and WiSE-FT keep more."
+        )
+        return Verdict("forgetting", holds, evidence, advice if holds else "Nothing to do.")
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, n, (DRAWS, n))
+    drops = (kept.before.astype(float) - after.astype(float))[rows].mean(axis=1)
+    low, high = np.quantile(drops, [(1 - confidence) / 2, (1 + confidence) / 2])
+    asked = "its own output layer" if kept.how == "output layer" else "a linear probe fitted before"
+    evidence = (
+        f"on {n} examples of the source, by {asked}, the network was right in {100 * kept.before.mean():.1f}% before "
+        f"the training and is in {100 * after.mean():.1f}% after it (difference: {-100 * high:+.1f} to "
+        f"{-100 * low:+.1f} points)."
+    )
+    holds = bool(low > epsilon)
+    advice = (
+        "To keep what it knew, freeze more, pull to the source (l2_sp) or go halfway back (wise_ft): "
+        "`frostline compare --source` shows what each of them keeps."
+    )
+    return Verdict("forgetting", holds, evidence, advice if holds else "Nothing to do.")
+
+
+def drift(like: Estimate) -> Verdict:
+    """How far the features behind the last layer moved, for a network whose own answers nobody can ask."""
+    evidence = (
+        f"on your pictures, the features behind the last layer are alike to {like.mean:.2f} before and after the "
+        f"training (CKA, {like.low:.2f} to {like.high:.2f}; 1 is unchanged)."
+    )
+    holds = like.high < UNLIKE
+    advice = (
+        "Most of what the source made of your pictures is gone: give labelled examples of it (--source) to see what it "
+        "forgot, or freeze more."
+    )
+    return Verdict("forgetting", holds, evidence, advice if holds else "Nothing to do.")
+
+
+def label_noise(
+    predictions: NDArray[np.float64], labels: NDArray[np.int64], ids: Sequence[str], confidence: float
+) -> Verdict | None:
+    """Whether more examples contradict their label than classes that overlap explain, the surest of them by name.
+
+    `predictions` are log-probabilities of each example that were made without it. An example is a suspect where they
+    speak for another class as strongly as they do for the right one in half of the examples that they get right. Were
+    margins of one normal law, a known share of them would lie so far on the wrong side; where more do, labels are
+    wrong. None where fewer than 50 examples, or fewer than three in four right ones, tell anything.
+    """
+    n, own = len(labels), predictions[np.arange(len(labels)), labels]
+    others = predictions.copy()
+    others[np.arange(n), labels] = -np.inf
+    margins = own - others.max(axis=1)
+    right = float((margins > 0).mean())
+    if n < 50 or right < ENOUGH:
+        return None
+    suspects = np.flatnonzero(margins <= -np.median(margins[margins > 0]))
+    share, law = Estimate.of_share(len(suspects) / n, n, confidence), NormalDist()
+    mean = law.inv_cdf(min(right, 1 - 0.5 / n))
+    expected = law.cdf(law.inv_cdf(min(right, 1 - 0.5 / n) / 2) - 2 * mean)
+    holds = share.low > expected + 0.01
+    evidence = (
+        f"{len(suspects)} of {n} training examples ({100 * share.low:.1f} to {100 * share.high:.1f}%) contradict their "
+        f"label as surely as others confirm theirs; classes that overlap as these do explain {100 * expected:.1f}%."
+    )
+    surest = [ids[row] for row in sorted(suspects.tolist(), key=lambda row: margins[row])[:NAMED]]
+    advice = f"Look at the labels of {words.listed(surest)} first." if holds else "Nothing to do."
+    return Verdict("label_noise", holds, evidence, advice)
 
 
 def saturated_grid(arm: Arm, rate: float) -> Verdict:
