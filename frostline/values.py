@@ -42,6 +42,9 @@ class Layer:
     legal: bool = True  # sawing here is right, even where `cut` is False because there are enough cuts
     members: tuple[str, ...] = ()  # names of its parameters and buffers in the whole network
     modules: tuple[str, ...] = ()  # names of the modules that run in it
+    held: tuple[
+        str, ...
+    ] = ()  # parameters that were frozen when the network was given: no plan that keeps it thaws them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -297,12 +300,13 @@ class Plan:
 
         Call it after `module.train()` and before each epoch: layers that do not learn are put in inference mode, and
         so are the batch norms of kept layers unless `statistics` is "batch". What no layer names, the head, learns.
+        Parameters that were frozen when the network was taken apart stay so.
         Works on any module with `named_parameters`, `named_buffers` and `named_modules`; raises PlanError where
         layers of the plan are not in it. Re-initialising or dropping layers is not done here.
         """
         parameters, modules = self._members_of(module), dict(module.named_modules())
         still = [layer for layer, learns in zip(self.layers, self.learning(epoch), strict=True) if not learns]
-        frozen = {name for layer in still for name in layer.members}
+        frozen = {name for layer in still for name in layer.members} | self._held()
         for name, parameter in parameters.items():
             parameter.requires_grad_(name not in frozen)
         quiet = {name for layer in still for name in layer.modules}
@@ -323,9 +327,10 @@ class Plan:
         owner = {name: layer.index for layer in self.layers for name in layer.members}
         rates = (*self.rates(), self.recipe.lr)
         groups: dict[tuple[int, bool], list[Any]] = {}
+        held = self._held()
         for name, parameter in parameters.items():
             index = owner.get(name, len(self.layers))
-            if rates[index] is not None:
+            if rates[index] is not None and name not in held:
                 groups.setdefault((index, parameter.ndim < 2), []).append(parameter)
         names = [*(layer.name for layer in self.layers), "head"]
         return [
@@ -337,6 +342,10 @@ class Plan:
             }
             for (index, vectors), members in sorted(groups.items(), key=lambda item: item[0])
         ]
+
+    def _held(self) -> set[str]:
+        """What was frozen before any plan, in layers that are kept: those that begin anew have nothing to hold."""
+        return {name for layer in self.layers[: self.keep] for name in layer.held}
 
     def _members_of(self, module: Any) -> dict[str, Any]:
         parameters = dict(module.named_parameters())

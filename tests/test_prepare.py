@@ -44,7 +44,7 @@ def of(recipe: Recipe = RECIPE, **given: Any) -> Plan:
     return plan(network()[1].layers, recipe, **given)
 
 
-def head(seed: int = 0) -> nn.Linear:
+def head(seed: int = 0) -> nn.Module:
     return heads.made(Head(), stage.WIDTH, stage.CLASSES, seed=seed)
 
 
@@ -152,6 +152,32 @@ def test_modules_that_enclose_frozen_and_learning_layers_are_in_inference_mode_f
     assert set(training) == {("stem", False), ("blocks", False)}
     training, _ = modes_of(of(), nn.Sequential, 0)
     assert set(training) == {("stem", True), ("blocks", False)}
+
+
+def test_what_the_user_froze_is_never_thawed() -> None:
+    """One weight of a layer that learns, one that thaws, and fixed tables, as some transformers have them."""
+    backbone = stage.network()
+    held = ("blocks.0.conv1.weight", "blocks.2.norm1.bias")
+    for name in held:
+        backbone.module.get_parameter(name).requires_grad_(False)
+    anatomy = stage.anatomy(backbone)
+    assert [layer.held for layer in anatomy.layers] == [(), held[:1], (), held[1:]]
+    thawing = plan(anatomy.layers, RECIPE, train=(False,) * 4, thaw=[(1, (False, True, False, True)), (2, (True,) * 4)])
+    for given in (plan(anatomy.layers, RECIPE), thawing):
+        with prepared(backbone, anatomy, given, head(), start=0, seed=0, device=stage.cpu()) as learner:
+            network = learner.module.get_submodule("network")
+            before = {name: network.get_parameter(name).detach().clone() for name in held}
+            trained = {id(p) for group in learner.groups for p in group["params"]}
+            assert not trained & {id(network.get_parameter(name)) for name in held}
+            fit(learner, replace(given, recipe=replace(RECIPE, epochs=3)), 0, stage.cpu())
+            for name in held:
+                assert torch.equal(network.get_parameter(name), before[name])
+                assert not network.get_parameter(name).requires_grad
+            stem = backbone.module.get_parameter("stem.0.weight")
+            assert not torch.equal(network.get_parameter("stem.0.weight"), stem)
+    again = stage.network().module
+    thawing.apply(again, 2)
+    assert [name for name, p in again.named_parameters() if not p.requires_grad] == list(held)
 
 
 def test_dropout_of_a_layer_that_thaws_is_active_from_then_on() -> None:

@@ -9,7 +9,7 @@ import pytest
 import stage
 
 import frostline
-from frostline.errors import CutError, OptionError, RunError
+from frostline.errors import BackboneError, CutError, OptionError, RunError
 from frostline.journey import Result
 from frostline.run.wish import Wish
 from frostline.search.strategies import KNOWN
@@ -58,3 +58,9 @@ def test_what_cannot_be_is_refused_and_a_run_is_bound_to_its_wish(tmp_path: Path
     assert trained("lp_ft", tmp_path / "run", resume=True).summary == first.summary
     with pytest.raises(RunError, match="not the one"):
         trained("layer_decay", tmp_path / "run", resume=True)
+
+
+def test_a_network_that_is_frozen_throughout_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    module = stage.small().requires_grad_(False)
+    with pytest.raises(BackboneError, match=r"call requires_grad_\(\)"):
+        frostline.train(stage.pictures(30), module, "lp_ft", device="cpu", epochs=1, out=str(tmp_path / "run"))

@@ -97,7 +97,8 @@ def _port(seen: View, part: Segment, example: Mapping[str, Any]) -> Port | None:
 def _layers(
     seen: View, parts: list[Segment], ports: tuple[Port | None, ...], owners: dict[str, int], batch: int
 ) -> tuple[Layer, ...]:
-    sizes = {name: tensor.numel() for name, tensor in seen.module.named_parameters()}
+    sizes = {name: tensor.numel() for name, tensor in seen.module.named_parameters() if tensor.requires_grad}
+    held = {name for name, tensor in seen.module.named_parameters() if not tensor.requires_grad}
     used: set[str] = set()
     layers: list[Layer] = []
     for index, part in enumerate(parts):
@@ -121,6 +122,7 @@ def _layers(
                 why=part.why,
                 legal=ports[index] is not None,
                 members=members,
+                held=tuple(member for member in members if member in held),
                 modules=tuple(dict.fromkeys(name for name in modules if name not in elsewhere)),
             )
         )

@@ -190,6 +190,11 @@ def backbone_of(settings: Settings, source: Source) -> Backbone:
         interpolation=settings.interpolation,
         model_kwargs=settings.model_kwargs,
     )
+    if not any(parameter.requires_grad for parameter in backbone.module.parameters()):
+        raise BackboneError(
+            f"every parameter of {backbone.name!r} is frozen (requires_grad is False), and what a user froze is never "
+            "thawed, so nothing could learn; call requires_grad_() on the network, or on the parts that may learn"
+        )
     if backbone.preprocessing is None:
         raise BackboneError(
             f"{backbone.name!r} does not say how pictures are to be prepared; give --image-size, --mean and --std"
