@@ -124,7 +124,9 @@ def demo(
 @app.command()
 def layers(
     backbone: Annotated[str, typer.Argument(help="As for --backbone of the other commands.")],
-    weights: flags.Weights = "none",
+    weights: Annotated[
+        str | None, typer.Option(help='A checkpoint; none is needed here, so "none" is usual.')
+    ] = "none",
     model_kwargs: flags.Kwargs = None,
     image_size: flags.ImageSize = None,
     json_: flags.Json = False,
@@ -309,6 +311,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {
         name: value for name, value in options.items() if value is not None and value is not False and name not in own
     }
+    for name in ("backbone", "weights"):
+        if len(given.get(name, ())) == 1 and isinstance(given[name], list):
+            given[name] = given[name][0]
     if "model_kwargs" in given:
         given["model_kwargs"] = _pairs(given["model_kwargs"])
     return given

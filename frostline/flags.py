@@ -22,9 +22,15 @@ Data = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str | None, of_backbone(help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory.")
+    list[str] | None,
+    of_backbone(
+        help="timm/NAME, torchvision/NAME, hf/NAME or hf/FOLDER, or FILE.py:factory; several race with each other."
+    ),
 ]
-Weights = Annotated[str | None, of_backbone(help='A checkpoint (safetensors first), or "none" for random weights.')]
+Weights = Annotated[
+    list[str] | None,
+    of_backbone(help='A checkpoint (safetensors first), "none" for random weights; one for each of several backbones.'),
+]
 Kwargs = Annotated[list[str] | None, of_backbone("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
 ImageSize = Annotated[int | None, of_backbone(help="Pixels of a side; the backbone's own by default.")]
 Mean = Annotated[str | None, of_backbone(help="Channel means, 0.485,0.456,0.406.")]

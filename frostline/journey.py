@@ -29,7 +29,7 @@ from frostline.run import comparisons, course, directory, ending, notes, summary
 from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
 from frostline.search.decide import decide
-from frostline.settings import Settings, settings, unread
+from frostline.settings import Settings, apart, settings, tags, unread
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
@@ -86,10 +86,11 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             return load(run.folder)
         bench = course.laid(run, source or Source(), show=show)
         course.roused(bench, run)
-        evidence = probe_cuts(bench, show=show)
-        start = course.entered(bench, evidence, run, show=show)
+        curves = {each.tag: probe_cuts(each, show=show) for each in bench.every}
+        bench = terms.leading(bench, curves, show=show)
+        start = course.entered(bench, curves, run, show=show)
         run = course.foreseen(bench, start, run)
-        race = course.race(bench, start, run, beside=partial(comparisons.wanted, bench), show=show)
+        race = course.race(bench, start, run, beside=partial(comparisons.beside, bench), show=show)
         finalists = course.certified(bench, race, run, show=show)
         decision = decide(
             finalists,
@@ -98,7 +99,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
             replicates=races.replicates(race, course.told(run)),
             seed=given.seed,
         )
-        unit = course.chosen_unit(race, decision)
+        bench, unit = bench.of(decision.arm), course.chosen_unit(race, decision)
         picked = next(finalist for finalist in finalists if finalist.arm.id == decision.arm)
         chosen = course.trained_in_full(bench, race, picked, unit, run)
         finalists = tuple(chosen if finalist is picked else finalist for finalist in finalists)
@@ -106,7 +107,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
         course.once(bench, chosen.arm, handed, run)
         checks = comparisons.checks(bench, race, chosen.arm, (unit, handed), run)
-        ended = ending.Ended(bench, evidence, race, finalists, chosen, decision, known, checks)
+        ended = ending.Ended(bench, curves, race, finalists, chosen, decision, known, checks)
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
         course.cleared(run)
@@ -160,12 +161,17 @@ def probe(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> P
 def probe_with(given: Settings, *, source: Source | None = None, show: Show = silent) -> Probed:
     """As `probe`, from settings. Leaves nothing behind."""
     given = course.shared(given, course.cores())
+    benches = list[Bench]()
     with course.single_blas():
-        bench = lay(given, source or Source(), dry=True, show=show)
-        curve = probe_cuts(bench, show=show)
-    arms = terms.proposed(bench, curve)
+        for tag, alone in zip(tags(given), apart(given), strict=True):
+            first = benches[0] if benches else None
+            benches.append(lay(alone, source or Source(), dry=True, tag=tag, beside=first, show=show))
+        benches[0].rivals.update({each.tag: each for each in benches if each.tag})
+        curves = {each.tag: probe_cuts(each, show=show) for each in benches}
+    bench = terms.leading(benches[0], curves, show=show)
+    arms = terms.together(bench, curves)
     trainings = terms.forecast_seconds(bench, arms, terms.afforded(bench, arms))
-    return Probed(bench, curve, arms, trainings + bench.forecast.writing)
+    return Probed(bench, curves[bench.tag], arms, trainings + sum(each.forecast.writing for each in benches))
 
 
 def train(data: Any, backbone: Any, plan: Plan | Wish | str, *, show: Show = silent, **options: Any) -> Result:

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,15 +36,23 @@ KINDS: Mapping[type, tuple[str, ...]] = {
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
+    tuple: ("rivals", "rival_weights"),
 }
 ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
-    "train": ("effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
+    "train": ("rivals", "effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
     "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
-CALLED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Mapping: "a table of keys"}
+CALLED = {
+    tuple: "a list of texts",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Mapping: "a table of keys",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class Settings:
     data: str
     backbone: str
     weights: str | None = None  # a file, "none" for random weights, None for the backbone's own
+    rivals: tuple[str, ...] = ()  # further backbones, which race with it
+    rival_weights: tuple[str | None, ...] = ()  # of each of them
     model_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])  # straight to the model's constructor
     image_size: int | None = None  # pixels
     mean: tuple[float, ...] | None = None
@@ -125,8 +135,15 @@ class Settings:
             raise OptionError(
                 f"budget {self.budget:.0f} s and epochs {self.epochs} both say how long; give one of them"
             )
+        if len(self.rivals) != len(self.rival_weights):
+            raise OptionError(f"there are {len(self.rivals)} rivals and weights for {len(self.rival_weights)} of them")
         if (self.mean is None) != (self.std is None):
             raise OptionError("mean and std belong together: give both or neither")
+        if self.rivals and self.strategies == "known":
+            raise OptionError(
+                f"backbone is {', '.join((self.backbone, *self.rivals))}; a comparison sets the strategies of one side "
+                "by side: give one, or use find, in which several race"
+            )
 
     def _refuse_half_a_metric(self) -> None:
         """A function of the user's own has units of its own; what it knows of examples is of use to it alone."""
@@ -171,6 +188,7 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
             raise OptionError(f"{name!r} is no setting; {hint}")
+    _part_rivals(merged)
     for name in ("data", "backbone"):
         if name not in merged:
             example = "photos/" if name == "data" else "--backbone timm/resnet18.a1_in1k"
@@ -178,6 +196,9 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     for name in ("data", "weights", "shifted", "source", "out"):
         if isinstance(merged.get(name), os.PathLike):
             merged[name] = os.fspath(merged[name])
+    for name in ("rivals", "rival_weights"):
+        if isinstance(merged.get(name), list):  # as a config.json has them
+            merged[name] = tuple(merged[name])
     for name in ("mean", "std"):
         if merged.get(name) is not None:
             merged[name] = numbers(name, merged[name])
@@ -186,6 +207,46 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     if isinstance(merged.get("storage"), str):
         merged["storage"] = size(merged["storage"])
     return Settings(**merged)
+
+
+def _part_rivals(merged: dict[str, Any]) -> None:
+    """Several backbones, and the weights of each in the same order, as the first one and its rivals. In place."""
+    names = merged.get("backbone")
+    if not isinstance(names, (list, tuple)):
+        return
+    files = merged.get("weights")
+    files = list(files) if isinstance(files, (list, tuple)) else [] if files is None else [files]
+    if not names or (files and len(files) != len(names)) or (len(files) == 1 < len(names)):
+        raise OptionError(
+            f"there are {len(names)} backbones and weights for {len(files)}; give none, or those of each in the same "
+            'order ("own" stands for a backbone\'s own)'
+        )
+    files = [None if file == "own" else os.fspath(file) for file in files or ["own"] * len(names)]
+    merged["backbone"], merged["weights"] = names[0], files[0]
+    if len(names) > 1:
+        merged["rivals"], merged["rival_weights"] = tuple(names[1:]), tuple(files[1:])
+
+
+def tags(given: Settings) -> tuple[str, ...]:
+    """A short name of each backbone of a race of several; "" where there is one.
+
+    The end of the backbone's name, or of its weights' where that tells them apart, or it is numbered.
+    """
+    if not given.rivals:
+        return ("",)
+    names = [Path(name.partition(":")[0] or name).name for name in (given.backbone, *given.rivals)]
+    files = [Path(file or name) for file, name in zip((given.weights, *given.rival_weights), names, strict=True)]
+    for found in (names, [file.stem for file in files], [file.parent.name for file in files]):
+        if len(set(found)) == len(found) and all(found):
+            return tuple(re.sub(r"[^\w.]+", "-", name) for name in found)
+    return tuple(f"{name}-{number}" for number, name in enumerate(names, 1))
+
+
+def apart(given: Settings) -> tuple[Settings, ...]:
+    """The settings of each backbone by itself."""
+    alone = replace(given, rivals=(), rival_weights=())
+    more = zip(given.rivals, given.rival_weights, strict=True)
+    return (alone, *(replace(alone, backbone=name, weights=file) for name, file in more))
 
 
 def unread(verb: str, given: Settings) -> tuple[str, ...]:

@@ -260,7 +260,7 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
         full = [(replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), unit) for arm, unit in chosen]
         jobs = [again.Job(arm, unit, keep=False) for arm, unit in full]
         assert len(jobs) >= 3 and run.hands is not None
-        run.hands.rouse(again.laid, again.blueprint(bench))
+        run.hands.rouse(again.laid, again.blueprints(bench))
         for job, (outcome,) in run.hands.run(again.done, jobs):
             unit = job.unit
             assert (outcome.rows == kept[unit].rows).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Blueprint:
     calibration: Calibration
     forecast: Forecast
     workers: int
+    tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Job:
     unit: Unit
     keep: bool  # whether its weights stay in the run
     others: tuple[Unit, ...] = ()  # that differ from `unit` in their learning rates alone
+
+
+def blueprints(bench: Bench) -> tuple[Blueprint, ...]:
+    """Of the benches of all backbones that race."""
+    return tuple(map(blueprint, bench.every))
 
 
 def blueprint(bench: Bench) -> Blueprint:
@@ -64,11 +70,20 @@ def blueprint(bench: Bench) -> Blueprint:
     return Blueprint(
         bench.folder, bench.settings, bench.examples, bench.profile, bench.split, bench.anatomy, features,
         bench.whole, bench.varied, bench.views, bench.places, bench.calibration, bench.forecast, bench.workers,
+        bench.tag,
     )  # fmt: skip
 
 
-def laid(plan: Blueprint) -> Bench:
-    """The bench, as another process has it. Raises BackboneError and StoreError."""
+def laid(plans: Sequence[Blueprint]) -> Bench:
+    """The bench of the first backbone, with those of its rivals. Raises BackboneError and StoreError."""
+    rivals = dict[str, Bench]()
+    benches = [_laid(plan, rivals) for plan in plans]
+    rivals.update({bench.tag: bench for bench in benches if bench.tag})
+    return benches[0]
+
+
+def _laid(plan: Blueprint, rivals: dict[str, Bench]) -> Bench:
+    """The bench, as another process has it."""
     way = plan.calibration.way
     device = accelerator(plan.settings.device, way.precision)
     torch.set_num_threads(way.threads)
@@ -84,7 +99,7 @@ def laid(plan: Blueprint) -> Bench:
     return Bench(
         plan.folder, plan.settings, plan.examples, None, plan.settings.metric,  # by its name: nothing is judged here
         plan.profile, plan.split, backbone, plan.anatomy, store, pooled, handles, plan.whole, plan.varied, plan.views,
-        plan.places, plan.calibration, plan.forecast, device, plan.workers, {},
+        plan.places, plan.calibration, plan.forecast, device, plan.workers, {}, tag=plan.tag, rivals=rivals,
     )  # fmt: skip
 
 

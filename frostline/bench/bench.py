@@ -18,7 +18,7 @@ from frostline.evidence.probes import Linear
 from frostline.search.scores import Metric
 from frostline.settings import Settings
 from frostline.training.device import Device
-from frostline.values import Backbone, Calibration, Examples, Profile, Split
+from frostline.values import Backbone, Calibration, Examples, Plan, Profile, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,25 @@ class Bench:
     device: Device
     workers: int  # processes that train at the same time, on one bench each
     seconds: dict[str, float]  # what laying it out took, by stage
+    tag: str = ""  # its short name in a race of several backbones
+    rivals: dict[str, Bench] = field(default_factory=dict[str, "Bench"], repr=False)  # all of them by tag; one dict
     # memo: fold, depths, whether classes weigh alike
     heads: dict[tuple[int, tuple[int, ...], bool], Linear] = field(
         default_factory=dict[tuple[int, tuple[int, ...], bool], Linear]
     )
+
+    @property
+    def every(self) -> tuple[Bench, ...]:
+        """The benches of all backbones that race."""
+        return tuple(self.rivals.values()) or (self,)
+
+    def of(self, arm: str) -> Bench:
+        """The bench of the backbone that an arm, named TAG.ARM where there are several, is of."""
+        return self.rivals.get(arm.rpartition(".")[0], self)
+
+    def fitting(self, plan: Plan) -> Bench:
+        """A bench whose network has the layers of a plan: costs are those of its layers, whatever its weights."""
+        return next((bench for bench in self.rivals.values() if bench.anatomy.layers == plan.layers), self)
 
     @property
     def sets(self) -> tuple[Stored, ...]:

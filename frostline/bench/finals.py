@@ -31,6 +31,12 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
     Each picture is opened once for all of them: that takes longer than a small network does. Where they do not fit into
     memory together, they go in two halves. Raises RunFailed where a single one does not.
     """
+    if bench.rivals:  # each from its own network, in the order of the models
+        found = dict[Unit, Outcome]()
+        for mine in bench.every:
+            ours = [(arm, unit) for arm, unit in models if mine.of(arm.id) is mine]
+            found |= {outcome.unit: outcome for outcome in certify(replace(mine, rivals={}), ours, show=show)}
+        return tuple(found[unit] for _, unit in models)
     bytes_each = sum(parameter.nbytes for parameter in bench.backbone.module.parameters())
     room = max(1, TOGETHER // max(1, bytes_each))
     if len(models) > room:

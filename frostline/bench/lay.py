@@ -28,9 +28,10 @@ from frostline.data.read import existing, read
 from frostline.data.split import split
 from frostline.errors import BackboneError
 from frostline.search import own
+from frostline.search.scores import Metric
 from frostline.settings import Settings, is_own
 from frostline.training.device import accelerator, arranged, precisions
-from frostline.values import Backbone, Calibration, Event, Examples, Layer, Show, silent
+from frostline.values import Backbone, Calibration, Event, Examples, Layer, Profile, Show, Split, silent
 
 T = TypeVar("T")
 Demands = Callable[[Sequence[Layer]], Mapping[int, float]]
@@ -45,12 +46,15 @@ def lay(
     calibration: Calibration | None = None,
     dry: bool = False,
     demands: Demands | None = None,
+    tag: str = "",
+    beside: Bench | None = None,
     show: Show = silent,
 ) -> Bench:
     """Everything that units need. `folder` None keeps all in memory; `calibration` is that of a run that is resumed.
 
     Activations are stored for the epochs by freeze depth that `demands` makes of the layers; None is a search's.
 
+    `beside` is the bench of another backbone on the same data: examples and split are then those.
     A `dry` bench is laid for a forecast: planned like that of a run with a folder, but it keeps pooled features alone,
     and its `whole` names what such a run would store.
     """
@@ -64,9 +68,11 @@ def lay(
         if place is not None:
             existing(place)
     backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
-    examples = _timed(seconds, "read", lambda: _read(settings, source, show))
-    origin = None if settings.source is None else _timed(seconds, "source", lambda: _origin(settings, show))
-    metric = own.metric_of(settings.metric, examples)
+    examples, origin, metric = _timed(
+        seconds,
+        "read",
+        lambda: _data(settings, source, show) if beside is None else (beside.examples, beside.origin, beside.metric),
+    )
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
     network = Network(backbone, anatomy, examples, device, settings, trained, known)
@@ -84,6 +90,18 @@ def lay(
     choice = storing.chosen(network, measured, room, show=show)
     filled, varied = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
     pooled = {depth: Features(store, stored, network.places) for depth, stored in filled.pooled.items()}
+    described, parted = _parted(settings, examples, pooled, show) if beside is None else (beside.profile, beside.split)
+    return Bench(
+        folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, store, pooled,
+        filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
+        workers, seconds, tag=tag, rivals={} if beside is None else beside.rivals,
+    )  # fmt: skip
+
+
+def _parted(
+    settings: Settings, examples: Examples, pooled: Mapping[int, Features], show: Show
+) -> tuple[Profile, Split]:
+    """What the data is like, and who may see what of it: near duplicates among the features stand on one side."""
     ours = examples.at(np.flatnonzero(np.asarray(examples.parts) != "shifted"))  # they come first
     last = pooled[max(pooled)][np.arange(len(ours))]
     near = near_duplicates(last, ours.targets)
@@ -95,12 +113,7 @@ def lay(
         show(Event("split", text=text))
     parted = split(examples, seed=settings.seed, folds=FOLDS, duplicates=duplicates(ours) + (near or ()))
     show(Event("split", text=parted.how))
-    described = with_features(profile(ours), last, near)
-    return Bench(
-        folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, store, pooled,
-        filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
-        workers, seconds,
-    )  # fmt: skip
+    return with_features(profile(ours), last, near), parted
 
 
 def _measured(network: Network, source: Source, folder: Path | None, *, dry: bool, show: Show) -> Calibration:
@@ -170,6 +183,16 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
         first = "; ".join(f"{name}: {reason}" for name, reason in examples.skipped[:3])
         show(Event("read", text=f"Skipped {len(examples.skipped)} files that cannot be read ({first})"))
     return examples
+
+
+def _data(settings: Settings, source: Source, show: Show) -> tuple[Examples, Examples | None, Metric]:
+    """The examples, some of the source's where they were given, and the metric."""
+    examples = _read(settings, source, show)
+    return (
+        examples,
+        None if settings.source is None else _origin(settings, show),
+        own.metric_of(settings.metric, examples),
+    )
 
 
 def _origin(settings: Settings, show: Show) -> Examples:

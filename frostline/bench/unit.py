@@ -70,6 +70,7 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
     Seconds are shared equally among them, and so is peak memory where they were trained at once. Only a `stackable`
     arm takes more than one unit.
     """
+    bench = bench.of(arm.id)
     live = keep and arm.plan.recipe.augment != "none"
     tasks = [(unit, plan_training(bench, arm, unit, live=live)) for unit in units]
     started = time.perf_counter()
@@ -88,6 +89,7 @@ def stackable(bench: Bench, arm: Arm) -> bool:
     Batch norms that follow the batch would have to be updated through the stack, and fp16's one loss scale is shared.
     Dropout draws the mask that a training alone draws only on contiguous tensors of a CPU.
     """
+    bench = bench.of(arm.id)
     way, plan = bench.calibration.way, arm.plan
     if way.stacked is None or plan.freeze < way.stacked or exact(arm) or way.precision == "fp16":
         return False
@@ -139,8 +141,9 @@ def fold_of(bench: Bench, number: int) -> Fold:
 
 def kept_weights(bench: Bench, unit: Unit) -> Path:
     """Where `perform` leaves the weights of a unit that is to be kept."""
-    assert bench.folder is not None, "weights are kept in a run directory alone"
-    return bench.folder / FINALISTS / f"{unit.key}.safetensors"
+    folder = bench.of(unit.arm).folder
+    assert folder is not None, "weights are kept in a run directory alone"
+    return folder / FINALISTS / f"{unit.key}.safetensors"
 
 
 def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outcome:

@@ -94,6 +94,38 @@ def held_out(report: Report) -> Mapping[str, tuple[float, float, float]]:
     return told
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One of several backbones that raced."""
+
+    tag: str
+    chosen: bool
+    depth: int  # of its best probe
+    probe: tuple[float, float, float]  # mean, low, high of that
+    untrained: float | None  # the best probe on the same network with random weights
+    distance: float | None  # proxy A-distance from the source's examples, where they were given
+    judged: str  # in words
+    finalists: tuple[str, ...]
+
+
+def networks(report: Report) -> tuple[Network, ...]:
+    """The backbones that raced, best probe first; none where there was one."""
+    words_of = {None: "not known", True: "relevant", False: "no better than untrained"}
+    return tuple(
+        Network(
+            row["tag"],
+            row["chosen"],
+            row["probe"]["depth"],
+            (row["probe"]["mean"], row["probe"]["low"], row["probe"]["high"]),
+            row["untrained"],
+            row["distance"],
+            words_of[row["relevant"]],
+            tuple(row["finalists"]),
+        )
+        for row in report.summary.get("backbones", ())
+    )
+
+
 def strategies(report: Report) -> tuple[Row, ...]:
     """The baselines and the chosen plan, best score first; all measured on the data of the run's score if they were."""
     chosen, score = report.summary["decision"]["arm"], report.summary["score"]

@@ -60,5 +60,5 @@ def named(baseline: str) -> str:
 
 def explained(names: Iterable[str]) -> list[tuple[str, str]]:
     """What the strategies of these names do, each kind once."""
-    kinds = dict.fromkeys(name.partition("@")[0] for name in names)
+    kinds = dict.fromkeys(name.rpartition(".")[2].partition("@")[0] for name in names)
     return [(kind, STRATEGIES[kind]) for kind in kinds if kind in STRATEGIES]

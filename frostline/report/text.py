@@ -53,6 +53,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     ]
     parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
     metric = report.summary["score"]["metric"]
+    if report.summary.get("backbones"):
+        parts += [_title("The networks that were tried"), network_table(report)]
     if report.curve:
         table = depth_table(report.curve, report.plan, report.summary["data"]["train"], metric)
         parts += [_title("What each depth knows"), table]
@@ -219,6 +221,30 @@ def _comparison_table(report: Report, width: int) -> Table:
         )
         table.add_row(Text(row.name), *(cells[place] for place in shown), style=EMBER if row.chosen else "")
     return _noted(table, f"{compared.TAKEN} {compared.lost(report)[1]}")
+
+
+def network_table(report: Report) -> RenderableType:
+    """The backbones that raced: what their probes say, and which came to the end."""
+    metric = words.probed(report.summary["score"]["metric"])
+    return Fitted(lambda width: _network_table(report, metric, width))
+
+
+def _network_table(report: Report, metric: str, width: int) -> Table:
+    table = _table(
+        ("network", "left"), (metric, "right"), ("interval", "right"), ("untrained", "right"), ("source", "left"),
+        width=width,
+    )  # fmt: skip
+    for row in facts.networks(report):
+        mean, low, high = row.probe
+        table.add_row(
+            Text(row.tag),
+            words.score(mean, metric),
+            Text(words.interval(low, high, metric), style=MUTED),
+            Text(words.score(row.untrained, metric), style=MUTED),
+            row.judged,
+            style=EMBER if row.chosen else "",
+        )
+    return _noted(table, "The best linear probe of each network, beside that of the same network before any training.")
 
 
 def plan_table(plan: Plan, title: str = "") -> RenderableType:

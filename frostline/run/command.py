@@ -6,17 +6,24 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from frostline.settings import Settings
+from frostline.settings import Settings, apart
 
 # said already, or change nothing
-UNSAID = ("data", "backbone", "strategies", "resume", "out", "workers", "threads", "recalibrate")
+UNSAID = (
+    *("data", "backbone", "weights", "rivals", "rival_weights", "strategies"),
+    *("resume", "out", "workers", "threads", "recalibrate"),
+)
 DEFAULTS: Mapping[str, Any] = Settings("", "").document()
 
 
 def line(settings: Settings) -> str:
     """Every setting that is not its default."""
     verb = "compare" if settings.strategies == "known" else "find"
-    words = ["frostline", verb, settings.data, "--backbone", settings.backbone]
+    words = ["frostline", verb, settings.data]
+    for each in apart(settings):
+        words += ["--backbone", each.backbone]
+        if each.weights is not None or any(file is not None for file in (settings.weights, *settings.rival_weights)):
+            words += ["--weights", each.weights or "own"]
     for name, value in settings.document().items():
         if name in UNSAID or value == DEFAULTS[name]:
             continue

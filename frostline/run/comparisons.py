@@ -49,7 +49,7 @@ def baselines(
     were set aside. Scratch is left out where the backbone cannot be built anew: it was given as a module.
     """
     ended = {finalist.arm.id: finalist for finalist in (finalists if whole(race.schedule) else (chosen,))}
-    found = [_of_the_final(ended[arm.id]) for arm in race.arms if arm.baseline and arm.id in ended]
+    found = [_of_the_final(ended[arm.id]) for arm in _own(bench, race) if arm.baseline and arm.id in ended]
     done = 0
     while jobs := wanted(bench, race, course.told(run), ended):
         every = done + len(jobs)
@@ -66,6 +66,11 @@ def baselines(
         mine = tuple(told[unit] for unit in units)
         found.append(Baseline(str(arm.baseline), tuned, mine, proven.get(arm.id), apart=True))
     return tuple(found)
+
+
+def beside(bench: Bench, race: Race, told: Told) -> tuple[Job, ...]:
+    """What may be trained beside the race: nothing where it is not known yet of which backbone."""
+    return () if bench.rivals else wanted(bench, race, told)
 
 
 def wanted(bench: Bench, race: Race, told: Told, ended: Collection[str] = ()) -> tuple[Job, ...]:
@@ -85,11 +90,17 @@ def _apart(
     """The short trainings that find scratch its learning rate, and what is trained in full at a rate known by now."""
     last = races.rounds(race)[-1]
     staying = {arm.id for arm in last.entrants} if last.missing else ended
-    left = [(arm, _best_rate(race, arm)) for arm in race.arms if arm.baseline in ALWAYS and arm.id not in staying]
+    left = [(arm, _best_rate(race, arm)) for arm in _own(bench, race) if arm.baseline in ALWAYS]
+    left = [(arm, rate) for arm, rate in left if arm.id not in staying]
     if bench.backbone.fresh is None:
         return (), left
     screening, scratch, rate = _scratch(bench, race, told)
     return screening, left if rate is None else [*left, (scratch, rate)]
+
+
+def _own(bench: Bench, race: Race) -> list[Arm]:
+    """The arms of a bench's own backbone."""
+    return [arm for arm in race.arms if bench.of(arm.id) is bench]
 
 
 def _units(bench: Bench, race: Race, arm: Arm, rate: float) -> tuple[Unit, ...]:
@@ -146,7 +157,7 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
     `units` are the training that was judged and the one whose model is handed back; mostly they are the same.
     """
     unit, handed = units
-    deepest = max((arm for arm in race.arms if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
+    deepest = max((arm for arm in _own(bench, race) if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
     tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
     gap = None
     if chosen.plan.recipe.augment != "none":

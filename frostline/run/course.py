@@ -33,20 +33,21 @@ from frostline.search.arms import exact
 from frostline.search.decide import Finalist
 from frostline.search.race import Race
 from frostline.search.schedule import Schedule, whole
-from frostline.settings import Settings
+from frostline.settings import Settings, apart, tags
 from frostline.study import Study
 from frostline.values import (
     Arm,
     Calibration,
     Decision,
     Event,
-    Evidence,
     Outcome,
     Plan,
     Show,
     Unit,
     silent,
 )
+
+RIVALS = "backbones"  # the folder in a run of what each of several backbones needs for itself
 
 Told = Mapping[Unit, Outcome]  # what is known by now
 
@@ -100,9 +101,21 @@ def single_blas() -> AbstractContextManager[object]:
 
 
 def laid(run: Run, source: Source, *, demands: Demands | None = None, show: Show = silent) -> Bench:
-    """The bench of a run; its calibration is kept, so that a resumed run forecasts and chooses by the same costs."""
-    known = recalled(run.study)
-    bench = lay(run.settings, source, folder=run.folder, calibration=known, demands=demands, show=show)
+    """The bench of a run, with those of its rivals where several backbones race.
+
+    Calibrations are kept, so that a resumed run forecasts and chooses by the same costs.
+    """
+    benches = list[Bench]()
+    for tag, alone in zip(tags(run.settings), apart(run.settings), strict=True):
+        folder, name = (run.folder / RIVALS / tag, f"calibration.{tag}") if tag else (run.folder, "calibration")
+        folder.mkdir(parents=True, exist_ok=True)
+        known, first = recalled(run.study, name), benches[0] if benches else None
+        benches.append(
+            lay(alone, source, folder=folder, calibration=known, demands=demands, tag=tag, beside=first, show=show)
+        )
+        studies.note(run.study, name, asdict(benches[-1].calibration))
+    bench = benches[0]
+    bench.rivals.update({each.tag: each for each in benches if each.tag})
     marks = ids_of(bench)
     begun_with = studies.noted(run.study, "data")
     if begun_with not in (None, marks):
@@ -111,8 +124,8 @@ def laid(run: Run, source: Source, *, demands: Demands | None = None, show: Show
             f"(digest {marks}, then {begun_with}); put it back, or give another --out"
         )
     studies.note(run.study, "data", marks)
-    studies.note(run.study, "calibration", asdict(bench.calibration))
-    directory.resolve(run.folder, terms.resolved(bench))
+    resolved = {each.tag: terms.resolved(each) for each in benches}
+    directory.resolve(run.folder, resolved if bench.rivals else resolved[""])
     return bench
 
 
@@ -123,7 +136,7 @@ def roused(bench: Bench, run: Run) -> None:
     """
     begun_with = studies.outcomes(run.study)
     if run.hands is not None and not begun_with and terms.worth_sharing(bench, bench.forecast.seconds):
-        run.hands.rouse(again.laid, again.blueprint(bench))
+        run.hands.rouse(again.laid, again.blueprints(bench))
 
 
 def bound(run: Run, plan: Plan | Wish) -> None:
@@ -147,7 +160,7 @@ def ids_of(bench: Bench) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def entered(bench: Bench, evidence: Sequence[Evidence], run: Run, *, show: Show = silent) -> Race:
+def entered(bench: Bench, evidence: terms.Curves, run: Run, *, show: Show = silent) -> Race:
     """The race at its start. Its schedule is kept: a resumed run goes on with it, whatever it could afford by now."""
     noted = studies.noted(run.study, "schedule")
     begun_with = None if noted is None else TypeAdapter(Schedule).validate_python(noted)
@@ -202,13 +215,13 @@ def trained(
         jobs = bundled(bench, jobs)
     there = [job for job in jobs if not exact(job.arm)]
     for job in jobs if hands is None else (job for job in jobs if exact(job.arm)):
-        yield from [_kept(bench, run.study, outcome) for outcome in again.done(bench, job)]
+        yield from [_kept(bench, run, outcome) for outcome in again.done(bench, job)]
     if hands is None:
         return
-    hands.rouse(again.laid, again.blueprint(bench))
+    hands.rouse(again.laid, again.blueprints(bench))
     _begin(hands, run, aside)
     for job, outcomes in hands.run(again.done, there):
-        kept = [_kept(bench, run.study, outcome) for outcome in outcomes]
+        kept = [_kept(bench, run, outcome) for outcome in outcomes]
         if job in there:
             yield from kept
         else:
@@ -251,8 +264,9 @@ def _usable(bench: Bench, unit: Unit, *, keep: bool) -> bool:
 
 def cleared(run: Run) -> None:
     """Remove the weights of all finalists: the model that is handed back has been copied; nothing is underway."""
-    for name in (FINALISTS, UNDERWAY):
-        shutil.rmtree(run.folder / name, ignore_errors=True)
+    for folder in (run.folder, *run.folder.glob(f"{RIVALS}/*")):
+        for name in (FINALISTS, UNDERWAY):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> Outcome:
@@ -268,26 +282,27 @@ def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> 
     return outcome
 
 
-def _kept(bench: Bench, study: Study, outcome: Outcome) -> Outcome:
-    studies.record(study, outcome, bench.examples.targets)
-    if bench.folder is not None:
-        unit = outcome.unit
-        directory.log(
-            bench.folder,
-            "unit",
-            key=unit.key,
-            seconds=round(outcome.seconds, 3),
-            peak_bytes=outcome.peak_bytes,
-            diverged=outcome.diverged,
-            losses=[round(epoch.loss, 5) for epoch in outcome.epochs],
-            gradients=[round(epoch.gradient, 5) for epoch in outcome.epochs],
-        )
+def _kept(bench: Bench, run: Run, outcome: Outcome) -> Outcome:
+    studies.record(run.study, outcome, bench.examples.targets)
+    last = outcome.epochs[-1].number + 1 if outcome.epochs else 0
+    ended = f"the loss was no number any more in epoch {last}" if outcome.diverged else "its schedule was at its end"
+    directory.log(
+        run.folder,
+        "unit",
+        key=outcome.unit.key,
+        seconds=round(outcome.seconds, 3),
+        peak_bytes=outcome.peak_bytes,
+        diverged=outcome.diverged,
+        stopped=ended if outcome.epochs else "it is fitted, not trained",
+        losses=[round(epoch.loss, 5) for epoch in outcome.epochs],
+        gradients=[round(epoch.gradient, 5) for epoch in outcome.epochs],
+    )
     return outcome
 
 
-def recalled(study: Study) -> Calibration | None:
-    """The calibration that the run was begun with."""
-    found = studies.noted(study, "calibration")
+def recalled(study: Study, name: str) -> Calibration | None:
+    """A calibration that the run was begun with."""
+    found = studies.noted(study, name)
     return None if found is None else TypeAdapter(Calibration).validate_python(found)
 
 
@@ -310,7 +325,9 @@ def certified(bench: Bench, race: Race, run: Run, *, show: Show = silent) -> tup
         proven = certify(bench, [(arm, units[0]) for arm, units in ended], show=show)
         proofs = {outcome.unit.arm: (outcome,) for outcome in proven}
     return tuple(
-        Finalist(arm, terms.cost_of(bench, arm.plan), tuple(known[unit] for unit in units), proofs.get(arm.id, ()))
+        Finalist(
+            arm, terms.cost_of(bench.of(arm.id), arm.plan), tuple(known[unit] for unit in units), proofs.get(arm.id, ())
+        )
         for arm, units in ended
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Ended:
     """Everything that a finished search knows."""
 
     bench: Bench
-    evidence: tuple[Evidence, ...]
+    curves: terms.Curves  # of every backbone that raced
     race: Race
     finalists: tuple[Finalist, ...]
     chosen: Finalist
@@ -66,13 +66,18 @@ class Ended:
     baselines: tuple[Baseline, ...]
     checks: Mapping[str, Any]
 
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The probes of the backbone that was chosen."""
+        return tuple(self.curves[self.bench.tag])
+
 
 def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     """Write the summary and the report of a search, and return the summary."""
     bench, given = ended.bench, ended.bench.settings
     told = studies.outcomes(run.study)
     targets, aim = bench.examples.targets, terms.aim(bench)
-    costs = {arm.id: terms.cost_of(bench, arm.plan) for arm in ended.race.arms}
+    costs = {arm.id: terms.cost_of(bench.of(arm.id), arm.plan) for arm in ended.race.arms}
     judges = ended.chosen.certification[:1] or ended.chosen.validation
     known = findings(bench, evidence=ended.evidence)
     models = {it.arm.id: (it.arm, it.validation[0].unit) for it in (ended.chosen, *ended.baselines)}
@@ -103,6 +108,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         notes=(*known.notes, *left_out(ended), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
         comparison=compared.taken(bench, ended.baselines, told, kept) if compares else {},
+        rivals=rivals(ended),
         forgetting="" if kept is None else kept.how,
         cost=costs_of(run, ended, told),
         checks=ended.checks,
@@ -225,7 +231,7 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
     bench, chosen = ended.bench, ended.chosen
     given, targets = bench.settings, bench.examples.targets
     ours = chosen.certification[:1] or chosen.validation
-    told: list[Verdict | None] = [verdicts.irrelevant_source(ended.evidence), mislabelled(ended), *moved(ended, kept)]
+    told: list[Verdict | None] = [*relevance(ended), mislabelled(ended), *moved(ended, kept)]
     for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
         gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
         told.append(verdicts.negative_transfer(gap, given.metric))
@@ -243,6 +249,42 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
         )
         told.append(verdicts.saturated_grid(raced, chosen.arm.plan.recipe.lr))
     return tuple(verdict for verdict in told if verdict is not None)
+
+
+def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
+    """Whether the source fits the task: of each backbone that raced, and of all of them."""
+    if not ended.bench.rivals:
+        return (verdicts.irrelevant_source(ended.evidence),)
+    told = {tag: verdicts.irrelevant_source(curve) for tag, curve in ended.curves.items()}
+    known = {tag: verdict for tag, verdict in told.items() if verdict is not None}
+    each = (replace(verdict, evidence=f"of {tag}, {verdict.evidence}") for tag, verdict in known.items())
+    return (*each, verdicts.no_relevant_source(list(known), [v.holds for v in known.values()]) if known else None)
+
+
+def rivals(ended: Ended) -> tuple[dict[str, Any], ...]:
+    """What became of each backbone, best probe first; nothing where there was one."""
+    bench, rows = ended.bench, list[dict[str, Any]]()
+    stages = races.stages(ended.race)
+    for each in ended.bench.rivals.values():
+        curve = ended.curves[each.tag]
+        best = next(e for e in curve if e.cut.depth == best_probe(curve))
+        verdict = verdicts.irrelevant_source(curve)
+        mine = [arm.id for arm in ended.race.arms if bench.of(arm.id) is each]
+        rows.append(
+            {
+                "tag": each.tag,
+                "backbone": each.settings.backbone,
+                "weights": each.backbone.weights,
+                "chosen": each is bench,
+                "probe": {"depth": best.cut.depth, **asdict(best.score)},
+                "untrained": max((e.random for e in curve if e.random is not None), default=None),
+                "distance": best.distance,
+                "relevant": None if verdict is None else not verdict.holds,
+                "finalists": [name for name in mine if stages[name][0] == "finalist"],
+                "arms": len(mine),
+            }
+        )
+    return tuple(sorted(rows, key=lambda row: -row["probe"]["mean"]))
 
 
 def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:

@@ -49,6 +49,7 @@ class Findings:
     beaten: Mapping[str, float] = field(default_factory=dict[str, float])  # baseline -> P(the model is better)
     growth: tuple[Growth, ...] = ()
     comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # by baseline
+    rivals: tuple[Mapping[str, Any], ...] = ()  # each backbone of a race of several
     forgetting: str = ""  # what was asked of the source: its "output layer", a "probe", or its "answers" alone
     cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     checks: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -66,6 +67,7 @@ def document(found: Findings) -> dict[str, Any]:
         "metric": found.metric,
         "backbone": found.backbone,
         "weights": found.weights,
+        "backbones": [dict(row) for row in found.rivals],
         "data": {
             "train": len(fold.train),
             "validation": len(fold.validation),

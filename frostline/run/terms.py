@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import median
 from typing import Any, TypedDict
@@ -24,15 +24,19 @@ from frostline.training.prepare import read_at, top
 from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
 
 PAYS = 25.0  # forecast seconds from which other processes are worth their start
+RIVAL_ARMS = 4  # trained arms of each backbone but the one whose probe is best
 SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
-def entered(bench: Bench, evidence: Sequence[Evidence], *, begun: Schedule | None = None, show: Show = silent) -> Race:
+Curves = Mapping[str, Sequence[Evidence]]  # the probes of each backbone, by its tag
+
+
+def entered(bench: Bench, evidence: Curves, *, begun: Schedule | None = None, show: Show = silent) -> Race:
     """The arms at the start, on the schedule that the run was `begun` with, or else on the one that is afforded.
 
     What a budget affords depends on the workers, which a resumed run may have more of. Raises OptionError.
     """
-    arms, budget = proposed(bench, evidence), bench.settings.budget
+    arms, budget = together(bench, evidence), bench.settings.budget
     whole, fitted = forecast_seconds(bench, arms, planned(bench)), begun or afforded(bench, arms)
     spent = forecast_seconds(bench, arms, fitted)
     told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
@@ -87,7 +91,7 @@ def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Seconds that a race and its baselines are expected to take one training after the other, from the calibration."""
     short = {a.id: _epoch(bench, still(a.plan)) for a in arms}
     full = {a.id: _epoch(bench, a.plan) for a in arms}
-    ends = {a.id: predicting_seconds(bench, a.plan) for a in arms}
+    ends = {a.id: predicting_seconds(bench.of(a.id), a.plan) for a in arms}
     dearest = max((of.epochs * full[a.id] for a in arms if not exact(a)), default=0.0)
     # on everything, and without what varies: both are trained of the choice alone
     more = bench.settings.refit_all + (bench.settings.augment not in (None, "none"))
@@ -98,7 +102,8 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Scratch with its screening, and full fine-tuning where it does not come to the final, which is assumed."""
     folds = len(judged_folds(bench, of))
     apart = bench.settings.strategies != "known"  # there it comes to the end
-    full = sum(_epoch(bench, a.plan) * of.epochs for a in arms if a.baseline == "full_finetune" and apart)
+    mine = [a for a in arms if bench.of(a.id) is bench]
+    full = sum(_epoch(bench, a.plan) * of.epochs for a in mine if a.baseline == "full_finetune" and apart)
     scratch = _scratch_seconds(bench, of)
     return folds * (full + scratch) + scratch * 4 / SCREEN  # three rates, and one more where its grid is widened
 
@@ -123,7 +128,7 @@ def unit_seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
 
     Pictures are opened anew in a full training alone.
     """
-    plan = with_epochs(arm.plan, unit.epochs)
+    bench, plan = bench.of(arm.id), with_epochs(arm.plan, unit.epochs)
     if unit.epochs < arm.plan.recipe.epochs:
         plan = still(plan)
     return cost_of(bench, plan).training + predicting_seconds(bench, plan)
@@ -162,11 +167,46 @@ def scratch_of(bench: Bench, epochs: int) -> Arm:
     """Training from scratch beside a full schedule of so many epochs: it is given more of them."""
     recipe = replace(base_recipe(bench), epochs=epochs)
     (arm,) = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=batch_norms(bench))
-    return augmented(bench, arm)
+    return augmented(bench, _tagged(arm, bench.tag))
 
 
 def _epoch(bench: Bench, plan: Plan) -> float:
-    return cost_of(bench, plan).training / plan.recipe.epochs
+    return cost_of(bench.fitting(plan), plan).training / plan.recipe.epochs
+
+
+def leading(bench: Bench, curves: Curves, *, show: Show = silent) -> Bench:
+    """The bench of the backbone whose probe is best, which brings most strategies; the first of equals."""
+    if not bench.rivals:
+        return bench
+    best = {each.tag: max(curves[each.tag], key=lambda e: e.score.mean) for each in bench.every}
+    for tag, evidence in best.items():
+        untaught = max((e.random for e in curves[tag] if e.random is not None), default=None)
+        beside = "" if untaught is None else f", on an untrained network {100 * untaught:.1f}%"
+        text = (
+            f"{tag}: the best linear probe scores {100 * evidence.score.mean:.1f}% (depth {evidence.cut.depth}){beside}"
+        )
+        show(Event("probe", text=text))
+    return max(bench.every, key=lambda each: best[each.tag].score.mean)
+
+
+def together(bench: Bench, evidence: Curves) -> tuple[Arm, ...]:
+    """The arms of the race: those that a backbone's evidence suggests, and of its rivals the indispensable ones.
+
+    Probes order the backbones and rule none out: each brings its probes and its first strategies to the first round.
+    """
+    if not bench.rivals:
+        return proposed(bench, evidence[bench.tag])
+    found = [_tagged(arm, bench.tag) for arm in proposed(bench, evidence[bench.tag])]
+    for rival in bench.every:
+        arms = [] if rival is bench else proposed(rival, evidence[rival.tag])
+        trained = [arm for arm in arms if not exact(arm)][:RIVAL_ARMS]
+        probes = [arm for arm in arms if exact(arm)]
+        found += [replace(_tagged(arm, rival.tag), protected=False) for arm in (*probes, *trained)]
+    return tuple(found)
+
+
+def _tagged(arm: Arm, tag: str) -> Arm:
+    return replace(arm, id=f"{tag}.{arm.id}") if tag else arm
 
 
 def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:

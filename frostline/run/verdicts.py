@@ -79,6 +79,16 @@ def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
     return Verdict("irrelevant_source", holds, text, advice)
 
 
+def no_relevant_source(tags: Sequence[str], irrelevant: Sequence[bool]) -> Verdict:
+    """Whether none of the backbones that raced knows anything of use."""
+    useful = [tag for tag, none in zip(tags, irrelevant, strict=True) if not none]
+    if useful:
+        said = f"the features of {words.listed(useful)} are better than those of an untrained network."
+        return Verdict("no_relevant_source", False, said, "Nothing to do.")
+    said = f"of {words.listed(list(tags))}, none has features that are better than those of an untrained network."
+    return Verdict("no_relevant_source", True, said, "Look for a backbone whose source lies nearer to your task.")
+
+
 def too_much_frozen(gap: Estimate, metric: str, epsilon: float) -> Verdict:
     """What freezing everything would have cost; `gap` is ours less the linear probe at the last cut."""
     evidence = f"the chosen model scores {_against(gap, metric, 'a linear probe on frozen features')}."

@@ -1,0 +1,151 @@
+"""Several backbones in one race: on the same examples and folds, and each called what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from world import HOME, ONE, Said, refused, tell
+
+import frostline
+from frostline.demo import network
+from frostline.errors import OptionError
+from frostline.journey import demo_digits
+from frostline.run import verdicts
+from frostline.settings import apart, settings, tags
+
+GLYPHS = f"{HOME / 'network.py'}:glyphs"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that say nothing of pictures: each layer's numbers drawn anew, in a file as a source's are."""
+    place = tmp_path_factory.mktemp("weights") / "noise.safetensors"
+    torch.manual_seed(5)
+    fresh = {name: t.contiguous() for name, t in network.glyphs().state_dict().items()}
+    save_file(fresh, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of which a network that learned letters knows something."""
+    whole = demo_digits(tmp_path_factory.mktemp("digits") / "digits")
+    some = whole.with_name("some")
+    for part, count in (("train", 28), ("test", 12)):
+        for label in "0123456789":
+            (some / part / label).mkdir(parents=True)
+            for file in sorted((whole / part / label).glob("*.png"))[:count]:
+                shutil.copy(file, some / part / label)
+    return some
+
+
+def race(digits: Path, empty: Path, out: Path, *more: object) -> Said:
+    both = ("--backbone", GLYPHS, "--weights", empty, "--backbone", GLYPHS, "--weights", network.WEIGHTS)
+    return tell("find", digits, *both, *ONE, "--epochs", 2, "--effort", "quick", "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, empty: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    out = tmp_path_factory.mktemp("rivals") / "run"
+    return out, race(digits, empty, out, "--json")
+
+
+def test_one_race_tries_both_and_the_model_of_the_better_one_is_handed_back(run: tuple[Path, Said]) -> None:
+    _, said = run
+    assert said.code == 0, said.err
+    summary = said.document
+    first, second = summary["backbones"]
+    assert (first["tag"], second["tag"]) == ("letters", "noise")  # by the weights: the network is the same
+    assert first["chosen"] and not second["chosen"]
+    assert first["probe"]["mean"] > second["probe"]["mean"]
+    assert summary["decision"]["arm"].startswith("letters.")
+    arms = [arm["id"] for arm in summary["arms"]]
+    assert {name.partition(".")[0] for name in arms} == {"letters", "noise"}
+    assert {"noise.lp_ft", "letters.lp_ft", "letters.full_finetune"} <= set(arms)
+    assert {arm["id"].partition(".")[0] for arm in summary["baselines"].values()} == {"letters"}
+
+
+def test_what_is_handed_back_predicts_and_needs_nothing_of_the_other(run: tuple[Path, Said], digits: Path) -> None:
+    rows = list(frostline.load(run[0]).predict([next((digits / "test" / "4").glob("*.png"))]))
+    assert sum(rows[0]["scores"].values()) == pytest.approx(1, abs=1e-4)
+    card = json.loads((run[0] / "model" / "model.json").read_text())
+    assert card["spec"] == GLYPHS
+
+
+def test_an_untaught_source_is_called_irrelevant_by_its_name_and_the_other_is_not(run: tuple[Path, Said]) -> None:
+    told: dict[str, Any] = {}
+    for verdict in run[1].document["verdicts"]:
+        if verdict["kind"] == "irrelevant_source":
+            told[verdict["evidence"].split(",")[0]] = verdict["holds"]
+    assert told == {"of letters": False, "of noise": True}
+    none = next(v for v in run[1].document["verdicts"] if v["kind"] == "no_relevant_source")
+    assert not none["holds"] and "letters" in none["evidence"]
+
+
+def test_where_no_backbone_is_relevant_that_is_said() -> None:
+    assert verdicts.no_relevant_source(["a", "b"], [True, True]).holds
+    assert not verdicts.no_relevant_source(["a", "b"], [True, False]).holds
+
+
+def test_the_page_and_the_terminal_show_every_backbone(run: tuple[Path, Said]) -> None:
+    page = (run[0] / "report.html").read_text()
+    assert "The networks that were tried" in page
+    said = tell("report", run[0])
+    assert "noise" in said.out and "letters" in said.out
+
+
+def test_an_interrupted_race_of_several_resumes_to_the_same_answer(
+    run: tuple[Path, Said], digits: Path, empty: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(run[0], tmp_path / "run")
+    (out / "summary.json").unlink()
+    for file in sorted((out / "outcomes").glob("*.npz"))[::2]:
+        file.unlink()
+    again = race(digits, empty, out, "--resume", "--json")
+    assert again.code == 0, again.err
+    assert again.document["decision"] == run[1].document["decision"]
+    assert again.document["score"] == run[1].document["score"]
+
+
+def test_two_processes_come_to_the_answer_of_one(
+    run: tuple[Path, Said], digits: Path, empty: Path, tmp_path: Path
+) -> None:
+    shared = race(digits, empty, tmp_path / "run", "--workers", 2, "--json")
+    assert shared.code == 0, shared.err
+    assert shared.document["decision"]["arm"] == run[1].document["decision"]["arm"]
+    assert shared.document["score"]["value"] == run[1].document["score"]["value"]
+
+
+def test_a_forecast_says_what_each_probe_comes_to(digits: Path, empty: Path, tmp_path: Path) -> None:
+    said = race(digits, empty, tmp_path / "nowhere", "--dry-run")
+    assert said.code == 0
+    assert "noise: the best linear probe scores" in said.err
+    assert "letters.lp_ft" in said.out
+
+
+def test_several_are_told_apart_by_name_weights_or_number() -> None:
+    def called(**given: Any) -> tuple[str, ...]:
+        return tags(settings({"data": "d", **given}))
+
+    assert called(backbone="timm/resnet18") == ("",)
+    assert called(backbone=["timm/resnet18", "timm/vit_tiny"]) == ("resnet18", "vit_tiny")
+    assert called(backbone=["timm/a", "timm/a"], weights=["x/one.pt", "x/two.pt"]) == ("one", "two")
+    assert called(backbone=["timm/a", "timm/a"], weights=["one/w.pt", "two/w.pt"]) == ("one", "two")
+    assert called(backbone=["timm/a", "timm/a"]) == ("a-1", "a-2")
+    first, second = apart(settings({"data": "d", "backbone": ["a", "b"], "weights": ["own", "none"]}))
+    assert (first.backbone, first.weights, second.backbone, second.weights) == ("a", None, "b", "none")
+
+
+def test_what_cannot_be_is_refused(place: Path, empty: Path) -> None:
+    with pytest.raises(OptionError, match="2 backbones and weights for 1"):
+        settings({"data": "d", "backbone": ["a", "b"], "weights": "w"})
+    both = ("--backbone", GLYPHS, "--backbone", GLYPHS)
+    refused(tell("compare", place / "data", *both), "give one, or use find")
+    said = tell("train", place / "data", *both, "--strategy", "lp_ft", "--out", place / "no")
+    assert "rivals" in said.err
