@@ -65,7 +65,8 @@ def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Re
     """How many layers of `backbone` to transfer to `data`, and the trained model.
 
     `data` is a path, a pair (pictures, labels) of arrays or a Hugging Face data set; `backbone` a name as on the
-    command line or a torch.nn.Module; `options` are those of `settings.Settings`. Raises the errors of errors.py.
+    command line, a list of names that race, or a torch.nn.Module; `options` are those of `settings.Settings`. Raises
+    the errors of errors.py.
     """
     given, source = resolve(data, backbone, options)
     return find_with(given, source=source, show=show)
@@ -289,12 +290,13 @@ def tell_unread(verb: str, given: Settings, show: Show) -> None:
 
 def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Settings, Source]:
     """Settings, and beside them what was given as an object. Raises OptionError."""
-    named = {"data": str(data) if isinstance(data, (str, os.PathLike)) else "(arrays)"}
-    named["backbone"] = backbone if isinstance(backbone, str) else f"(module {type(backbone).__name__})"
-    given = settings({**named, **options})
-    source = Source(
-        None if isinstance(data, (str, os.PathLike)) else data, None if isinstance(backbone, str) else backbone
+    named: dict[str, Any] = {"data": str(data) if isinstance(data, (str, os.PathLike)) else "(arrays)"}
+    spelt = isinstance(backbone, str) or (
+        isinstance(backbone, (list, tuple)) and all(isinstance(b, str) for b in backbone)
     )
+    named["backbone"] = backbone if spelt else f"(module {type(backbone).__name__})"
+    given = settings({**named, **options})
+    source = Source(None if isinstance(data, (str, os.PathLike)) else data, None if spelt else backbone)
     if (given.workers or 1) > 1 and (source.data is not None or source.module is not None):
         raise OptionError(
             f"workers is {given.workers}, but data or backbone was given as an object, which other processes cannot "
