@@ -133,15 +133,15 @@ def layers(
 ) -> None:
     """The layers and legal cuts: parameters, MACs, bytes at each cut."""
     from frostline import journey
-    from frostline.report import text
+    from frostline.report import tables
 
     with console.told(json_):
         found = journey.layers(backbone, weights=weights, model_kwargs=_pairs(model_kwargs), image_size=image_size)
     if json_:
-        _print_json({"layers": [text.layer_row(layer) for layer in found]})
+        _print_json({"layers": [tables.layer_row(layer) for layer in found]})
     else:
         Console().print(
-            text.layer_table(backbone, found, "random, none are needed here" if weights == "none" else weights)
+            tables.layer_table(backbone, found, "random, none are needed here" if weights == "none" else weights)
         )
 
 
@@ -349,7 +349,7 @@ def _print_result(result: Any, as_json: bool) -> None:
 
 
 def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
-    from frostline.report import text
+    from frostline.report import tables, text
 
     if as_json:
         _print_json(probed.document())
@@ -360,4 +360,4 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
     Console().print(text.probed(probed.bench.profile, probed.curve, examples, probed.arms, metric=metric, **costs))
     if plan:
         example = max(probed.arms, key=lambda arm: 0 < arm.plan.freeze < arm.plan.keep)  # one with layers of both kinds
-        Console().print(text.plan_table(example.plan, f"One of the plans, {example.id}, layer by layer"))
+        Console().print(tables.plan_table(example.plan, f"One of the plans, {example.id}, layer by layer"))

@@ -25,7 +25,8 @@ from frostline.errors import OptionError, RunError
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, ending, notes, summary, terms
+from frostline.run import comparisons, course, directory, ending, entrants, notes, summary, terms
+from frostline.run.ended import Ended
 from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
 from frostline.search.decide import decide
@@ -88,7 +89,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         bench = course.laid(run, source or Source(), show=show)
         course.roused(bench, run)
         curves = {each.tag: probe_cuts(each, show=show) for each in bench.every}
-        bench = terms.leading(bench, curves, show=show)
+        bench = entrants.leading(bench, curves, show=show)
         start = course.entered(bench, curves, run, show=show)
         run = course.foreseen(bench, start, run)
         race = course.race(bench, start, run, beside=partial(comparisons.beside, bench), show=show)
@@ -108,7 +109,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         handed = replace(unit, rung=0, fold=ALL) if given.refit_all else unit
         course.once(bench, chosen.arm, handed, run)
         checks = comparisons.checks(bench, race, chosen.arm, (unit, handed), run)
-        ended = ending.Ended(bench, curves, race, finalists, chosen, decision, known, checks)
+        ended = Ended(bench, curves, race, finalists, chosen, decision, known, checks)
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
         course.cleared(run)
@@ -169,8 +170,8 @@ def probe_with(given: Settings, *, source: Source | None = None, show: Show = si
             benches.append(lay(alone, source or Source(), dry=True, tag=tag, beside=first, show=show))
         benches[0].rivals.update({each.tag: each for each in benches if each.tag})
         curves = {each.tag: probe_cuts(each, show=show) for each in benches}
-    bench = terms.leading(benches[0], curves, show=show)
-    arms = terms.together(bench, curves)
+    bench = entrants.leading(benches[0], curves, show=show)
+    arms = entrants.together(bench, curves)
     trainings = terms.forecast_seconds(bench, arms, terms.afforded(bench, arms))
     return Probed(bench, curves[bench.tag], arms, trainings + sum(each.forecast.writing for each in benches))
 

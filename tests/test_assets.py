@@ -10,18 +10,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_underway import ends_at_the_same_bits
 from world import refused, tell
 
 import frostline
 from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
-from frostline.plan import plan
+from frostline.bench.bench import Source
+from frostline.bench.lay import lay
+from frostline.plan import gradual, plan
+from frostline.settings import settings
 from frostline.tasks import heads
 from frostline.training import adapters, loop
 from frostline.training.device import accelerator
 from frostline.training.feed import feed
 from frostline.training.prepare import prepared
-from frostline.values import Adapter, Head, Recipe
+from frostline.values import Adapter, Arm, Head, Recipe, Unit
 
 PLACE = os.environ.get("FROSTLINE_ASSETS")
 pytestmark = pytest.mark.skipif(PLACE is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
@@ -178,3 +182,21 @@ def test_a_real_network_learns_with_adapters(name: str, tmp_path: Path) -> None:
         adapters.remove(network)
     assert epochs[-1].loss < epochs[0].loss
     assert network.state_dict().keys() == backbone.module.state_dict().keys()
+
+
+def test_a_real_network_goes_on_in_the_middle_of_gradual_unfreezing_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in sorted((DATA / "hymenoptera" / "train").rglob("*.jpg"))[::5]:
+        place = tmp_path / "data" / file.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    (tmp_path / "run").mkdir()
+    given = {"data": str(tmp_path / "data"), "backbone": f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}"}
+    given |= {"image_size": 64, "epochs": 6, "batch_size": 16, "threads": 1, "workers": 1, "device": "cpu"}
+    bench = lay(settings(given), Source(), folder=tmp_path / "run")
+    thawing = gradual(bench.anatomy.layers, Recipe(6, 3e-3, batch=16))
+    assert [sum(flags) for _, flags in thawing.thaw] == [9, 18, 27]
+    for epoch in (2, 4):
+        unit = Unit("gradual", 3e-3, 1, 0, epoch, 6)
+        ends_at_the_same_bits(bench, Arm("gradual", thawing, (3e-3,)), unit, epoch, monkeypatch)

@@ -18,7 +18,7 @@ from frostline import plan as plans
 from frostline.bench.bench import Source
 from frostline.bench.curve import probe_cuts
 from frostline.errors import OptionError
-from frostline.run import course, terms
+from frostline.run import course, entrants, terms
 from frostline.run.comparisons import exhaustive_seconds
 from frostline.settings import settings
 
@@ -70,7 +70,7 @@ def test_every_stage_is_one_of_the_contract(quick: Path) -> None:
 def test_the_sweep_beside_the_search_has_every_cut_three_rates_and_three_seeds(tmp_path: Path) -> None:
     bench = stage.bench(tmp_path)
     race = terms.entered(bench, probe_cuts(bench))
-    recipe = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
+    recipe = replace(entrants.base_recipe(bench), epochs=race.schedule.epochs)
     once = sum(
         terms.cost_of(bench, plans.plan(bench.anatomy.layers, recipe, freeze=depth), stored=frozenset()).training
         for depth in plans.legal_depths(bench.anatomy.layers)
@@ -87,7 +87,7 @@ def test_a_run_goes_on_with_the_schedule_that_its_budget_afforded(place: Path, t
         evidence = probe_cuts(bench)
         first = course.entered(bench, evidence, run).schedule
         faster = replace(bench, workers=4)
-        assert terms.afforded(faster, terms.proposed(faster, evidence)) != first
+        assert terms.afforded(faster, entrants.proposed(faster, evidence)) != first
         assert course.entered(faster, evidence, run).schedule == first
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from frostline.report import facts, figures, glossary, page, snippet, text, words
+from frostline.report import facts, figures, glossary, page, snippet, tables, text, words
 from frostline.report.facts import Report
 from frostline.report.places import clear_place, crossed
 from frostline.report.svg import embed
@@ -296,7 +296,7 @@ def test_held_out_scores_of_finalists_are_shown_where_there_are_any() -> None:
         on_page = Page(page.render(report)).text
         assert ("93.0% (90.0 to 95.5%)" in on_page) == there
         for width in (80, 120):
-            seen = printed(text.arms_table(report), width)
+            seen = printed(tables.arms_table(report), width)
             assert "…" not in seen and max(map(len, seen.splitlines())) <= width
             assert ("held out" in seen) == there
             rows = {line.split()[0]: " ".join(line.split()) for line in seen.splitlines() if "%" in line}
@@ -326,11 +326,11 @@ def test_a_known_strategy_has_its_arm_beside_its_name() -> None:
     probe = {**arm("linear_probe@27", "finalist", 0.9, 2.0), "certified": at}
     known = {**report.summary["baselines"], "stem_frozen": stem, "linear_probe": probe}
     report = replace(report, summary={**report.summary, "baselines": known})
-    for seen in (Page(page.render(report)).text, printed(text.baselines_table(report), 100)):
+    for seen in (Page(page.render(report)).text, printed(tables.baselines_table(report), 100)):
         assert "stem frozen (freeze@2, chosen)" in seen
         assert "linear probe (linear_probe@27)" in seen
         assert "full_finetune)" not in seen
-    lines = printed(text.baselines_table(report), 80).splitlines()
+    lines = printed(tables.baselines_table(report), 80).splitlines()
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
 
 
@@ -383,7 +383,7 @@ def test_the_other_metrics_stand_in_the_terminal_and_on_the_page() -> None:
 def test_the_depth_curve_says_whose_accuracy_it_is_and_what_it_rests_on(metric: str, name: str) -> None:
     report = build()
     report = replace(report, summary={**report.summary, "score": {**report.summary["score"], "metric": metric}})
-    table = printed(text.depth_table(report.curve, report.plan, 300, metric), 100)
+    table = printed(tables.depth_table(report.curve, report.plan, 300, metric), 100)
     assert f"Leave-one-out {name} of a linear probe on 300 training examples" in " ".join(table.split())
     assert f"linear probe, {name}" in figures.depth_curve(report.curve, report.plan, metric)
     seen = Page(page.render(report)).text
@@ -423,7 +423,7 @@ def test_why_layers_are_no_cuts_is_said_once_below_their_table() -> None:
         for i, why in enumerate(("", "left out: 16 cuts of about equal cost are enough", "shares weights") * 8)
     ]
     for width in (80, 140):
-        seen = printed(text.layer_table("timm/tiny", layers, None), width)
+        seen = printed(tables.layer_table("timm/tiny", layers, None), width)
         lines = seen.splitlines()
         assert max(map(len, lines)) <= width
         assert seen.count("left out: 16 cuts") == seen.count("shares weights") == 1
@@ -497,7 +497,7 @@ def test_probing_says_what_a_search_would_take() -> None:
     assert "frost line" not in seen and "plan freezes" not in seen  # nothing is chosen yet
     assert "A search would race 2 strategies: lp_ft, gradual." in seen
     assert "Forecast: about 75 s for the race and its baselines; 3.0 MiB of activations stored." in seen
-    assert printed(text.plan_table(plan, "The plan")).startswith("\nThe plan\ndepth")
+    assert printed(tables.plan_table(plan, "The plan")).startswith("\nThe plan\ndepth")
 
 
 @given(st.text("ab.", min_size=1, max_size=60), st.integers(8, 40))
@@ -515,7 +515,7 @@ def test_square_brackets_in_names_are_not_markup() -> None:
 
 
 def test_plan_table_is_as_it_was() -> None:
-    assert printed(text.plan_table(make_plan(2, 3, "drop"))) == (
+    assert printed(tables.plan_table(make_plan(2, 3, "drop"))) == (
         "depth   layer      parameters   kept   frozen   learning rate\n"
         "─────────────────────────────────────────────────────────────\n"
         "    1   stem              100   yes    yes                  –\n"
@@ -615,7 +615,7 @@ def test_a_plan_fitted_in_closed_form_is_not_said_to_be_trained() -> None:
         "Full fine-tuning takes 6.0 s, more than 100x as long, "
         "and training from scratch takes 9.0 s, more than 100x as long.",
     )
-    assert "more than 100x" in printed(text.baselines_table(report), 80)
+    assert "more than 100x" in printed(tables.baselines_table(report), 80)
 
 
 def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -86,6 +87,15 @@ def test_an_untaught_source_is_called_irrelevant_by_its_name_and_the_other_is_no
     assert told == {"of letters": False, "of noise": True}
     none = next(v for v in run[1].document["verdicts"] if v["kind"] == "no_relevant_source")
     assert not none["holds"] and "letters" in none["evidence"]
+
+
+def test_a_source_whose_features_are_shown_to_be_worse_is_called_weaker(run: tuple[Path, Said]) -> None:
+    told = [v for v in run[1].document["verdicts"] if v["kind"] == "weaker_source"]
+    assert [v["holds"] for v in told] == [True]
+    assert "of noise recognises" in told[0]["evidence"]
+    right = {"a": np.arange(100) < 90, "b": np.arange(100) < 88}
+    assert not verdicts.weaker_source("b", "a", right, 0.999).holds
+    assert verdicts.weaker_source("b", "a", {**right, "b": np.arange(100) < 60}, 0.95).holds
 
 
 def test_where_no_backbone_is_relevant_that_is_said() -> None:

@@ -28,7 +28,7 @@ from frostline.bench.lay import lay
 from frostline.data.read import read
 from frostline.errors import OptionError, RunError
 from frostline.plan import with_epochs
-from frostline.run import comparisons, course, terms
+from frostline.run import comparisons, course, entrants, terms
 from frostline.search.race import Race, training_of_the_choice
 from frostline.settings import settings
 from frostline.values import Outcome, Recipe, Unit
@@ -254,8 +254,8 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
     with course.begun(resolved) as run:
         kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
         bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))
-        recipe = terms.base_recipe(bench)
-        chosen = [(arm, unit) for arm in terms.proposed(bench, probe_cuts(bench))
+        recipe = entrants.base_recipe(bench)
+        chosen = [(arm, unit) for arm in entrants.proposed(bench, probe_cuts(bench))
                   for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
         full = [(replace(arm, plan=with_epochs(arm.plan, recipe.epochs)), unit) for arm, unit in chosen]
         jobs = [again.Job(arm, unit, keep=False) for arm, unit in full]
@@ -304,7 +304,7 @@ def test_a_budget_is_kept_and_used_whatever_is_shared(tmp_path: Path) -> None:
     bench = stage.bench(tmp_path, epochs=6)
     layers = {"forward": (1e-4,) * 4, "backward": (2e-4,) * 4, "carry": (1e-4,) * 4, "decode": 0.0}
     bench = replace(bench, calibration=replace(bench.calibration, **layers))
-    arms = terms.proposed(bench, probe_cuts(bench))
+    arms = entrants.proposed(bench, probe_cuts(bench))
     plain = terms.serial_seconds(bench, arms, terms.planned(bench))
     assert plain < terms.PAYS  # so that a large budget crosses the line from which work is shared
     for count, budget in product((1, 2, 8), (8.0, 20.0, 300.0, 3000.0)):
@@ -445,8 +445,8 @@ def accuracy(bench: Bench, outcome: Outcome) -> float:
 
 def test_no_number_of_workers_makes_trainings_faster_that_wait_for_each_other(tmp_path: Path) -> None:
     bench = stage.bench(tmp_path, epochs=60)
-    arms, of = terms.proposed(bench, probe_cuts(bench)), terms.planned(bench)
-    scratch = terms.cost_of(bench, terms.scratch_of(bench, of.epochs).plan).training
+    arms, of = entrants.proposed(bench, probe_cuts(bench)), terms.planned(bench)
+    scratch = terms.cost_of(bench, entrants.scratch_of(bench, of.epochs).plan).training
     few, many = (terms.forecast_seconds(replace(bench, workers=count), arms, of) for count in (2, 1000))
     assert terms.serial_seconds(bench, arms, of) / 2 == pytest.approx(few)
     assert scratch < many < few
@@ -454,7 +454,7 @@ def test_no_number_of_workers_makes_trainings_faster_that_wait_for_each_other(tm
 
 def test_a_forecast_grows_with_the_epochs_and_with_augmentation_and_is_shared_by_workers(tmp_path: Path) -> None:
     def seconds(bench: Bench) -> float:
-        return terms.forecast_seconds(bench, terms.proposed(bench, probe_cuts(bench)), terms.planned(bench))
+        return terms.forecast_seconds(bench, entrants.proposed(bench, probe_cuts(bench)), terms.planned(bench))
 
     few, many = (stage.bench(tmp_path / str(epochs), epochs=epochs) for epochs in (6, 60))
     assert 8 * seconds(few) < seconds(many) < 12 * seconds(few)

@@ -244,6 +244,18 @@ def test_what_a_comparison_does_without_is_said_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 18])
+def test_attention_reads_the_deepest_cut_that_has_positions() -> None:
+    layers = stage.anatomy(stage.network(torch.float64)).layers
+    pooled = (*layers[:3], replace(layers[3], shape=(8,)))
+    known = {arm.id: arm.plan for arm in compared(pooled, evidence(), recipe=RECIPE, classes=3, examples=500)}
+    there = known["attention_probe"]
+    assert (there.keep, there.freeze, there.above) == (3, 3, "drop")
+    bare = tuple(replace(layer, shape=(8,)) for layer in layers)
+    without = compared(bare, evidence(), recipe=RECIPE, classes=3, examples=500)
+    told = left_out(without, classes=3, examples=500, batch_norms=True, adaptable=True)
+    assert any("no cut has features at several positions" in note for note in told)
+
+
 def test_on_a_schedule_of_any_length_each_strategy_still_learns_what_its_name_says(epochs: int) -> None:
     for name, arm in arms().items():
         plan = with_epochs(arm.plan, epochs)

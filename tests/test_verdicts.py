@@ -50,6 +50,15 @@ def test_overfitting_is_a_loss_on_unseen_rows_well_above_that_on_training_rows(t
     assert "log-loss 0.511" in verdict.evidence
 
 
+def test_the_gap_is_told_by_how_many_layers_are_frozen() -> None:
+    targets = np.arange(100) % 2
+    deep, shallow = outcome(targets, 0.7, 0.7, 0.3), outcome(targets, 0.6, 0.6, 0.1)
+    told = verdicts.overfitting(shallow, targets, confidence=0.95, others={12: deep, 0: shallow})
+    assert told.evidence.endswith("The gap by frozen layers: +0.41 at 0, +0.06 at 12.")
+    alone = verdicts.overfitting(shallow, targets, confidence=0.95, others={0: shallow})
+    assert "frozen layers" not in alone.evidence
+
+
 def test_where_classes_weighed_alike_in_training_they_do_in_what_is_compared_with_it() -> None:
     targets = (np.arange(200) % 20 == 0).astype(np.int64)
     unsure = outcome(targets, 0.9, 0.2, 0.86)  # nearly sure of the common class, lost on the rare one

@@ -33,7 +33,7 @@ from frostline.bench.again import Job
 from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.plan import legal_depths, plan
-from frostline.run import course, terms
+from frostline.run import course, entrants, terms
 from frostline.search.arms import exact
 from frostline.values import Arm, Head, Layer, Outcome, Recipe, Unit
 
@@ -146,7 +146,7 @@ def made(name: str, size: int, assets: Path, work: Path) -> tuple[Bench, tuple[A
         bench = course.laid(run, Source(), demands=partial(demanded, rates=pair.rates))
         learned = len(bench.split.folds[0].train)
         assert abs(learned - 0.8 * size) <= len(bench.examples.classes), f"{learned} examples are learned from"
-        every = tuple(arms(bench.anatomy.layers, pair.rates, terms.base_recipe(bench).batch))
+        every = tuple(arms(bench.anatomy.layers, pair.rates, entrants.base_recipe(bench).batch))
         jobs = [Job(arm, unit, keep=False) for arm in every for unit in units(arm)]
         left = course.missing(bench, jobs, course.told(run))
         seconds = sum(terms.unit_seconds(bench, job.arm, job.unit) for job in left if not exact(job.arm))

@@ -11,7 +11,7 @@ from frostline.bench import finals
 from frostline.bench.again import Job
 from frostline.bench.bench import Bench
 from frostline.plan import legal_depths, plan, with_rate
-from frostline.run import course, terms
+from frostline.run import course, entrants, terms
 from frostline.run.course import Run, Told
 from frostline.search import arms as proposals
 from frostline.search import race as races
@@ -90,8 +90,8 @@ def _apart(
     """The short trainings that find scratch its learning rate, and what is trained in full at a rate known by now."""
     last = races.rounds(race)[-1]
     staying = {arm.id for arm in last.entrants} if last.missing else ended
-    left = [(arm, _best_rate(race, arm)) for arm in _own(bench, race) if arm.baseline in ALWAYS]
-    left = [(arm, rate) for arm, rate in left if arm.id not in staying]
+    known = (arm for arm in _own(bench, race) if arm.baseline in ALWAYS and arm.id not in staying)
+    left = [(arm, _best_rate(race, arm)) for arm in known]
     if bench.backbone.fresh is None:
         return (), left
     screening, scratch, rate = _scratch(bench, race, told)
@@ -123,7 +123,7 @@ def _scratch(bench: Bench, race: Race, told: Told) -> tuple[tuple[Job, ...], Arm
 
     With the short schedules that choose the rate, as in the first rung; the rate is None before they are there.
     """
-    arm = terms.scratch_of(bench, race.schedule.epochs)
+    arm = entrants.scratch_of(bench, race.schedule.epochs)
     best = _screened(bench, arm, told)
     wider = None if best is None else proposals.widen(arm, best)
     if wider is not None:
@@ -190,7 +190,7 @@ def exhaustive_seconds(bench: Bench, race: Race, *, rates: int = 3, seeds: int =
     It shares the cores as the search does.
     """
     layers = bench.anatomy.layers
-    full = replace(terms.base_recipe(bench), epochs=race.schedule.epochs)
+    full = replace(entrants.base_recipe(bench), epochs=race.schedule.epochs)
     plans = [plan(layers, full, freeze=depth) for depth in legal_depths(layers)]
     alone = rates * seeds * sum(terms.cost_of(bench, each, stored=frozenset()).training for each in plans)
     return terms.wall_seconds(bench, alone)

@@ -26,7 +26,7 @@ from frostline.bench.lay import Demands, lay
 from frostline.bench.unit import FINALISTS, UNDERWAY, kept_weights, stackable
 from frostline.errors import RunError, RunFailed, StoreError
 from frostline.plan import to_json, with_rate
-from frostline.run import directory, terms
+from frostline.run import directory, entrants, terms
 from frostline.run.wish import Wish
 from frostline.search import race as races
 from frostline.search.arms import exact
@@ -160,7 +160,7 @@ def ids_of(bench: Bench) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def entered(bench: Bench, evidence: terms.Curves, run: Run, *, show: Show = silent) -> Race:
+def entered(bench: Bench, evidence: entrants.Curves, run: Run, *, show: Show = silent) -> Race:
     """The race at its start. Its schedule is kept: a resumed run goes on with it, whatever it could afford by now."""
     noted = studies.noted(run.study, "schedule")
     begun_with = None if noted is None else TypeAdapter(Schedule).validate_python(noted)

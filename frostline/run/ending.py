@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,22 @@ from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.curve import grown_cuts
-from frostline.bench.forgetting import Kept, forgotten, likeness
+from frostline.bench.forgetting import forgotten
 from frostline.bench.unit import ALL, kept_weights
-from frostline.evidence.probes import ridge_loo
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import command, compared, comparisons, directory, notes, terms, verdicts
-from frostline.run.comparisons import Baseline
+from frostline.run import command, compared, comparisons, directory, entrants, judging, notes, terms
 from frostline.run.course import Run
+from frostline.run.ended import Ended
 from frostline.run.summary import Findings, document
 from frostline.search import race as races
 from frostline.search import standing
 from frostline.search.arms import best_probe, exact
 from frostline.search.decide import Finalist
-from frostline.search.race import Race
 from frostline.search.schedule import whole
-from frostline.search.scores import BALANCED, balanced
 from frostline.values import (
     Arm,
-    Decision,
     Epoch,
     Estimate,
     Evidence,
@@ -47,29 +43,9 @@ from frostline.values import (
     Score,
     Standing,
     Unit,
-    Verdict,
 )
 
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ended:
-    """Everything that a finished search knows."""
-
-    bench: Bench
-    curves: terms.Curves  # of every backbone that raced
-    race: Race
-    finalists: tuple[Finalist, ...]
-    chosen: Finalist
-    decision: Decision
-    baselines: tuple[Baseline, ...]
-    checks: Mapping[str, Any]
-
-    @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        """The probes of the backbone that was chosen."""
-        return tuple(self.curves[self.bench.tag])
 
 
 def conclude(run: Run, ended: Ended) -> dict[str, Any]:
@@ -108,11 +84,11 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         notes=(*known.notes, *left_out(ended), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
         comparison=compared.taken(bench, ended.baselines, told, kept) if compares else {},
-        rivals=rivals(ended),
+        rivals=judging.rivals(ended),
         forgetting="" if kept is None else kept.how,
         cost=costs_of(run, ended, told),
         checks=ended.checks,
-        verdicts=judged(ended, kept),
+        verdicts=judging.judged(ended, kept),
     )
     extras = {
         "command": command.line(given),
@@ -134,7 +110,7 @@ def told_of(ended: Ended) -> tuple[int, ...]:
 def left_out(ended: Ended) -> tuple[str, ...]:
     """What a comparison is told to do without; nothing of a search."""
     compares = ended.bench.settings.strategies == "known"
-    return terms.unavailable(ended.bench, ended.race.arms) if compares else ()
+    return entrants.unavailable(ended.bench, ended.race.arms) if compares else ()
 
 
 def unadapted(ended: Ended) -> tuple[str, ...]:
@@ -224,90 +200,6 @@ def score_of(ended: Ended, told: Sequence[Outcome]) -> Score:
     arms = {arm.id for arm in ended.race.arms}
     seen = [outcome for outcome in told if outcome.unit.rung in rungs and outcome.unit.arm in arms]
     return standing.corrected_score(seen, chosen.validation, targets, aim, seed=seed)
-
-
-def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
-    """Every verdict that this run measured."""
-    bench, chosen = ended.bench, ended.chosen
-    given, targets = bench.settings, bench.examples.targets
-    ours = chosen.certification[:1] or chosen.validation
-    told: list[Verdict | None] = [*relevance(ended), mislabelled(ended), *moved(ended, kept)]
-    for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
-        gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
-        told.append(verdicts.negative_transfer(gap, given.metric))
-    if not exact(chosen.arm):
-        for probe in (baseline for baseline in ended.baselines if baseline.name == "linear_probe"):
-            gap = standing.difference(ours, probe.judged, targets, terms.aim(bench))
-            told.append(verdicts.too_much_frozen(gap, given.metric, terms.aim(bench).epsilon))
-        plan, epochs = chosen.arm.plan, chosen.validation[0].epochs
-        told.append(verdicts.unstable_gradients(epochs))
-        told.append(verdicts.jump_on_unfreezing(plan, epochs, given.confidence))
-        balance = chosen.arm.plan.recipe.balance
-        told.append(verdicts.overfitting(chosen.validation[0], targets, confidence=given.confidence, balance=balance))
-        raced = next(
-            arm for turn in reversed(races.rounds(ended.race)) for arm in turn.entrants if arm.id == chosen.arm.id
-        )
-        told.append(verdicts.saturated_grid(raced, chosen.arm.plan.recipe.lr))
-    return tuple(verdict for verdict in told if verdict is not None)
-
-
-def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
-    """Whether the source fits the task: of each backbone that raced, and of all of them."""
-    if not ended.bench.rivals:
-        return (verdicts.irrelevant_source(ended.evidence),)
-    told = {tag: verdicts.irrelevant_source(curve) for tag, curve in ended.curves.items()}
-    known = {tag: verdict for tag, verdict in told.items() if verdict is not None}
-    each = (replace(verdict, evidence=f"of {tag}, {verdict.evidence}") for tag, verdict in known.items())
-    return (*each, verdicts.no_relevant_source(list(known), [v.holds for v in known.values()]) if known else None)
-
-
-def rivals(ended: Ended) -> tuple[dict[str, Any], ...]:
-    """What became of each backbone, best probe first; nothing where there was one."""
-    bench, rows = ended.bench, list[dict[str, Any]]()
-    stages = races.stages(ended.race)
-    for each in ended.bench.rivals.values():
-        curve = ended.curves[each.tag]
-        best = next(e for e in curve if e.cut.depth == best_probe(curve))
-        verdict = verdicts.irrelevant_source(curve)
-        mine = [arm.id for arm in ended.race.arms if bench.of(arm.id) is each]
-        rows.append(
-            {
-                "tag": each.tag,
-                "backbone": each.settings.backbone,
-                "weights": each.backbone.weights,
-                "chosen": each is bench,
-                "probe": {"depth": best.cut.depth, **asdict(best.score)},
-                "untrained": max((e.random for e in curve if e.random is not None), default=None),
-                "distance": best.distance,
-                "relevant": None if verdict is None else not verdict.holds,
-                "finalists": [name for name in mine if stages[name][0] == "finalist"],
-                "arms": len(mine),
-            }
-        )
-    return tuple(sorted(rows, key=lambda row: -row["probe"]["mean"]))
-
-
-def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
-    """What the model handed back no longer knows of the source; nothing of layers that are gone or new."""
-    bench, chosen = ended.bench, ended.chosen
-    aim = terms.aim(bench)
-    if kept is not None:
-        after = kept.after.get(chosen.arm.id)
-        return () if after is None else (verdicts.forgetting(kept, after, aim.epsilon, aim.confidence),)
-    if chosen.arm.plan.freeze == chosen.arm.plan.keep:
-        return ()
-    like = likeness(bench, chosen.arm, chosen.validation[0].unit)
-    return () if like is None else (verdicts.drift(like),)
-
-
-def mislabelled(ended: Ended) -> Verdict | None:
-    """Whether more examples contradict their label than overlapping classes explain, and which; None where few."""
-    bench, train = ended.bench, ended.bench.split.folds[0].train
-    targets, depth = bench.examples.targets[train], best_probe(ended.evidence)
-    balance = balanced(targets) if bench.settings.metric in BALANCED else None
-    probe = ridge_loo(bench.pooled[depth][train], targets, classes=len(bench.examples.classes), weights=balance)
-    ids = [bench.examples.ids[row] for row in train]
-    return verdicts.label_noise(probe.log_probabilities, targets, ids, bench.settings.confidence)
 
 
 def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float | None]:

@@ -1,47 +1,41 @@
-"""The terms of a race: who takes part, on which schedule, and what everything is expected to cost."""
+"""The terms of a race: on which schedule it is run, and what everything is expected to cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from statistics import median
-from typing import Any, TypedDict
+from typing import Any
 
 from frostline.bench.bench import Bench
-from frostline.bench.fisher import fisher
-from frostline.bench.recipe import recipe
 from frostline.errors import OptionError, PlanError
 from frostline.evidence.cost import model_cost
-from frostline.plan import plan, with_epochs
+from frostline.plan import with_epochs
+from frostline.run import entrants
 from frostline.search import race as races
-from frostline.search import strategies
-from frostline.search.arms import baselines, exact, propose
+from frostline.search.arms import exact
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import FEWEST_ARMS, Schedule, comparison, forecast, scale, schedule, whole
 from frostline.training import adapters
 from frostline.training.prepare import read_at, top
-from frostline.values import Arm, Cost, Event, Evidence, Outcome, Plan, Recipe, Show, Unit, silent
+from frostline.values import Arm, Cost, Event, Outcome, Plan, Show, Unit, silent
 
 PAYS = 25.0  # forecast seconds from which other processes are worth their start
-RIVAL_ARMS = 4  # trained arms of each backbone but the one whose probe is best
 SCREEN = 6  # scratch chooses its learning rate on schedules of a sixth, like every arm of the race
 
 
-Curves = Mapping[str, Sequence[Evidence]]  # the probes of each backbone, by its tag
-
-
-def entered(bench: Bench, evidence: Curves, *, begun: Schedule | None = None, show: Show = silent) -> Race:
+def entered(bench: Bench, evidence: entrants.Curves, *, begun: Schedule | None = None, show: Show = silent) -> Race:
     """The arms at the start, on the schedule that the run was `begun` with, or else on the one that is afforded.
 
     What a budget affords depends on the workers, which a resumed run may have more of. Raises OptionError.
     """
-    arms, budget = together(bench, evidence), bench.settings.budget
+    arms, budget = entrants.together(bench, evidence), bench.settings.budget
     whole, fitted = forecast_seconds(bench, arms, planned(bench)), begun or afforded(bench, arms)
     spent = forecast_seconds(bench, arms, fitted)
     told = "" if budget is None else f" of the {budget:.0f} s that are allowed (unlimited: {whole:.0f} s)"
     takes = f"the race and its baselines take about {spent:.0f} s{told}"
-    batch = base_recipe(bench).batch
+    batch = entrants.base_recipe(bench).batch
     text = f"{len(arms)} arms; a full training has {fitted.epochs} epochs in batches of {batch}; {takes}"
     show(Event("race", text=text))
     arms = tuple(replace(a, plan=with_epochs(a.plan, fitted.epochs)) for a in arms)
@@ -110,7 +104,7 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
 
 def _scratch_seconds(bench: Bench, of: Schedule) -> float:
     """Of its full training; none where the backbone cannot be built anew."""
-    return 0.0 if bench.backbone.fresh is None else cost_of(bench, scratch_of(bench, of.epochs).plan).training
+    return 0.0 if bench.backbone.fresh is None else cost_of(bench, entrants.scratch_of(bench, of.epochs).plan).training
 
 
 def judged_folds(bench: Bench, of: Schedule) -> tuple[int, ...]:
@@ -163,116 +157,22 @@ def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float |
     return median(errors) if errors else None
 
 
-def scratch_of(bench: Bench, epochs: int) -> Arm:
-    """Training from scratch beside a full schedule of so many epochs: it is given more of them."""
-    recipe = replace(base_recipe(bench), epochs=epochs)
-    (arm,) = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=batch_norms(bench))
-    return augmented(bench, _tagged(arm, bench.tag))
-
-
 def _epoch(bench: Bench, plan: Plan) -> float:
     return cost_of(bench.fitting(plan), plan).training / plan.recipe.epochs
-
-
-def leading(bench: Bench, curves: Curves, *, show: Show = silent) -> Bench:
-    """The bench of the backbone whose probe is best, which brings most strategies; the first of equals."""
-    if not bench.rivals:
-        return bench
-    best = {each.tag: max(curves[each.tag], key=lambda e: e.score.mean) for each in bench.every}
-    for tag, evidence in best.items():
-        untaught = max((e.random for e in curves[tag] if e.random is not None), default=None)
-        beside = "" if untaught is None else f", on an untrained network {100 * untaught:.1f}%"
-        text = (
-            f"{tag}: the best linear probe scores {100 * evidence.score.mean:.1f}% (depth {evidence.cut.depth}){beside}"
-        )
-        show(Event("probe", text=text))
-    return max(bench.every, key=lambda each: best[each.tag].score.mean)
-
-
-def together(bench: Bench, evidence: Curves) -> tuple[Arm, ...]:
-    """The arms of the race: those that a backbone's evidence suggests, and of its rivals the indispensable ones.
-
-    Probes order the backbones and rule none out: each brings its probes and its first strategies to the first round.
-    """
-    if not bench.rivals:
-        return proposed(bench, evidence[bench.tag])
-    found = [_tagged(arm, bench.tag) for arm in proposed(bench, evidence[bench.tag])]
-    for rival in bench.every:
-        arms = [] if rival is bench else proposed(rival, evidence[rival.tag])
-        trained = [arm for arm in arms if not exact(arm)][:RIVAL_ARMS]
-        probes = [arm for arm in arms if exact(arm)]
-        found += [replace(_tagged(arm, rival.tag), protected=False) for arm in (*probes, *trained)]
-    return tuple(found)
-
-
-def _tagged(arm: Arm, tag: str) -> Arm:
-    return replace(arm, id=f"{tag}.{arm.id}") if tag else arm
-
-
-def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
-    """The arms that this evidence suggests, or all known strategies where these are to be compared."""
-    if bench.settings.strategies == "known":
-        return known(bench, evidence)
-    layers, kinds = bench.anatomy.layers, len(bench.examples.classes)
-    examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
-    arms = propose(layers, evidence, recipe=base_recipe(bench), classes=kinds, examples=examples, batch_norms=norms)
-    return tuple(augmented(bench, arm) for arm in arms)
-
-
-def known(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
-    """Every known strategy that this network allows, seeded by this evidence."""
-    layers, base = bench.anatomy.layers, base_recipe(bench)
-    arms = strategies.compared(
-        layers,
-        evidence,
-        recipe=base,
-        fisher=fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,))),
-        **_allowing(bench),
-    )
-    return tuple(augmented(bench, arm) for arm in arms)
-
-
-def unavailable(bench: Bench, arms: Sequence[Arm]) -> tuple[str, ...]:
-    """Which of the known strategies are not among these, and why."""
-    return strategies.left_out(arms, **_allowing(bench))
-
-
-class _Allowing(TypedDict):
-    """What decides which strategies a network and its data allow."""
-
-    classes: int
-    examples: int
-    batch_norms: bool
-    adaptable: bool
-
-
-def _allowing(bench: Bench) -> _Allowing:
-    return {
-        "classes": len(bench.examples.classes),
-        "examples": len(bench.split.folds[0].train),
-        "batch_norms": batch_norms(bench),
-        "adaptable": adapters.possible(bench.backbone.module, bench.anatomy.layers),
-    }
-
-
-def augmented(bench: Bench, arm: Arm) -> Arm:
-    """The arm as its full training runs: on pictures that vary, where that was asked for; a closed form never does."""
-    kind = bench.settings.augment
-    if kind is None or exact(arm):
-        return arm
-    return replace(arm, plan=replace(arm.plan, recipe=replace(arm.plan.recipe, augment=kind)))
 
 
 def planned(bench: Bench) -> Schedule:
     """The schedule that the effort asks for, before any budget."""
     given, folds = bench.settings, bench.split.folds
     rows, rungs = len(folds[0].validation), comparison if given.strategies == "known" else schedule
-    return rungs(given.effort, base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence)
+    return rungs(
+        given.effort, entrants.base_recipe(bench).epochs, folds=len(folds), rows=rows, confidence=given.confidence
+    )
 
 
 def resolved(bench: Bench) -> dict[str, Any]:
     """What the settings left open, as this bench has it: for config.json."""
-    recipe, way, how = base_recipe(bench), bench.calibration.way, bench.backbone.preprocessing
+    recipe, way, how = entrants.base_recipe(bench), bench.calibration.way, bench.backbone.preprocessing
     return {
         "preprocessing": None if how is None else asdict(how),
         "weights": bench.backbone.weights,
@@ -289,11 +189,6 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "threads": way.threads,
         "workers": bench.workers,
     }
-
-
-def batch_norms(bench: Bench) -> bool:
-    """Whether any layer holds statistics that a training could move."""
-    return any(name.endswith("running_mean") for layer in bench.anatomy.layers for name in layer.members)
 
 
 def cost_of(bench: Bench, plan: Plan, *, stored: frozenset[int] | None = None) -> Cost:
@@ -318,11 +213,6 @@ def aim(bench: Bench) -> Aim:
     given = bench.settings
     assert given.epsilon is not None, "settings fill it in"
     return Aim(metric=bench.metric, epsilon=given.epsilon, confidence=given.confidence, prefer=given.prefer)
-
-
-def base_recipe(bench: Bench) -> Recipe:
-    """The recipe that all arms vary."""
-    return recipe(bench.settings, len(bench.split.folds[0].train))
 
 
 def fitted_to(bench: Bench, plan: Plan) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -39,13 +39,20 @@ def negative_transfer(gap: Estimate, metric: str) -> Verdict:
     return Verdict("transfer_not_shown", True, evidence, advice)
 
 
-def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: float, balance: bool = False) -> Verdict:
+def overfitting(
+    chosen: Outcome,
+    targets: NDArray[np.int64],
+    *,
+    confidence: float,
+    balance: bool = False,
+    others: Mapping[int, Outcome] | None = None,
+) -> Verdict:
     """Whether the loss on unseen rows is well above that on training rows; needs a trained, not an exact, arm.
 
-    `balance` says that classes weighed alike in training: then they do here.
+    `balance` says that classes weighed alike in training: then they do here. `others` were trained as long, by how many
+    layers they froze: how their gaps compare is told.
     """
-    truth = targets[chosen.rows]
-    losses = scores.losses(chosen.log_probabilities, truth) * (scores.balanced(truth) if balance else 1.0)
+    losses = _losses(chosen, targets, balance)
     rng = np.random.default_rng(0)
     means = losses[rng.integers(0, len(losses), (DRAWS, len(losses)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -53,6 +60,9 @@ def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: floa
     evidence = (
         f"log-loss {losses.mean():.3f} ({low:.3f} to {high:.3f}) on validation, {train:.3f} on the training examples."
     )
+    gaps = {f: _losses(o, targets, balance).mean() - o.epochs[-1].loss for f, o in sorted((others or {}).items())}
+    if len(gaps) > 1:
+        evidence += f" The gap by frozen layers: {', '.join(f'{gap:+.2f} at {f}' for f, gap in gaps.items())}."
     holds = bool(low > train + 0.1 and low > 1.5 * train)
     advice = (
         "Collect more examples, or add augmentation (--augment); plans that freeze more were in the race too."
@@ -60,6 +70,11 @@ def overfitting(chosen: Outcome, targets: NDArray[np.int64], *, confidence: floa
         else "Nothing to do."
     )
     return Verdict("overfitting", holds, evidence, advice)
+
+
+def _losses(outcome: Outcome, targets: NDArray[np.int64], balance: bool) -> NDArray[np.float64]:
+    truth = targets[outcome.rows]
+    return scores.losses(outcome.log_probabilities, truth) * (scores.balanced(truth) if balance else 1.0)
 
 
 def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
@@ -87,6 +102,19 @@ def no_relevant_source(tags: Sequence[str], irrelevant: Sequence[bool]) -> Verdi
         return Verdict("no_relevant_source", False, said, "Nothing to do.")
     said = f"of {words.listed(list(tags))}, none has features that are better than those of an untrained network."
     return Verdict("no_relevant_source", True, said, "Look for a backbone whose source lies nearer to your task.")
+
+
+def weaker_source(tag: str, best: str, right: Mapping[str, NDArray[np.bool_]], confidence: float) -> Verdict:
+    """Whether the best probe of a network is shown to be worse than that of the best network, on the same examples."""
+    gaps, rng = right[best].astype(float) - right[tag].astype(float), np.random.default_rng(0)
+    means = gaps[rng.integers(0, len(gaps), (DRAWS, len(gaps)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    evidence = (
+        f"the best linear probe of {tag} recognises {100 * right[tag].mean():.1f}% of the training examples, that of "
+        f"{best} {100 * right[best].mean():.1f}% (difference: {100 * low:+.1f} to {100 * high:+.1f} points)."
+    )
+    advice = f"What {tag} was trained on is worth less for your task; its strategies raced all the same."
+    return Verdict("weaker_source", bool(low > 0), evidence, advice if low > 0 else "Nothing to do.")
 
 
 def too_much_frozen(gap: Estimate, metric: str, epsilon: float) -> Verdict:

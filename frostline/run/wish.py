@@ -12,7 +12,7 @@ from frostline.bench.curve import probe_cuts
 from frostline.bench.recipe import RATE
 from frostline.errors import OptionError
 from frostline.plan import plan, with_rate
-from frostline.run import terms
+from frostline.run import entrants
 from frostline.search import strategies
 from frostline.search.arms import baselines
 from frostline.values import Layer, Plan, Recipe, Show, silent
@@ -45,25 +45,25 @@ def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
 
 def granted(wish: Wish, bench: Bench, *, show: Show = silent) -> Plan:
     """The plan on this bench's layers and recipe. Raises OptionError where the strategy is not to be had here."""
-    layers, recipe = bench.anatomy.layers, terms.base_recipe(bench)
+    layers, recipe = bench.anatomy.layers, entrants.base_recipe(bench)
     made = _of(bench, str(wish.strategy), show) if wish.freeze is None else plan(layers, recipe, freeze=wish.freeze)
     return made if wish.lr is None else with_rate(made, wish.lr)
 
 
 def _of(bench: Bench, name: str, show: Show) -> Plan:
-    recipe = terms.base_recipe(bench)
+    recipe = entrants.base_recipe(bench)
     known = (*strategies.KNOWN, "scratch")
     if name == "scratch":
-        return baselines(bench.anatomy.layers, recipe=recipe, batch_norms=terms.batch_norms(bench))[0].plan
+        return baselines(bench.anatomy.layers, recipe=recipe, batch_norms=entrants.batch_norms(bench))[0].plan
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise OptionError(f"strategy is {name!r}; allowed are {', '.join(known)}{hint}")
-    arms = terms.known(bench, probe_cuts(bench, show=show))
+    arms = entrants.known(bench, probe_cuts(bench, show=show))
     found = next((arm.plan for arm in arms if arm.baseline == name), None)
     if found is not None:
         return found
-    alike = [note for note in terms.unavailable(bench, arms) if note.startswith(name.replace("_", " "))]
+    alike = [note for note in entrants.unavailable(bench, arms) if note.startswith(name.replace("_", " "))]
     raise OptionError(
         f"strategy is {name!r}, and {(alike or ['this network does not allow it'])[0]}; here there are "
         f"{', '.join(str(arm.baseline) for arm in arms)}"

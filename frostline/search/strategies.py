@@ -65,6 +65,7 @@ def left_out(
     """Which known strategies a comparison does without, and why."""
     known = {arm.baseline for arm in arms}
     reasons = {
+        "attention_probe": "no cut has features at several positions",
         "lora": "the library peft is not installed, or no layer can have an adapter" if not adaptable else "",
         "statistics_refresh": "" if batch_norms else "the network has no batch norms",
         "plain_loop": (
@@ -101,9 +102,20 @@ def _extractors(layers: Sequence[Layer], evidence: Sequence[Evidence], recipe: R
         head = Head(cuts=tuple(sorted(cuts)))
         yield "multi_layer_probe", "multi_layer_probe", plan(layers, recipe, freeze=len(layers), head=head)
     yield "mlp_probe", "mlp_probe", plan(layers, recipe, freeze=len(layers), head=Head("mlp"))
-    features = {e.cut.depth: e.features for e in evidence}.get(len(layers))
-    if features is not None and features in layers[-1].shape and prod(layers[-1].shape) > features:
-        yield "attention_probe", "attention_probe", plan(layers, recipe, freeze=len(layers), head=Head("attention"))
+    many = [e.cut.depth for e in evidence if e.cut.depth and _positions(layers[e.cut.depth - 1], e.features) > 1]
+    if many:  # some networks pool in their last layer
+        depth, head = max(many), Head("attention")
+        above = "tune" if depth == len(layers) else "drop"
+        yield (
+            "attention_probe",
+            "attention_probe",
+            plan(layers, recipe, keep=depth, freeze=depth, above=above, head=head),
+        )
+
+
+def _positions(layer: Layer, features: int) -> int:
+    """At how many places a layer hands on its features; 0 where several tensors do."""
+    return prod(layer.shape) // features if features in layer.shape else 0
 
 
 def _initialisers(layers: Sequence[Layer], recipe: Recipe, fisher: Sequence[float] | None) -> Iterator[Named]:

@@ -1,0 +1,135 @@
+"""The verdicts of a run: each from what the search already knows, or from one more look at what it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.bench.bench import Bench
+from frostline.bench.forgetting import Kept, likeness
+from frostline.evidence.probes import RidgeProbe, ridge_loo
+from frostline.run import terms, verdicts
+from frostline.run.ended import Ended
+from frostline.search import race as races
+from frostline.search import standing
+from frostline.search.arms import best_probe, exact
+from frostline.search.scores import BALANCED, balanced
+from frostline.values import Evidence, Outcome, Verdict
+
+
+def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
+    """Every verdict that this run measured."""
+    bench, chosen = ended.bench, ended.chosen
+    given, targets = bench.settings, bench.examples.targets
+    ours = chosen.certification[:1] or chosen.validation
+    told: list[Verdict | None] = [*relevance(ended), mislabelled(ended), *moved(ended, kept)]
+    for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
+        gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
+        told.append(verdicts.negative_transfer(gap, given.metric))
+    if not exact(chosen.arm):
+        for probe in (baseline for baseline in ended.baselines if baseline.name == "linear_probe"):
+            gap = standing.difference(ours, probe.judged, targets, terms.aim(bench))
+            told.append(verdicts.too_much_frozen(gap, given.metric, terms.aim(bench).epsilon))
+        plan, epochs = chosen.arm.plan, chosen.validation[0].epochs
+        told.append(verdicts.unstable_gradients(epochs))
+        told.append(verdicts.jump_on_unfreezing(plan, epochs, given.confidence))
+        balance = chosen.arm.plan.recipe.balance
+        told.append(
+            verdicts.overfitting(
+                chosen.validation[0], targets, confidence=given.confidence, balance=balance, others=by_depth(ended)
+            )
+        )
+        raced = next(
+            arm for turn in reversed(races.rounds(ended.race)) for arm in turn.entrants if arm.id == chosen.arm.id
+        )
+        told.append(verdicts.saturated_grid(raced, chosen.arm.plan.recipe.lr))
+    return tuple(verdict for verdict in told if verdict is not None)
+
+
+def by_depth(ended: Ended) -> dict[int, Outcome]:
+    """Trainings in full of finalists and baselines that keep every layer, one for each number of frozen ones."""
+    found = dict[int, Outcome]()
+    for it in (ended.chosen, *ended.finalists, *ended.baselines):
+        outcome, plan = it.validation[0], it.arm.plan
+        if outcome.epochs and plan.above == "tune" and len(outcome.epochs) >= plan.recipe.epochs:
+            found.setdefault(plan.freeze, outcome)
+    return found
+
+
+def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
+    """Whether the source fits the task: of each backbone that raced, and of all of them."""
+    if not ended.bench.rivals:
+        return (verdicts.irrelevant_source(ended.evidence),)
+    told = {tag: verdicts.irrelevant_source(curve) for tag, curve in ended.curves.items()}
+    known = {tag: verdict for tag, verdict in told.items() if verdict is not None}
+    each = (replace(verdict, evidence=f"of {tag}, {verdict.evidence}") for tag, verdict in known.items())
+    none = verdicts.no_relevant_source(list(known), [v.holds for v in known.values()]) if known else None
+    right = {tag: recognised(ended.bench.rivals[tag], curve) for tag, curve in ended.curves.items()}
+    best = max(right, key=lambda tag: right[tag].mean())
+    weaker = (verdicts.weaker_source(tag, best, right, ended.bench.settings.confidence) for tag in right if tag != best)
+    return (*each, none, *weaker)
+
+
+def recognised(bench: Bench, curve: Sequence[Evidence]) -> NDArray[np.bool_]:
+    """Which training examples the best probe of a network recognises without having learned from them."""
+    train, depth = bench.split.folds[0].train, best_probe(curve)
+    return probe_of(bench, depth).scores.argmax(axis=1) == bench.examples.targets[train]
+
+
+def probe_of(bench: Bench, depth: int) -> RidgeProbe:
+    """The probe at a cut, with what it says of each training example that was left out, class by class."""
+    train = bench.split.folds[0].train
+    targets = bench.examples.targets[train]
+    balance = balanced(targets) if bench.settings.metric in BALANCED else None
+    return ridge_loo(bench.pooled[depth][train], targets, classes=len(bench.examples.classes), weights=balance)
+
+
+def rivals(ended: Ended) -> tuple[dict[str, Any], ...]:
+    """What became of each backbone, best probe first; nothing where there was one."""
+    bench, rows = ended.bench, list[dict[str, Any]]()
+    stages = races.stages(ended.race)
+    for each in ended.bench.rivals.values():
+        curve = ended.curves[each.tag]
+        best = next(e for e in curve if e.cut.depth == best_probe(curve))
+        verdict = verdicts.irrelevant_source(curve)
+        mine = [arm.id for arm in ended.race.arms if bench.of(arm.id) is each]
+        rows.append(
+            {
+                "tag": each.tag,
+                "backbone": each.settings.backbone,
+                "weights": each.backbone.weights,
+                "chosen": each is bench,
+                "probe": {"depth": best.cut.depth, **asdict(best.score)},
+                "untrained": max((e.random for e in curve if e.random is not None), default=None),
+                "distance": best.distance,
+                "relevant": None if verdict is None else not verdict.holds,
+                "finalists": [name for name in mine if stages[name][0] == "finalist"],
+                "arms": len(mine),
+            }
+        )
+    return tuple(sorted(rows, key=lambda row: -row["probe"]["mean"]))
+
+
+def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
+    """What the model handed back no longer knows of the source; nothing of layers that are gone or new."""
+    bench, chosen = ended.bench, ended.chosen
+    aim = terms.aim(bench)
+    if kept is not None:
+        after = kept.after.get(chosen.arm.id)
+        return () if after is None else (verdicts.forgetting(kept, after, aim.epsilon, aim.confidence),)
+    if chosen.arm.plan.freeze == chosen.arm.plan.keep:
+        return ()
+    like = likeness(bench, chosen.arm, chosen.validation[0].unit)
+    return () if like is None else (verdicts.drift(like),)
+
+
+def mislabelled(ended: Ended) -> Verdict | None:
+    """Whether more examples contradict their label than overlapping classes explain, and which; None where few."""
+    bench, train = ended.bench, ended.bench.split.folds[0].train
+    probe = probe_of(bench, best_probe(ended.evidence))
+    ids = [bench.examples.ids[row] for row in train]
+    return verdicts.label_noise(probe.log_probabilities, bench.examples.targets[train], ids, bench.settings.confidence)
