@@ -10,16 +10,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frostline.journey import Result, compare, find, layers, load, probe, train
+    from frostline.journey import Result, compare, export, find, layers, load, probe, train
     from frostline.values import Plan, Recipe
 
-__all__ = ["Plan", "Recipe", "Result", "compare", "find", "layers", "load", "probe", "train"]
+__all__ = ["Plan", "Recipe", "Result", "compare", "export", "find", "layers", "load", "probe", "train"]
 
 _HOMES = {
     "Plan": "values",
     "Recipe": "values",
     "Result": "journey",
     "compare": "journey",
+    "export": "journey",
     "find": "journey",
     "layers": "journey",
     "load": "journey",

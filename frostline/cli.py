@@ -263,6 +263,21 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
     _print_result(result, False)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    to: Annotated[str, typer.Option(help="safetensors, transformers, onnx or torch_export.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT by default.")] = None,
+) -> None:
+    """The model of a run for other libraries, with a card of its evidence."""
+    from frostline import journey
+
+    with console.told(False):
+        found = journey.export(run, to, out=out)
+    print(f"{found.folder}: {', '.join(found.files)}")
+    print(f"Read back, its probabilities differ from the run's own by {found.off:.1g} at most.\n\n{found.use}")
+
+
 def main() -> None:
     """Run the command line; errors of ours end with their exit code and their message, an interrupt with 130."""
     for stream in (sys.stdout, sys.stderr):
@@ -357,6 +372,8 @@ def _print_probed(probed: Any, as_json: bool, *, plan: bool = False) -> None:
     examples = len(probed.bench.split.folds[0].train)
     costs = {"seconds": probed.seconds, "stored": probed.stored}
     metric = probed.bench.settings.metric
+    if probed.networks:
+        Console().print(tables.network_table(probed.networks, metric))
     Console().print(text.probed(probed.bench.profile, probed.curve, examples, probed.arms, metric=metric, **costs))
     if plan:
         example = max(probed.arms, key=lambda arm: 0 < arm.plan.freeze < arm.plan.keep)  # one with layers of both kinds

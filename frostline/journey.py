@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from frostline import export
 from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load as load_backbone
 from frostline.bench.bench import Bench, Source
@@ -22,10 +21,13 @@ from frostline.bench.lay import lay
 from frostline.bench.recipe import FULL
 from frostline.bench.unit import ALL
 from frostline.errors import OptionError, RunError
+from frostline.formats import export as formats
+from frostline.formats import model as models
+from frostline.formats.export import Exported
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, ending, entrants, notes, summary, terms
+from frostline.run import comparisons, course, directory, ending, entrants, judging, notes, summary, terms
 from frostline.run.ended import Ended
 from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
@@ -59,7 +61,7 @@ class Result:
 
     def predict(self, files: Sequence[Path | str], *, module: Any = None) -> Iterator[dict[str, Any]]:
         """Label and probabilities of every file; `module` is needed where the run was given a module."""
-        return export.predict(export.open_model(self.folder, module), [Path(file) for file in files])
+        return models.predict(models.open_model(self.folder, module), [Path(file) for file in files])
 
 
 def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:
@@ -129,18 +131,29 @@ class Probed:
     """What is known before any training."""
 
     bench: Bench
-    curve: tuple[Evidence, ...]
+    curves: entrants.Curves  # of every backbone
     arms: tuple[Arm, ...]
     seconds: float  # that a search is forecast to take
 
     @property
     def stored(self) -> int:
         """Bytes of activations that a search would store."""
-        return sum(stored.bytes for stored in self.bench.sets)
+        return sum(stored.bytes for each in self.bench.every for stored in each.sets)
+
+    @property
+    def curve(self) -> tuple[Evidence, ...]:
+        """The probes of the backbone whose best one is best."""
+        return tuple(self.curves[self.bench.tag])
+
+    @property
+    def networks(self) -> tuple[dict[str, Any], ...]:
+        """What the probes say of each of several backbones, the best one first."""
+        return judging.probed(self.bench, self.curves)
 
     def document(self) -> dict[str, Any]:
         """The matching parts of summary.json, and the forecast."""
-        return summary.document(ending.findings(self.bench, evidence=self.curve)) | {
+        found = ending.findings(self.bench, evidence=self.curve)
+        return summary.document(replace(found, rivals=self.networks)) | {
             "forecast": {
                 "seconds": self.seconds,
                 "bytes": self.stored,
@@ -173,7 +186,7 @@ def probe_with(given: Settings, *, source: Source | None = None, show: Show = si
     bench = entrants.leading(benches[0], curves, show=show)
     arms = entrants.together(bench, curves)
     trainings = terms.forecast_seconds(bench, arms, terms.afforded(bench, arms))
-    return Probed(bench, curves[bench.tag], arms, trainings + sum(each.forecast.writing for each in benches))
+    return Probed(bench, curves, arms, trainings + sum(each.forecast.writing for each in benches))
 
 
 def train(data: Any, backbone: Any, plan: Plan | Wish | str, *, show: Show = silent, **options: Any) -> Result:
@@ -193,7 +206,12 @@ def train_with(given: Settings, plan: Plan | Wish, *, source: Source | None = No
     if isinstance(plan, Plan):
         refuse_untrained(plan)
     tell_unread("train", given, show)
-    given = replace(given, workers=1)  # one training: it has the whole machine
+    if given.rivals:
+        raise OptionError(
+            f"backbone is {', '.join((given.backbone, *given.rivals))}, and one plan is of one network; give "
+            "one, or use find"
+        )
+    given = replace(given, workers=1, source=None)  # one training: it has the whole machine
     with course.begun(given) as run:
         course.bound(run, plan)
         if run.finished:
@@ -237,6 +255,17 @@ def load(run: Path | str) -> Result:
             "read here; give the directory of a run that Frostline finished"
         )
     return Result(folder, found)
+
+
+def export(run: Path | str, to: str, *, out: Path | str | None = None, module: Any = None) -> Exported:
+    """The model of a finished run in the format of another library, read back and asked: `formats.FORMATS` names them.
+
+    It lies in `out`, by default RUN/export/FORMAT. Raises OptionError and StoreError.
+    """
+    result = load(run)
+    model = models.open_model(result.folder, module)
+    place = Path(out) if out is not None else result.folder / "export" / to
+    return formats.export(model, result.summary, directory.read_json(result.folder / "model" / "model.json"), to, place)
 
 
 def report(run: Path | str) -> Result:
@@ -295,6 +324,8 @@ def resolve(data: Any, backbone: Any, options: Mapping[str, Any]) -> tuple[Setti
     spelt = isinstance(backbone, str) or (
         isinstance(backbone, (list, tuple)) and all(isinstance(b, str) for b in backbone)
     )
+    if isinstance(backbone, (list, tuple)) and not spelt:
+        raise OptionError("of several backbones each is given by its name; search one module at a time")
     named["backbone"] = backbone if spelt else f"(module {type(backbone).__name__})"
     given = settings({**named, **options})
     source = Source(None if isinstance(data, (str, os.PathLike)) else data, None if spelt else backbone)

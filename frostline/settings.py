@@ -221,7 +221,7 @@ def _part_rivals(merged: dict[str, Any]) -> None:
             f"there are {len(names)} backbones and weights for {len(files)}; give none, or those of each in the same "
             'order ("own" stands for a backbone\'s own)'
         )
-    files = [None if file == "own" else os.fspath(file) for file in files or ["own"] * len(names)]
+    files = [None if file in (None, "own") else os.fspath(file) for file in files or ["own"] * len(names)]
     merged["backbone"], merged["weights"] = names[0], files[0]
     if len(names) > 1:
         merged["rivals"], merged["rival_weights"] = tuple(names[1:]), tuple(files[1:])
@@ -234,17 +234,23 @@ def tags(given: Settings) -> tuple[str, ...]:
     """
     if not given.rivals:
         return ("",)
-    names = [Path(name.partition(":")[0] or name).name for name in (given.backbone, *given.rivals)]
+    names = [Path(name).name for name in (given.backbone, *given.rivals)]
+    names = [name.rpartition(":")[2] if ".py:" in name else name for name in names]
     files = [Path(file or name) for file, name in zip((given.weights, *given.rival_weights), names, strict=True)]
     for found in (names, [file.stem for file in files], [file.parent.name for file in files]):
-        if len(set(found)) == len(found) and all(found):
-            return tuple(re.sub(r"[^\w.]+", "-", name) for name in found)
-    return tuple(f"{name}-{number}" for number, name in enumerate(names, 1))
+        plain = tuple(map(_plain, found))
+        if len(set(plain)) == len(plain) and all(plain):
+            return plain
+    return tuple(f"{_plain(name)}-{number}" for number, name in enumerate(names, 1))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name)
 
 
 def apart(given: Settings) -> tuple[Settings, ...]:
-    """The settings of each backbone by itself."""
-    alone = replace(given, rivals=(), rival_weights=())
+    """The settings of each backbone by itself, with its part of the storage."""
+    alone = replace(given, rivals=(), rival_weights=(), storage=given.storage // (1 + len(given.rivals)))
     more = zip(given.rivals, given.rival_weights, strict=True)
     return (alone, *(replace(alone, backbone=name, weights=file) for name, file in more))
 

@@ -212,6 +212,11 @@ class Head:
             return linear + (features + 1) * self.hidden + (self.hidden + 1) * classes
         return linear + QUERIES * features + (QUERIES * features + 1) * classes if self.kind == "attention" else linear
 
+    def macs(self, features: int, classes: int, positions: int) -> int:
+        """Multiply-accumulates for one example; attention scores every position, and means over all of them."""
+        beyond = 2 * QUERIES * features * (positions - 1) if self.kind == "attention" else 0
+        return self.numbers(features, classes) + beyond
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

@@ -180,3 +180,12 @@ def test_a_plan_with_an_adapter_is_trained_from_the_command_line(tmp_path: Path)
     frozen = tmp_path / "frozen.json"
     frozen.write_text(json.dumps(to_json(plan(layers, of.recipe, freeze=2, adapter=Adapter()))))
     refused(tell("train", data, *network, "--plan", frozen, "--out", tmp_path / "no"), "freezes all 2 layers")
+
+
+def test_what_the_user_froze_gets_no_adapter() -> None:
+    backbone = stage.network()
+    backbone.module.get_parameter("blocks.1.conv2.weight").requires_grad_(False)
+    anatomy = stage.anatomy(backbone)
+    chosen, left = adapters.targets(backbone.module, plan(anatomy.layers, Recipe(1, 1e-3), adapter=Adapter(rank=2)))
+    assert "blocks.1.conv2" not in chosen and "blocks.1.conv1" in chosen
+    assert left["blocks.1.conv2"] == "the user froze it"

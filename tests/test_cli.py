@@ -251,7 +251,7 @@ def test_a_flag_that_cannot_be_is_refused(words: tuple[str, ...], parts: tuple[s
 def test_what_is_missing_is_named(place: Path) -> None:
     refused(tell("find", place / "data"), "backbone is missing")
     refused(tell("find", "--backbone", LETTERS[1]), "data is missing")
-    refused(tell("train", place / "data", *LETTERS), "give one of them", "lp_ft")
+    refused(tell("train", place / "data", *LETTERS), "--plan", "lp_ft")
     refused(tell("fnid", place / "data"), "fnid")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frostline.errors import StoreError
 from frostline.evidence.cost import Bench, calibrate, model_cost
-from frostline.values import Above, Adapter, Calibration, Layer, Plan, Recipe
+from frostline.values import Above, Adapter, Calibration, Head, Layer, Plan, Recipe
 
 LAYERS = tuple(Layer(i, f"b.{i}", 100 * (i + 1), 1000 * (i + 1), (10,), 40, cut=True) for i in range(4))
 FORWARD = (0.1, 0.2, 0.3, 0.4)
@@ -67,6 +67,13 @@ def test_the_optimiser_takes_its_time_for_what_learns_at_every_step() -> None:
     without = model_cost(chosen, MEASURED, examples=10, classes=2, features=10)
     updating = model_cost(chosen, replace(MEASURED, update=1e-3), examples=10, classes=2, features=10)
     assert updating.training - without.training == pytest.approx(5 * 2 * 1e-3 * 722)
+
+
+def test_attention_costs_more_where_there_are_more_positions() -> None:
+    head = Head("attention")
+    assert head.macs(10, 2, 1) == head.numbers(10, 2)
+    assert head.macs(10, 2, 49) - head.macs(10, 2, 1) == 2 * 4 * 10 * 48
+    assert Head("mlp").macs(10, 2, 49) == Head("mlp").numbers(10, 2)
 
 
 def test_thawing_layers_cost_from_the_epoch_in_which_they_thaw() -> None:

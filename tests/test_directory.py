@@ -11,7 +11,7 @@ import pytest
 from world import refused, tell
 
 from frostline.errors import DataError, FrozenMoved, RunError, StoreError
-from frostline.export import open_model
+from frostline.formats.model import open_model
 from frostline.run import directory
 from frostline.settings import Settings, settings
 

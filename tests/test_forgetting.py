@@ -18,6 +18,7 @@ from frostline.bench.forgetting import Kept, forgotten
 from frostline.bench.lay import lay
 from frostline.bench.unit import perform
 from frostline.demo import network
+from frostline.errors import DataError
 from frostline.plan import plan
 from frostline.run import verdicts
 from frostline.settings import settings
@@ -88,6 +89,23 @@ def test_the_distance_from_the_source_is_told_at_every_cut_and_nothing_of_it_is_
     assert all(evidence.untaught is not None and evidence.untaught < 1 for evidence in curve)
     assert bench.folder is not None
     assert not (bench.folder / "activations" / "source").exists()
+
+
+def test_classes_that_are_taken_for_the_wrong_outputs_are_asked_of_a_probe(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.origin is not None
+    wrong = np.roll(np.arange(len(bench.origin.classes)), 5)
+    monkeypatch.setattr(forgetting, "_named", lambda bench: wrong)
+    kept = forgotten(bench, [])
+    assert kept is not None and kept.how == "probe"
+
+
+def test_too_few_examples_of_the_source_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    given = {"data": str(draw(tmp_path / "shapes", 8)), "source": str(draw(tmp_path / "few", 4)), "device": "cpu"}
+    resolved = settings({**given, "backbone": f"{HOME / 'network.py'}:glyphs", "weights": str(network.WEIGHTS)})
+    with pytest.raises(DataError, match="holds 12 examples of the source; at least 20"):
+        lay(resolved, Source())
 
 
 def test_which_output_means_a_class_is_known_by_name_by_number_or_by_their_count(

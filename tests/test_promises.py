@@ -69,7 +69,7 @@ def test_every_stage_is_one_of_the_contract(quick: Path) -> None:
 
 def test_the_sweep_beside_the_search_has_every_cut_three_rates_and_three_seeds(tmp_path: Path) -> None:
     bench = stage.bench(tmp_path)
-    race = terms.entered(bench, probe_cuts(bench))
+    race = terms.entered(bench, {"": probe_cuts(bench)})
     recipe = replace(entrants.base_recipe(bench), epochs=race.schedule.epochs)
     once = sum(
         terms.cost_of(bench, plans.plan(bench.anatomy.layers, recipe, freeze=depth), stored=frozenset()).training
@@ -85,10 +85,10 @@ def test_a_run_goes_on_with_the_schedule_that_its_budget_afforded(place: Path, t
         bench = replace(course.laid(run, Source()), calibration=replace(CALIBRATION, forward=(1e-5,) * 2,
                         backward=(2e-5,) * 2, carry=(1e-5,) * 2, decode=0.0))  # fmt: skip
         evidence = probe_cuts(bench)
-        first = course.entered(bench, evidence, run).schedule
+        first = course.entered(bench, {"": evidence}, run).schedule
         faster = replace(bench, workers=4)
         assert terms.afforded(faster, entrants.proposed(faster, evidence)) != first
-        assert course.entered(faster, evidence, run).schedule == first
+        assert course.entered(faster, {"": evidence}, run).schedule == first
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stage
 import torch
 from safetensors.torch import save_file
 from world import HOME, ONE, Said, refused, tell
 
 import frostline
+from frostline.bench.bench import Bench
+from frostline.bench.curve import probe_cuts
 from frostline.demo import network
 from frostline.errors import OptionError
 from frostline.journey import demo_digits
-from frostline.run import verdicts
+from frostline.run import entrants, verdicts
+from frostline.search import race as races
+from frostline.search.arms import exact
+from frostline.search.schedule import schedule
 from frostline.settings import apart, settings, tags
 
 GLYPHS = f"{HOME / 'network.py'}:glyphs"
@@ -98,6 +105,33 @@ def test_a_source_whose_features_are_shown_to_be_worse_is_called_weaker(run: tup
     assert verdicts.weaker_source("b", "a", {**right, "b": np.arange(100) < 60}, 0.95).holds
 
 
+def test_among_equal_networks_one_is_called_weaker_in_5_of_100_at_most() -> None:
+    rng, told = np.random.default_rng(0), 0
+    for _ in range(200):
+        right = {name: rng.random(150) < 0.8 for name in "abcd"}
+        best = max(right, key=lambda name: right[name].mean())
+        told += any(verdicts.weaker_source(name, best, right, 0.95).holds for name in right if name != best)
+    assert told <= 18  # 5% of 200 is 10, and 18 would be one in 100
+
+
+def test_the_report_repeats_the_race_and_not_the_network_that_won(run: tuple[Path, Said]) -> None:
+    said = json.loads((run[0] / "report.json").read_text())["command"]
+    assert said.count("--backbone") == 2 and said.count("--weights") == 2
+
+
+def test_where_a_schedule_has_room_for_few_every_network_still_races() -> None:
+    rivals = dict[str, Bench]()
+    rivals |= {tag: replace(stage.bench(None), tag=tag, rivals=rivals) for tag in ("one", "two", "three")}
+    curves = {tag: probe_cuts(bench) for tag, bench in rivals.items()}
+    arms = entrants.together(rivals["one"], curves)
+    assert len({arm.id for arm in arms}) == len(arms)
+    assert {arm.id.partition(".")[0] for arm in arms if arm.protected} == {"one"}
+    few = races.start(arms, replace(schedule("quick", 6), arms=6))
+    trained = [arm.id for arm in few.arms if not exact(arm)]
+    assert {name.partition(".")[0] for name in trained} == set(rivals)
+    assert {"two.lp_ft", "two.full_finetune", "three.lp_ft"} <= set(trained)
+
+
 def test_where_no_backbone_is_relevant_that_is_said() -> None:
     assert verdicts.no_relevant_source(["a", "b"], [True, True]).holds
     assert not verdicts.no_relevant_source(["a", "b"], [True, False]).holds
@@ -157,5 +191,9 @@ def test_what_cannot_be_is_refused(place: Path, empty: Path) -> None:
         settings({"data": "d", "backbone": ["a", "b"], "weights": "w"})
     both = ("--backbone", GLYPHS, "--backbone", GLYPHS)
     refused(tell("compare", place / "data", *both), "give one, or use find")
-    said = tell("train", place / "data", *both, "--strategy", "lp_ft", "--out", place / "no")
-    assert "rivals" in said.err
+    refused(tell("train", place / "data", *both, "--strategy", "lp_ft", "--out", place / "no"), "one plan is of one")
+    assert not (place / "no").exists()
+    with pytest.raises(OptionError, match="each is given by its name"):
+        frostline.find(str(place / "data"), [network.glyphs(), network.glyphs()])
+    first = settings({"data": "d", "backbone": ["a", "b"], "weights": [None, "w"]})
+    assert (first.weights, first.rival_weights) == (None, ("w",))

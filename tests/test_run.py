@@ -253,7 +253,7 @@ def test_units_come_out_the_same_whatever_the_workers(finished: Run) -> None:
     resolved = settings({**config, "resume": True, "workers": 2})
     with course.begun(resolved) as run:
         kept = {outcome.unit: outcome for outcome in studies.outcomes(run.study)}
-        bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study))
+        bench = lay(resolved, Source(), folder=run.folder, calibration=course.recalled(run.study, "calibration"))
         recipe = entrants.base_recipe(bench)
         chosen = [(arm, unit) for arm in entrants.proposed(bench, probe_cuts(bench))
                   for unit in kept if unit.arm == arm.id and unit.rung == 1][::9]  # fmt: skip
@@ -390,7 +390,7 @@ def test_what_is_compared_with_is_trained_beside_the_race_and_comes_out_as_after
         hands = Beside(bench) if beside else None
         run = course.Run(folder, bench.settings, study, 0.0, hands, ahead=2 * terms.PAYS)
         with course.single_blas():
-            start = course.entered(bench, probe_cuts(bench), run)
+            start = course.entered(bench, {"": probe_cuts(bench)}, run)
             few = [arm for arm in start.arms if arm.protected or arm.baseline == "linear_probe"]
             race = course.race(bench, replace(start, arms=tuple(few)), run, beside=partial(comparisons.wanted, bench))
         return course.told(run), run, race, bench
@@ -419,7 +419,7 @@ def test_a_choice_that_people_know_is_its_own_baseline_and_is_trained_once(tmp_p
     bench = stage.bench(tmp_path, effort="quick", augment="flip", epochs=6)
     run = course.Run(tmp_path, bench.settings, studies.open_study(tmp_path, resume=False), 0.0, None)
     with course.single_blas():
-        start = course.entered(bench, probe_cuts(bench), run)
+        start = course.entered(bench, {"": probe_cuts(bench)}, run)
         few = [arm for arm in start.arms if arm.protected or arm.baseline == "linear_probe"]
         race = course.race(bench, replace(start, arms=tuple(few)), run)
         finalists = course.certified(bench, race, run)

@@ -85,7 +85,7 @@ def test_a_search_with_stacked_rates_is_told_the_same(tmp_path: Path) -> None:
         bench = stage.bench(tmp_path / name, effort="quick", epochs=6, way=way)
         run = course.Run(tmp_path / name, bench.settings, studies.open_study(tmp_path / name, resume=False), 0.0, None)
         with course.single_blas():
-            race = course.entered(bench, probe_cuts(bench), run)
+            race = course.entered(bench, {"": probe_cuts(bench)}, run)
             course.race(bench, replace(race, arms=tuple(arm for arm in race.arms if arm.plan.freeze > 1)), run)
         return course.told(run)
 

@@ -243,7 +243,6 @@ def test_what_a_comparison_does_without_is_said_with_the_reason() -> None:
     assert any("no batch norms" in note for note in told)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 18])
 def test_attention_reads_the_deepest_cut_that_has_positions() -> None:
     layers = stage.anatomy(stage.network(torch.float64)).layers
     pooled = (*layers[:3], replace(layers[3], shape=(8,)))
@@ -256,6 +255,7 @@ def test_attention_reads_the_deepest_cut_that_has_positions() -> None:
     assert any("no cut has features at several positions" in note for note in told)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 18])
 def test_on_a_schedule_of_any_length_each_strategy_still_learns_what_its_name_says(epochs: int) -> None:
     for name, arm in arms().items():
         plan = with_epochs(arm.plan, epochs)

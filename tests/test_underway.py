@@ -18,7 +18,7 @@ from frostline.bench.bench import Bench
 from frostline.bench.unit import UNDERWAY, kept_weights, perform
 from frostline.plan import gradual
 from frostline.training import loop
-from frostline.values import Adapter, Arm, Outcome, Recipe, Unit
+from frostline.values import Adapter, Arm, Outcome, Recipe, Unit, Way
 
 RECIPE = Recipe(epochs=6, lr=2e-2, batch=8)
 KINDS: dict[str, dict[str, Any]] = {
@@ -95,6 +95,15 @@ def test_interrupted_in_any_epoch_it_ends_at_the_same_bits(
 ) -> None:
     arm = armed(bench, kind)
     ends_at_the_same_bits(bench, arm, replace(stage.unit(arm), seed=epoch), epoch, monkeypatch)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_in_channels_last_memory_too(optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused steps walk the optimiser's state as it lies in memory."""
+    bench = stage.bench(tmp_path, count=60, way=Way(layout="channels_last"))
+    recipe = replace(RECIPE, optimiser=optimiser, lr=2e-2)  # type: ignore[arg-type]
+    arm = stage.arm(bench, optimiser, recipe=recipe)
+    ends_at_the_same_bits(bench, arm, stage.unit(arm), 3, monkeypatch)
 
 
 def test_what_was_kept_of_another_training_or_is_damaged_is_not_gone_on_with(

@@ -31,7 +31,7 @@ from frostline.bench.unit import ALL, kept_weights, perform, plan_training, star
 from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
-from frostline.run.terms import base_recipe
+from frostline.run.entrants import base_recipe
 from frostline.training import checkpoint, device
 from frostline.training.prepare import predictor
 from frostline.values import (

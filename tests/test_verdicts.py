@@ -172,6 +172,16 @@ def test_planted_wrong_labels_are_found_and_named_and_classes_that_overlap_are_n
     assert healthy is not None and not healthy.holds
 
 
+@pytest.mark.parametrize("rare", [0.05, 0.1, 0.2])
+def test_a_rare_class_that_the_features_do_not_tell_is_not_mislabelled(rare: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(600) < rare).astype(np.int64)
+    logits = np.stack([np.zeros(600), np.log(rare / (1 - rare)) + 0.5 * rng.standard_normal(600)], axis=1)
+    predictions = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+    verdict = verdicts.label_noise(predictions, labels, [str(row) for row in range(600)], 0.95)
+    assert verdict is None or not verdict.holds
+
+
 def test_nothing_is_said_of_labels_where_the_features_tell_too_little() -> None:
     true = np.random.default_rng(0).integers(0, 4, 600)
     ids = [str(row) for row in range(600)]

@@ -48,10 +48,13 @@ def test_everything_above_a_depth_is_trained_at_the_rate_that_is_asked_for(
 def test_what_cannot_be_is_refused_and_a_run_is_bound_to_its_wish(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="did you mean 'lp_ft'"):
         trained("lpft", tmp_path / "no")
-    with pytest.raises(OptionError, match="give one of them"):
-        trained(Wish(), tmp_path / "no")
-    with pytest.raises(OptionError, match="give one of them"):
-        trained(Wish("lp_ft", freeze=2), tmp_path / "no")
+    with pytest.raises(OptionError, match="give a plan"):
+        Wish()
+    with pytest.raises(OptionError, match="or one of the two"):
+        Wish("lp_ft", freeze=2)
+    with pytest.raises(OptionError, match="no use for it"):
+        trained(Wish("linear_probe", lr=1e-2), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     with pytest.raises(CutError, match="no layer has that name"):
         trained(Wish(freeze="block.9"), tmp_path / "no")
     first = trained("lp_ft", tmp_path / "run")

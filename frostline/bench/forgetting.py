@@ -99,8 +99,7 @@ def _of_answers(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None
 def _of_source(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
     assert bench.origin is not None
     order = np.random.default_rng(bench.settings.seed).permutation(len(bench.origin))
-    named = _named(bench)
-    rows = order[:LOOKED] if named is not None else order[: len(order) // 2][:LOOKED]
+    named, rows = _named(bench), order[: len(order) // 2][:LOOKED]
     truth, pictures = bench.origin.targets[rows], _pictures(bench, bench.origin, rows)
     if named is not None:
 
@@ -110,7 +109,9 @@ def _of_source(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
             return said == named[truth]
 
         before = right(bench.backbone.module)
-        return Kept("output layer", before, _each(bench, models, before, right))
+        # a guess at which output means which class that is no better than chance was wrong
+        if Estimate.of_share(float(before.mean()), len(before)).low > 1 / len(bench.origin.classes):
+            return Kept("output layer", before, _each(bench, models, before, right))
     others = order[len(order) // 2 :]
     learned = _features(bench, bench.backbone.module, _pictures(bench, bench.origin, others))
     probe = probes.logistic(learned, bench.origin.targets[others], classes=len(bench.origin.classes))

@@ -23,10 +23,10 @@ from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
 from frostline.data.near import MOST, near_duplicates
-from frostline.data.profile import duplicates, profile, with_features
+from frostline.data.profile import duplicates, participation_ratio, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
-from frostline.errors import BackboneError
+from frostline.errors import BackboneError, DataError
 from frostline.search import own
 from frostline.search.scores import Metric
 from frostline.settings import Settings, is_own
@@ -36,6 +36,7 @@ from frostline.values import Backbone, Calibration, Event, Examples, Layer, Prof
 T = TypeVar("T")
 Demands = Callable[[Sequence[Layer]], Mapping[int, float]]
 FOLDS = 5
+LEAST_SOURCE, MOST_SOURCE = 20, 2000  # examples of the source
 
 
 def lay(
@@ -85,17 +86,28 @@ def lay(
     network = replace(network, backbone=backbone, device=device)
     workers = settings.workers or measured.way.at_once
     show(Event("calibrate", text=_fastest(measured, workers)))
-    room = storing.room(settings, workers, shared=shared)
+    # beside rivals, whoever trains may be another process, whatever was fastest for this network
+    alone = settings.workers == 1 if tag else workers == 1
+    room = storing.room(settings, 1 if alone else max(2, workers), shared=shared)
     store = storing.opened(network, folder, room)
     choice = storing.chosen(network, measured, room, show=show)
     filled, varied = _timed(seconds, "fill", lambda: storing.filled(network, store, choice, dry=dry, show=show))
     pooled = {depth: Features(store, stored, network.places) for depth, stored in filled.pooled.items()}
-    described, parted = _parted(settings, examples, pooled, show) if beside is None else (beside.profile, beside.split)
+    if beside is None:
+        described, parted = _parted(settings, examples, pooled, show)
+    else:
+        described, parted = _described(beside.profile, examples, pooled), beside.split
     return Bench(
         folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, store, pooled,
         filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
         workers, seconds, tag=tag, rivals={} if beside is None else beside.rivals,
     )  # fmt: skip
+
+
+def _described(known: Profile, examples: Examples, pooled: Mapping[int, Features]) -> Profile:
+    """What is known of the data, with the directions that this network's features of it use."""
+    own = np.flatnonzero(np.asarray(examples.parts) != "shifted")
+    return replace(known, effective_dimension=participation_ratio(pooled[max(pooled)][own]))
 
 
 def _parted(
@@ -196,10 +208,17 @@ def _data(settings: Settings, source: Source, show: Show) -> tuple[Examples, Exa
 
 
 def _origin(settings: Settings, show: Show) -> Examples:
-    """What the backbone was trained on, or some of it."""
+    """Some of what the backbone was trained on: as many as say what there is to say. Raises DataError for too few."""
     found = read(settings.source, progress=lambda done, all: show(Event("source", done, all)))
-    show(Event("read", text=f"The source: {found.detected}"))
-    return found
+    if len(found) < LEAST_SOURCE:
+        raise DataError(
+            f"{settings.source} holds {len(found)} examples of the source; at least {LEAST_SOURCE} are needed to say "
+            "what is forgotten of it: give more of them, or leave --source away"
+        )
+    some = np.sort(np.random.default_rng(settings.seed).permutation(len(found))[:MOST_SOURCE])
+    rest = f", of which {len(some):,} are looked at" if len(some) < len(found) else ""
+    show(Event("read", text=f"The source: {found.detected}{rest}"))
+    return found.at(some)
 
 
 def backbone_of(settings: Settings, source: Source) -> Backbone:

@@ -71,6 +71,8 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
     arm takes more than one unit.
     """
     bench = bench.of(arm.id)
+    if bench.rivals:
+        torch.set_num_threads(bench.calibration.way.threads)
     live = keep and arm.plan.recipe.augment != "none"
     tasks = [(unit, plan_training(bench, arm, unit, live=live)) for unit in units]
     started = time.perf_counter()
@@ -193,7 +195,9 @@ def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome
 def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> list[Outcome]:
     """The tasks trained together, in batches of a size; what they share is read from the first one."""
     training, targets = tasks[0][1], bench.examples.targets
-    frozen = [name for layer in training.plan.layers[: training.plan.freeze] for name in layer.members]
+    kept = training.plan.layers[: training.plan.keep]
+    frozen = [name for layer in kept[: training.plan.freeze] for name in layer.members]
+    frozen += [name for layer in kept[training.plan.freeze :] for name in layer.held]
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -115,12 +116,13 @@ def model_cost(
     path = plan.keep if plan.above == "drop" else len(plan.layers)
     usable = [depth for depth in stored if depth <= plan.freeze] if plan.recipe.augment == "none" else []
     first = max(usable, default=0)
-    head = plan.head.numbers(features, classes)
+    head, shape = plan.head.numbers(features, classes), plan.layers[path - 1].shape
+    work = plan.head.macs(features, classes, max(1, prod(shape) // features) if features in shape else 1)
     per_mac = 1 / calibration.macs_per_second
     steps = -(-examples // plan.recipe.batch)
     seconds = 0.0
     for epochs, learns in _phases(plan, path):
-        compute = sum(calibration.forward[first:path]) + 3 * head * per_mac
+        compute = sum(calibration.forward[first:path]) + 3 * work * per_mac
         for layer in range(_lowest(plan, learns), path):
             compute += calibration.backward[layer] if learns[layer] else calibration.carry[layer]
         seconds += epochs * examples * (compute + (0.0 if usable else calibration.decode))
@@ -132,7 +134,7 @@ def model_cost(
     state = ADAMW if plan.recipe.optimiser == "adamw" else SGD
     return Cost(
         training=seconds,
-        inference=sum(calibration.forward[:path]) + head * per_mac,
+        inference=sum(calibration.forward[:path]) + work * per_mac,
         memory=float(4 * present + state * learnable + plan.recipe.batch * kept),
         parameters=learnable,
     )

@@ -108,21 +108,21 @@ class Network:
     finalists: tuple[str, ...]
 
 
-def networks(report: Report) -> tuple[Network, ...]:
-    """The backbones that raced, best probe first; none where there was one."""
-    words_of = {None: "not known", True: "relevant", False: "no better than untrained"}
+def networks(rows: Sequence[Mapping[str, Any]]) -> tuple[Network, ...]:
+    """The backbones of a race of several, from the rows of summary.json, best probe first."""
+    words_of = {None: "not known", True: "relevant", False: "not shown to be better than untrained"}
     return tuple(
         Network(
             row["tag"],
-            row["chosen"],
+            row.get("chosen", False),
             row["probe"]["depth"],
             (row["probe"]["mean"], row["probe"]["low"], row["probe"]["high"]),
             row["untrained"],
             row["distance"],
             words_of[row["relevant"]],
-            tuple(row["finalists"]),
+            tuple(row.get("finalists", ())),
         )
-        for row in report.summary.get("backbones", ())
+        for row in rows
     )
 
 
@@ -346,7 +346,7 @@ def layer_rows(plan: Plan) -> tuple[LayerRow, ...]:
             name=layer.name,
             parameters=layer.parameters,
             kept=i < plan.keep,
-            frozen=i < plan.keep and rates[i] is None,
+            frozen=i < plan.keep and (rates[i] is None or (bool(layer.held) and not layer.parameters)),
             rate=rates[i],
             adapted=plan.adapter is not None and plan.freeze <= i < plan.keep,
         )

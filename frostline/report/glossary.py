@@ -43,7 +43,7 @@ STRATEGIES: Mapping[str, str] = {
     "batch_statistics": "every layer is trained at one rate under a new random head, batch norms following the batch",
     "multi_layer_probe": "every layer frozen, a linear head on the features of several cuts side by side",
     "mlp_probe": "every layer frozen, a head with a hidden layer trained on the features of the last cut",
-    "attention_probe": "every layer frozen, a head trained that attends to positions (Chen et al. 2024)",
+    "attention_probe": "frozen up to the deepest cut with positions, a head that attends to these (Chen et al. 2024)",
     "l2_sp": "every layer is trained and pulled back to where it began (L2-SP, Li et al. 2018)",
     "wise_ft": "every layer is trained, then put halfway back to where it began (WiSE-FT, Wortsman et al. 2022)",
     "first_block": "the stem and the first block alone are trained (surgical fine-tuning, Lee et al. 2023)",

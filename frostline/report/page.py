@@ -82,7 +82,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "compared": compared.compared(report),
         "taken": f"{compared.TAKEN} {compared.lost(report)[1]}",
         "lost": compared.lost(report)[0],
-        "networks": facts.networks(report),
+        "networks": facts.networks(summary.get("backbones", ())),
         "saved": words.saved,
         "count": words.count,
         "rates": {arm["id"]: arm["learning_rate"] for arm in summary["arms"] if arm.get("learning_rate") is not None},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,18 +180,17 @@ def _comparison_table(report: Report, width: int) -> Table:
     return _noted(table, f"{compared.TAKEN} {compared.lost(report)[1]}")
 
 
-def network_table(report: Report) -> RenderableType:
-    """The backbones that raced: what their probes say, and which came to the end."""
-    metric = words.probed(report.summary["score"]["metric"])
-    return Fitted(lambda width: _network_table(report, metric, width))
+def network_table(rows: Sequence[Mapping[str, Any]], metric: str) -> RenderableType:
+    """What the probes say of each of several backbones; `rows` are those of summary.json, `metric` that of the run."""
+    return Fitted(lambda width: _network_table(facts.networks(rows), words.probed(metric), width))
 
 
-def _network_table(report: Report, metric: str, width: int) -> Table:
+def _network_table(rows: Sequence[facts.Network], metric: str, width: int) -> Table:
     table = _table(
         ("network", "left"), (metric, "right"), ("interval", "right"), ("untrained", "right"), ("source", "left"),
         width=width,
     )  # fmt: skip
-    for row in facts.networks(report):
+    for row in rows:
         mean, low, high = row.probe
         table.add_row(
             Text(row.tag),

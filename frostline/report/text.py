@@ -33,8 +33,8 @@ def render(report: Report, page: Path | None = None) -> RenderableType:
     ]
     parts += [Text(f"! {warning}", style="yellow") for warning in (*held, *report.warnings)]
     metric = report.summary["score"]["metric"]
-    if report.summary.get("backbones"):
-        parts += [tables.titled("The networks that were tried"), tables.network_table(report)]
+    if rows := report.summary.get("backbones"):
+        parts += [tables.titled("The networks that were tried"), tables.network_table(rows, metric)]
     if report.curve:
         table = tables.depth_table(report.curve, report.plan, report.summary["data"]["train"], metric)
         parts += [tables.titled("What each depth knows"), table]

@@ -157,8 +157,8 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
     `units` are the training that was judged and the one whose model is handed back; mostly they are the same.
     """
     unit, handed = units
-    deepest = max((arm for arm in _own(bench, race) if not proposals.exact(arm)), key=lambda arm: arm.plan.freeze)
-    tested = Unit(deepest.id, deepest.plan.recipe.lr, 0, 0, 0, deepest.plan.recipe.epochs)
+    trained = [arm for arm in _own(bench, race) if not proposals.exact(arm)]
+    deepest = max(trained, key=lambda arm: arm.plan.freeze, default=None)
     gap = None
     if chosen.plan.recipe.augment != "none":
         aim = terms.aim(bench)
@@ -167,11 +167,16 @@ def checks(bench: Bench, race: Race, chosen: Arm, units: tuple[Unit, Unit], run:
         ours, theirs = (standing.estimate([o], bench.examples.targets, aim).mean for o in (live, still))
         gap = ours - theirs
     return {
-        "cached_vs_live": finals.cached_versus_live(bench, deepest, tested),
+        "cached_vs_live": None if deepest is None else finals.cached_versus_live(bench, deepest, _once(deepest)),
         "frozen_unchanged": finals.frozen_unchanged(bench, chosen.plan, handed),
         "augmentation_gap": gap,
         "forecast_error": terms.forecast_error(bench, race, studies.outcomes(run.study)),
     }
+
+
+def _once(arm: Arm) -> Unit:
+    """A training that is of no round."""
+    return Unit(arm.id, arm.plan.recipe.lr, 0, 0, 0, arm.plan.recipe.epochs)
 
 
 def as_standing(bench: Bench, baseline: Baseline, race: Race, aim: Aim) -> Standing:

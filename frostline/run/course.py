@@ -110,6 +110,8 @@ def laid(run: Run, source: Source, *, demands: Demands | None = None, show: Show
         folder, name = (run.folder / RIVALS / tag, f"calibration.{tag}") if tag else (run.folder, "calibration")
         folder.mkdir(parents=True, exist_ok=True)
         known, first = recalled(run.study, name), benches[0] if benches else None
+        if first is not None:  # one process trains all networks: they share its threads, its precision, its company
+            alone = replace(alone, precision=first.calibration.way.precision, workers=first.workers)
         benches.append(
             lay(alone, source, folder=folder, calibration=known, demands=demands, tag=tag, beside=first, show=show)
         )

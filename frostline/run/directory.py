@@ -33,7 +33,8 @@ def begun(settings: Settings) -> Generator[Path]:
     try:
         yield begin(settings)
     except Exception:
-        if new and (folder / "config.json").exists() and not any(folder.glob("outcomes/*.npz")):
+        kept = (*folder.glob("outcomes/*.npz"), *folder.glob("**/underway/*.safetensors"))
+        if new and (folder / "config.json").exists() and not kept:
             for entry in folder.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         _leave(absent)
@@ -94,8 +95,10 @@ def resolve(folder: Path, found: Mapping[str, Any]) -> None:
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same in a resumed run; one place may be spelt in several ways."""
     kept = {name: value for name, value in document.items() if name not in ALWAYS_NEW}
-    paths = {name: os.path.realpath(kept[name]) for name in ("data", "weights", "shifted") if _lies(kept.get(name))}
-    return {**kept, **paths}
+    named = ("data", "weights", "shifted", "source")
+    paths: dict[str, Any] = {name: os.path.realpath(kept[name]) for name in named if _lies(kept.get(name))}
+    rivals = [os.path.realpath(file) if _lies(file) else file for file in kept.get("rival_weights") or ()]
+    return {**kept, **paths, "rival_weights": rivals}
 
 
 def _lies(name: Any) -> bool:
@@ -105,7 +108,8 @@ def _lies(name: Any) -> bool:
 def default_name(settings: Settings) -> Path:
     """runs/DATA-BACKBONE, for a run that was not given a name; a comparison has one beside that of the search."""
     verb = ("compare",) if settings.strategies == "known" else ()
-    parts = (Path(settings.data).name, settings.backbone.replace("/hf", "").rstrip("/").split("/")[-1], *verb)
+    several = (settings.backbone, *settings.rivals)
+    parts = (Path(settings.data).name, *(name.replace("/hf", "").rstrip("/").split("/")[-1] for name in several), *verb)
     return Path("runs") / "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
 
 

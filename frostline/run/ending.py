@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from frostline import export
 from frostline import study as studies
 from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.curve import grown_cuts
 from frostline.bench.forgetting import forgotten
 from frostline.bench.unit import ALL, kept_weights
+from frostline.formats import model as models
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
@@ -81,7 +81,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
             for b in ended.baselines
             if b.arm.id != ended.chosen.arm.id
         },
-        notes=(*known.notes, *left_out(ended), *unadapted(ended), *diverged(ended)),
+        notes=(*known.notes, *of_rivals(ended), *left_out(ended), *unadapted(ended), *diverged(ended)),
         growth=grown_cuts(bench, told_of(ended)),
         comparison=compared.taken(bench, ended.baselines, told, kept) if compares else {},
         rivals=judging.rivals(ended),
@@ -91,7 +91,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
         verdicts=judging.judged(ended, kept),
     )
     extras = {
-        "command": command.line(given),
+        "command": command.line(run.settings),
         "confusion": confusion(bench, judges).tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
         "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists if in_full(f)}
@@ -105,6 +105,12 @@ def told_of(ended: Ended) -> tuple[int, ...]:
     depths = [evidence.cut.depth for evidence in ended.evidence]
     best, own = best_probe(ended.evidence), ended.decision.plan.freeze
     return (best, depths[-1], *((own,) if own in depths else ()), depths[len(depths) // 2], depths[len(depths) // 4])
+
+
+def of_rivals(ended: Ended) -> tuple[str, ...]:
+    """What was replaced or assumed of the other networks that raced."""
+    others = (each for each in ended.bench.every if each is not ended.bench)
+    return tuple(f"{each.tag}: {note}" for each in others for note in (*each.backbone.notes, *each.anatomy.notes))
 
 
 def left_out(ended: Ended) -> tuple[str, ...]:
@@ -215,7 +221,7 @@ def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float
     names = {b.arm.id for b in ended.baselines if b.apart}
     apart = [o for o in told if o.unit.rung == 0 and o.unit.fold != ALL and o.unit.arm in names]
     full_one = next((b.validation[0].seconds for b in ended.baselines if b.name == "full_finetune"), None)
-    spent = ended.bench.seconds
+    spent = {name: sum(each.seconds[name] for each in ended.bench.every) for name in ("fill", "probe")}
     return {
         "total_seconds": run.spent(),
         "fill_seconds": spent["fill"],
@@ -224,7 +230,7 @@ def costs_of(run: Run, ended: Ended, told: Sequence[Outcome]) -> dict[str, float
         "final_seconds": sum(o.seconds for o in (*finals, *refit)),
         "baseline_seconds": sum(o.seconds for o in apart),
         "peak_bytes": max(o.peak_bytes * o.together for o in told),
-        "exhaustive_seconds": comparisons.exhaustive_seconds(ended.bench, ended.race),
+        "exhaustive_seconds": sum(comparisons.exhaustive_seconds(each, ended.race) for each in ended.bench.every),
         "full_finetune_seconds": full_one,
     }
 
@@ -239,7 +245,7 @@ def hand_back(bench: Bench, plan: Plan, unit: Unit, folder: Path) -> None:
         "classes": list(bench.examples.classes),
         "trained_on": "all examples" if unit.fold == ALL else f"the training rows of fold {unit.fold}",
     }
-    export.write(folder / "model", bench.backbone, plan, kept_weights(bench, unit), how)
+    models.write(folder / "model", bench.backbone, plan, kept_weights(bench, unit), how)
 
 
 def lasting(spec: str) -> str | None:

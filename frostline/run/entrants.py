@@ -48,13 +48,17 @@ def together(bench: Bench, evidence: Curves) -> tuple[Arm, ...]:
     """
     if not bench.rivals:
         return proposed(bench, evidence[bench.tag])
-    found = [_tagged(arm, bench.tag) for arm in proposed(bench, evidence[bench.tag])]
+    own = [_tagged(arm, bench.tag) for arm in proposed(bench, evidence[bench.tag])]
+    first = [arm for arm in own if arm.protected or exact(arm)]
+    found, later = list(first), [arm for arm in own if arm not in first]
     for rival in bench.every:
         arms = [] if rival is bench else proposed(rival, evidence[rival.tag])
-        trained = [arm for arm in arms if not exact(arm)][:RIVAL_ARMS]
-        probes = [arm for arm in arms if exact(arm)]
-        found += [replace(_tagged(arm, rival.tag), protected=False) for arm in (*probes, *trained)]
-    return tuple(found)
+        mine = [replace(_tagged(arm, rival.tag), protected=False) for arm in arms]
+        trained = [arm for arm in mine if not exact(arm)][:RIVAL_ARMS]
+        # where time is short, a schedule takes the first ones: each network brings two before the leading one's rest
+        found += [*(arm for arm in mine if exact(arm)), *trained[:2]]
+        later += trained[2:]
+    return (*found, *later)
 
 
 def _tagged(arm: Arm, tag: str) -> Arm:

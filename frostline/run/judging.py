@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from frostline.bench.bench import Bench
 from frostline.bench.forgetting import Kept, likeness
 from frostline.evidence.probes import RidgeProbe, ridge_loo
-from frostline.run import terms, verdicts
+from frostline.run import entrants, terms, verdicts
 from frostline.run.ended import Ended
 from frostline.search import race as races
 from frostline.search import standing
 from frostline.search.arms import best_probe, exact
 from frostline.search.scores import BALANCED, balanced
 from frostline.values import Evidence, Outcome, Verdict
+
+FORGETS = 0.01  # of the source's examples: a share, whatever the metric's units are
 
 
 def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
@@ -51,11 +53,14 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
 
 
 def by_depth(ended: Ended) -> dict[int, Outcome]:
-    """Trainings in full of finalists and baselines that keep every layer, one for each number of frozen ones."""
-    found = dict[int, Outcome]()
+    """Trainings in full of the network itself that differ in how much they freeze, one for each number of layers."""
+    found, bench = dict[int, Outcome](), ended.bench
     for it in (ended.chosen, *ended.finalists, *ended.baselines):
         outcome, plan = it.validation[0], it.arm.plan
-        if outcome.epochs and plan.above == "tune" and len(outcome.epochs) >= plan.recipe.epochs:
+        whole = bool(outcome.epochs) and len(outcome.epochs) >= plan.recipe.epochs
+        plain = plan.adapter is None and plan.blend == 1 and not plan.thaw and plan.head.kind == "linear"
+        above = all(plan.train[plan.freeze :]) and plan.above == "tune"
+        if whole and plain and above and bench.of(it.arm.id) is bench:
             found.setdefault(plan.freeze, outcome)
     return found
 
@@ -88,30 +93,36 @@ def probe_of(bench: Bench, depth: int) -> RidgeProbe:
     return ridge_loo(bench.pooled[depth][train], targets, classes=len(bench.examples.classes), weights=balance)
 
 
-def rivals(ended: Ended) -> tuple[dict[str, Any], ...]:
-    """What became of each backbone, best probe first; nothing where there was one."""
-    bench, rows = ended.bench, list[dict[str, Any]]()
-    stages = races.stages(ended.race)
-    for each in ended.bench.rivals.values():
-        curve = ended.curves[each.tag]
+def probed(bench: Bench, curves: entrants.Curves) -> tuple[dict[str, Any], ...]:
+    """What the probes say of each backbone, the best one first; nothing where there is one."""
+    rows = list[dict[str, Any]]()
+    for each in bench.rivals.values():
+        curve = curves[each.tag]
         best = next(e for e in curve if e.cut.depth == best_probe(curve))
         verdict = verdicts.irrelevant_source(curve)
-        mine = [arm.id for arm in ended.race.arms if bench.of(arm.id) is each]
         rows.append(
             {
                 "tag": each.tag,
                 "backbone": each.settings.backbone,
                 "weights": each.backbone.weights,
-                "chosen": each is bench,
+                "layers": [layer.name for layer in each.anatomy.layers],
                 "probe": {"depth": best.cut.depth, **asdict(best.score)},
                 "untrained": max((e.random for e in curve if e.random is not None), default=None),
                 "distance": best.distance,
                 "relevant": None if verdict is None else not verdict.holds,
-                "finalists": [name for name in mine if stages[name][0] == "finalist"],
-                "arms": len(mine),
             }
         )
     return tuple(sorted(rows, key=lambda row: -row["probe"]["mean"]))
+
+
+def rivals(ended: Ended) -> tuple[dict[str, Any], ...]:
+    """What became of each backbone, best probe first; nothing where there was one."""
+    stages, rows = races.stages(ended.race), list[dict[str, Any]]()
+    for row in probed(ended.bench, ended.curves):
+        mine = [arm.id for arm in ended.race.arms if ended.bench.of(arm.id).tag == row["tag"]]
+        done = [name for name in mine if stages[name][0] == "finalist"]
+        rows.append({**row, "chosen": row["tag"] == ended.bench.tag, "finalists": done, "arms": len(mine)})
+    return tuple(rows)
 
 
 def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
@@ -120,7 +131,7 @@ def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
     aim = terms.aim(bench)
     if kept is not None:
         after = kept.after.get(chosen.arm.id)
-        return () if after is None else (verdicts.forgetting(kept, after, aim.epsilon, aim.confidence),)
+        return () if after is None else (verdicts.forgetting(kept, after, FORGETS, aim.confidence),)
     if chosen.arm.plan.freeze == chosen.arm.plan.keep:
         return ()
     like = likeness(bench, chosen.arm, chosen.validation[0].unit)

@@ -117,7 +117,7 @@ def _arm(standing: Standing, reason: str | None, certified: Estimate | None) -> 
 
 
 def _short(plan: Plan) -> dict[str, Any]:
-    """A plan without its layers: they are the same for every arm, and stand in decision.plan."""
+    """A plan without its layers: those of the chosen network stand in decision.plan."""
     return {name: value for name, value in to_json(plan).items() if name != "layers"}
 
 

@@ -105,7 +105,12 @@ def no_relevant_source(tags: Sequence[str], irrelevant: Sequence[bool]) -> Verdi
 
 
 def weaker_source(tag: str, best: str, right: Mapping[str, NDArray[np.bool_]], confidence: float) -> Verdict:
-    """Whether the best probe of a network is shown to be worse than that of the best network, on the same examples."""
+    """Whether the best probe of a network is shown to be worse than that of the best network, on the same examples.
+
+    Which one is best was seen on these examples too, so the error is shared among all pairs (Bonferroni).
+    """
+    pairs = len(right) * (len(right) - 1) // 2
+    confidence = 1 - (1 - confidence) / max(1, pairs)
     gaps, rng = right[best].astype(float) - right[tag].astype(float), np.random.default_rng(0)
     means = gaps[rng.integers(0, len(gaps), (DRAWS, len(gaps)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -201,8 +206,8 @@ def forgetting(kept: Kept, after: NDArray[np.bool_], epsilon: float, confidence:
     asked = "its own output layer" if kept.how == "output layer" else "a linear probe fitted before"
     evidence = (
         f"on {n} examples of the source, by {asked}, the network was right in {100 * kept.before.mean():.1f}% before "
-        f"the training and is in {100 * after.mean():.1f}% after it (difference: {-100 * high:+.1f} to "
-        f"{-100 * low:+.1f} points)."
+        f"the training and is in {100 * after.mean():.1f}% after it (difference: {0.0 - 100 * high:+.1f} to "
+        f"{0.0 - 100 * low:+.1f} points)."
     )
     holds = bool(low > epsilon)
     advice = (
@@ -227,22 +232,25 @@ def drift(like: Estimate) -> Verdict:
 
 
 def label_noise(
-    predictions: NDArray[np.float64], labels: NDArray[np.int64], ids: Sequence[str], confidence: float
+    predictions: NDArray[np.float64], labels: NDArray[np.int64], ids: list[str], confidence: float
 ) -> Verdict | None:
     """Whether more examples contradict their label than classes that overlap explain, the surest of them by name.
 
     `predictions` are log-probabilities of each example that were made without it. An example is a suspect where they
     speak for another class as strongly as they do for the right one in half of the examples that they get right. Were
     margins of one normal law, a known share of them would lie so far on the wrong side; where more do, labels are
-    wrong. None where fewer than 50 examples, or fewer than three in four right ones, tell anything.
+    wrong. Only classes of which three in four examples are recognised say anything: rare ones that are taken for a
+    frequent one are not mislabelled. None where these have fewer than 50 examples together.
     """
-    n, own = len(labels), predictions[np.arange(len(labels)), labels]
     others = predictions.copy()
-    others[np.arange(n), labels] = -np.inf
-    margins = own - others.max(axis=1)
-    right = float((margins > 0).mean())
-    if n < 50 or right < ENOUGH:
+    others[np.arange(len(labels)), labels] = -np.inf
+    every = predictions[np.arange(len(labels)), labels] - others.max(axis=1)
+    known = [label for label in np.unique(labels) if (every[labels == label] > 0).mean() >= ENOUGH]
+    rows = np.flatnonzero(np.isin(labels, known))
+    n, margins = len(rows), every[rows]
+    if n < 50:
         return None
+    right = float((margins > 0).mean())
     suspects = np.flatnonzero(margins <= -np.median(margins[margins > 0]))
     share, law = Estimate.of_share(len(suspects) / n, n, confidence), NormalDist()
     mean = law.inv_cdf(min(right, 1 - 0.5 / n))
@@ -252,7 +260,7 @@ def label_noise(
         f"{len(suspects)} of {n} training examples ({100 * share.low:.1f} to {100 * share.high:.1f}%) contradict their "
         f"label as surely as others confirm theirs; classes that overlap as these do explain {100 * expected:.1f}%."
     )
-    surest = [ids[row] for row in sorted(suspects.tolist(), key=lambda row: margins[row])[:NAMED]]
+    surest = [ids[int(rows[at])] for at in sorted(suspects.tolist(), key=lambda at: margins[at])[:NAMED]]
     advice = f"Look at the labels of {words.listed(surest)} first." if holds else "Nothing to do."
     return Verdict("label_noise", holds, evidence, advice)
 

@@ -17,6 +17,12 @@ from frostline.search import strategies
 from frostline.search.arms import baselines
 from frostline.values import Layer, Plan, Recipe, Show, silent
 
+NAMES = (*strategies.KNOWN, "scratch")
+ALIASES = {  # as arms are called
+    "gradual": "gradual_unfreezing", "fisher_gradual": "fisher_unfreezing", "first_block": "surgical",
+    "batch_statistics": "plain_loop",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -29,9 +35,13 @@ class Wish:
     def __post_init__(self) -> None:
         if (self.strategy is None) == (self.freeze is None):
             raise OptionError(
-                f"strategy is {self.strategy!r} and freeze is {self.freeze!r}; give one of them: a strategy "
-                f"({', '.join((*strategies.KNOWN, 'scratch'))}) or how many layers to freeze"
+                f"strategy is {self.strategy!r} and freeze is {self.freeze!r}; give a plan (--plan), or one of the "
+                f"two: a strategy ({', '.join(NAMES)}) or how many layers to freeze"
             )
+        if self.strategy is not None and self.strategy not in (*NAMES, *ALIASES):
+            close = difflib.get_close_matches(self.strategy, (*NAMES, *ALIASES), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise OptionError(f"strategy is {self.strategy!r}; allowed are {', '.join(NAMES)}{hint}")
 
 
 def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
@@ -40,25 +50,22 @@ def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
     if wish.freeze is not None:
         return plan(layers, recipe, freeze=wish.freeze)
     arms = strategies.compared(layers, [storing.unseen(layers)], recipe=recipe, classes=2, examples=0)
-    return next((arm.plan for arm in arms if wish.strategy in (arm.baseline, arm.id)), None)
+    return next((arm.plan for arm in arms if ALIASES.get(str(wish.strategy), wish.strategy) == arm.baseline), None)
 
 
 def granted(wish: Wish, bench: Bench, *, show: Show = silent) -> Plan:
     """The plan on this bench's layers and recipe. Raises OptionError where the strategy is not to be had here."""
     layers, recipe = bench.anatomy.layers, entrants.base_recipe(bench)
     made = _of(bench, str(wish.strategy), show) if wish.freeze is None else plan(layers, recipe, freeze=wish.freeze)
+    if wish.lr is not None and made.closed:
+        raise OptionError(f"lr is {wish.lr}, and a head that is fitted in closed form has no use for it; leave it away")
     return made if wish.lr is None else with_rate(made, wish.lr)
 
 
 def _of(bench: Bench, name: str, show: Show) -> Plan:
-    recipe = entrants.base_recipe(bench)
-    known = (*strategies.KNOWN, "scratch")
+    name, recipe = ALIASES.get(name, name), entrants.base_recipe(bench)
     if name == "scratch":
         return baselines(bench.anatomy.layers, recipe=recipe, batch_norms=entrants.batch_norms(bench))[0].plan
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise OptionError(f"strategy is {name!r}; allowed are {', '.join(known)}{hint}")
     arms = entrants.known(bench, probe_cuts(bench, show=show))
     found = next((arm.plan for arm in arms if arm.baseline == name), None)
     if found is not None:

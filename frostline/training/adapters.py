@@ -20,6 +20,7 @@ from frostline.values import Layer, Plan
 
 NAME = "adapter"  # of the optimiser's group
 PADDED = ("Conv2dSame", "NonDynamicallyQuantizableLinear")  # they compute as their parents do
+HELD = "the user froze it"
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -69,7 +70,8 @@ def targets(network: nn.Module, plan: Plan) -> tuple[tuple[str, ...], Mapping[st
             f"the adapter names {strange[0]!r}, which is no module of the kept layers above the frozen ones; these "
             f"are {', '.join(reach[:8])} and so on"
         )
-    left = {name: why for name in asked if (why := _unfit(modules, name))}
+    held = {name.rpartition(".")[0] for layer in plan.layers for name in layer.held}
+    left = {name: HELD if name in held else why for name in asked if (why := _unfit(modules, name)) or name in held}
     chosen = tuple(name for name in asked if name not in left)
     if not chosen:
         first = next(iter(left.items()), ("", "there is no linear layer or convolution"))

@@ -100,18 +100,28 @@ def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
 
 def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
     """From preprocessed inputs (n, channels, height, width) to log-probabilities (n, c), in inference mode."""
-    depths, whole = read_at(plan), Halves(network.eval(), anatomy)
-    head.eval()
+    answer = answering(network, head, anatomy, plan)
 
     def predict(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            found = whole.taps({anatomy.data: inputs}, depths)
-            if len(depths) == 1:
-                return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]]))
-            features = [pool(anatomy, depth, found[depth]) for depth in depths]
-            return classification.log_probabilities(head(torch.cat(features, dim=1)))
+            return answer(inputs)
 
     return predict
+
+
+def answering(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
+    """As `predictor`, in whatever mode the caller is: both modules are put in inference mode once, here."""
+    depths, whole = read_at(plan), Halves(network.eval(), anatomy)
+    head.eval()
+
+    def answer(inputs: Tensor) -> Tensor:
+        found = whole.taps({anatomy.data: inputs}, depths)
+        if len(depths) == 1:
+            return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]]))
+        features = [pool(anatomy, depth, found[depth]) for depth in depths]
+        return classification.log_probabilities(head(torch.cat(features, dim=1)))
+
+    return answer
 
 
 def headed(head: nn.Module, anatomy: Anatomy, depth: int, frontier: tuple[Tensor, ...]) -> Tensor:

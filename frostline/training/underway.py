@@ -55,10 +55,11 @@ def read(path: Path, mark: str, going: Going) -> tuple[Epoch, ...]:
     except (OSError, ValueError, KeyError, SafetensorError):
         return ()
     states = dict[int, dict[str, Tensor]]()
+    numbered = [parameter for group in going.optimiser.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith(OPTIMISER):
             number, _, key = name.removeprefix(OPTIMISER).partition(".")
-            states.setdefault(int(number), {})[key] = tensor
+            states.setdefault(int(number), {})[key] = _laid_out(tensor, numbered[int(number)])
     with torch.no_grad():
         for name, tensor in _moving(going):
             tensor.copy_(tensors[MODULE + name])
@@ -67,6 +68,11 @@ def read(path: Path, mark: str, going: Going) -> tuple[Epoch, ...]:
     if f"{RANDOM}cuda" in tensors:
         torch.cuda.set_rng_state(tensors[f"{RANDOM}cuda"])
     return told
+
+
+def _laid_out(state: Tensor, parameter: Tensor) -> Tensor:
+    """What an optimiser knows of a parameter, in memory as that lies there: fused steps walk both as they lie."""
+    return torch.empty_like(parameter).copy_(state) if state.shape == parameter.shape else state
 
 
 def _moving(going: Going) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,112 @@
+"""A trained model as one module of plain PyTorch, which other libraries can take."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.backbones.graph import results_of
+from frostline.errors import OptionError
+from frostline.formats.model import Model
+from frostline.training.prepare import answering, predictor
+
+CLOSE = 1e-4  # of a probability, between the run's own prediction and what was exported
+
+
+class Refused(OptionError):
+    """A model that a format cannot hold."""
+
+
+class Serving(nn.Module):
+    """From preprocessed pictures to the probability of every class, whatever the plan drops."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.network, self.head = model.network, model.head
+        self.answer = answering(model.network, model.head, model.anatomy, model.plan)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.answer(pixels).exp()
+
+
+class Naming(nn.Module):
+    """From preprocessed pictures to probabilities, with a network that ends in its own, trained output layer."""
+
+    def __init__(self, network: nn.Module, data: str) -> None:
+        super().__init__()
+        self.network, self.data = network, data
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.softmax(logits_of(self.network, self.data, pixels), dim=1)
+
+
+def whole(model: Model) -> nn.Module:
+    """The network with the modules and names of its source, and the trained head in the place of its own output layer.
+
+    Raises Refused where layers were dropped, where the head is more than a linear layer, where the network does not end
+    in one of its size, or where what it then says is not what the run's own model says.
+    """
+    plan, head = model.plan, model.head
+    if plan.above == "drop":
+        raise Refused(
+            f"the plan drops the layers above {plan.keep} of {len(plan.layers)}, so no network of the source's own "
+            "class can hold it; use --to onnx or --to torch_export"
+        )
+    if not isinstance(head, nn.Linear) or plan.head.cuts:
+        raise Refused(
+            f"the head is {type(head).__name__} on {1 + len(plan.head.cuts)} cuts, and the source's network ends in "
+            "one linear layer; use --to onnx or --to torch_export"
+        )
+    network = copy.deepcopy(model.network).eval()
+    name = _output_layer(model, network, head)
+    new = nn.Linear(head.in_features, head.out_features)
+    new.load_state_dict(head.state_dict())
+    network.set_submodule(name, new)
+    _renamed(network, model.classes)
+    with torch.inference_mode():
+        pictures = torch.as_tensor(model.anatomy.example[model.anatomy.data])
+        ours = predictor(model.network, head, model.anatomy, plan)(pictures).exp()
+        theirs = Naming(network, model.anatomy.data)(pictures)
+    off = float((ours - theirs).abs().max())
+    if not off <= CLOSE:
+        raise Refused(
+            f"between its last layer and {name!r} the network does more than pooling, so with the trained head there "
+            f"it says something else (probabilities differ by {off:.2g}); use --to onnx or --to torch_export"
+        )
+    return network.eval()
+
+
+def logits_of(network: nn.Module, data: str, pixels: Tensor) -> Tensor:
+    """What the network's own output layer says (n, classes)."""
+    results = results_of(network(**{data: pixels}))
+    return results.get("logits", next(iter(results.values())))
+
+
+def _output_layer(model: Model, network: nn.Module, head: nn.Linear) -> str:
+    """The one linear layer behind the last cut that reads as many features as the trained head."""
+    behind = tuple(f"{name}." for name in model.anatomy.head)
+    found = [
+        name
+        for name, part in network.named_modules()
+        if f"{name}.".startswith(behind) and isinstance(part, nn.Linear) and part.in_features == head.in_features
+    ]
+    if len(found) != 1:
+        raise Refused(
+            f"the network has {len(found)} linear layers of {head.in_features} features behind its last cut, and one "
+            "is needed in whose place the trained head goes; use --to onnx or --to torch_export"
+        )
+    return found[0]
+
+
+def _renamed(network: nn.Module, classes: tuple[str, ...]) -> None:
+    """Tell the network how many classes there are, and how they are called, where it keeps that."""
+    if isinstance(getattr(network, "num_classes", None), int):
+        setattr(network, "num_classes", len(classes))  # noqa: B010  a module takes it for a part of itself else
+    config: Any = getattr(network, "config", None)
+    if isinstance(getattr(config, "id2label", None), Mapping):
+        config.id2label = dict(enumerate(classes))  # also says how many labels there are
+        config.label2id = {name: number for number, name in enumerate(classes)}
