@@ -137,7 +137,7 @@ def test_a_graph_says_the_same_of_any_number_of_pictures(
 
 
 def test_what_torch_cannot_trace_is_refused_with_the_remedy(dropped: Result, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot trace this network.*use --to onnx"):
+    with pytest.raises(Refused, match=r"cannot trace this network.*use --to onnx"):
         frostline.export(dropped.folder, "torch_export", out=tmp_path / "there")
     assert not list(tmp_path.iterdir())
 
