@@ -240,8 +240,16 @@ def tags(given: Settings) -> tuple[str, ...]:
     for found in (names, [file.stem for file in files], [file.parent.name for file in files]):
         plain = tuple(map(_plain, found))
         if len(set(plain)) == len(plain) and all(plain):
-            return plain
+            return _shortened(plain)
     return tuple(f"{_plain(name)}-{number}" for number, name in enumerate(names, 1))
+
+
+def _shortened(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the words that all begin with: an arm's name begins with its network's."""
+    same = next((at for at, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
+    word = max(names[0].rfind(mark, 0, same) for mark in "_-.") + 1  # behind the last one that ends within it
+    short = tuple(name[word:] for name in names)
+    return short if all(short) else names
 
 
 def _plain(name: str) -> str:

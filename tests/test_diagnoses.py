@@ -13,9 +13,11 @@ from benchmarks.truth import surgical
 from benchmarks.truth.world import TABLES, Pictures, taught, trained
 from frostline.plan import plan
 from frostline.run import verdicts
+from frostline.search import scores
 from frostline.search.decide import Aim
 from frostline.search.standing import difference
 from frostline.values import Arm, Estimate, Head, Layer, Outcome, Recipe, Unit
+from tests.planted import layers as planted_layers
 
 AIM = Aim("accuracy", 0.01, 0.95, "training")
 
@@ -80,3 +82,38 @@ def test_a_source_is_irrelevant_where_its_features_are_no_better_than_untaught_o
     assert told is not None and told.holds
     better = verdicts.irrelevant_source([replace(e, score=Estimate(0.7, 0.65, 0.75)) for e in curve])
     assert better is not None and not better.holds
+
+
+@pytest.mark.parametrize(("kept", "warmup", "holds"), [(30.0, 0.0, True), (0.1, 0.25, False)])
+def test_layers_that_thaw_at_a_wild_rate_make_the_loss_jump_and_gentle_ones_do_not(
+    kept: float, warmup: float, holds: bool
+) -> None:
+    source = taught(surgical.Mlp(0), surgical.drawn(6000, 100), epochs=20, mean=0.5, std=surgical.STEP)
+    recipe = Recipe(8, 3e-3, batch=16, kept_lr=kept, warmup=warmup, schedule="constant")
+
+    def arms(layers: Sequence[Layer]) -> Iterable[Arm]:
+        thawing = plan(layers, recipe, train=(False,) * len(layers), thaw=[(4, (True,) * len(layers))])
+        yield Arm("gradual", thawing, (recipe.lr,))
+
+    (outcome,) = trained(surgical.drawn(400, 1), surgical.drawn(200, 2), source, arms).outcomes
+    of = plan(planted_layers(3), recipe, train=(False,) * 3, thaw=[(4, (True,) * 3)])
+    told = verdicts.jump_on_unfreezing(of, outcome.epochs, 0.95)
+    assert told is not None and told.holds == holds, told
+    assert "thawed in epoch 5" in told.evidence
+
+
+@pytest.mark.parametrize(("rates", "best"), [((1e-6, 3e-6, 1e-5, 3e-5), 3e-5), ((1e-3, 3e-3, 1e-2), 3e-3)])
+def test_a_grid_whose_best_rate_lies_at_its_edge_is_called_saturated(rates: tuple[float, ...], best: float) -> None:
+    """From trainings at every rate of two grids: one lies far below what this network needs, one about it."""
+    source = taught(surgical.Mlp(0), surgical.drawn(6000, 100), epochs=20, mean=0.5, std=surgical.STEP)
+    recipe = Recipe(10, rates[1], batch=16, kept_lr=1.0)
+
+    def arms(layers: Sequence[Layer]) -> Iterable[Arm]:
+        yield Arm("all", plan(layers, recipe, head=Head(start="random")), rates)
+
+    judge = surgical.drawn(300, 2, angle=0.9)
+    found = trained(surgical.drawn(300, 1, angle=0.9), judge, source, arms)
+    losses = {o.unit.rate: scores.losses(o.log_probabilities, judge.labels).mean() for o in found.outcomes}
+    assert min(losses, key=lambda rate: losses[rate]) == best
+    (arm, _), *_ = found.arms.values()
+    assert verdicts.saturated_grid(arm, best).holds == (best in (rates[0], rates[-1]))

@@ -182,6 +182,10 @@ def test_several_are_told_apart_by_name_weights_or_number() -> None:
     assert called(backbone=["timm/a", "timm/a"], weights=["x/one.pt", "x/two.pt"]) == ("one", "two")
     assert called(backbone=["timm/a", "timm/a"], weights=["one/w.pt", "two/w.pt"]) == ("one", "two")
     assert called(backbone=["timm/a", "timm/a"]) == ("a-1", "a-2")
+    assert called(backbone=["timm/net_one", "timm/net_two_b"]) == ("one", "two_b")
+    assert called(backbone=["timm/net_", "timm/net_two"]) == ("net_", "net_two")
+    assert called(backbone=["timm/net one", "timm/net-one"]) == ("net-one-1", "net-one-2")
+    assert called(backbone=["nets.py:small", "nets.py:large"]) == ("small", "large")
     first, second = apart(settings({"data": "d", "backbone": ["a", "b"], "weights": ["own", "none"]}))
     assert (first.backbone, first.weights, second.backbone, second.weights) == ("a", None, "b", "none")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stage
 
-from frostline.bench.again import blueprint, laid
+from frostline.bench.again import blueprints, laid
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import cached_versus_live
 from frostline.bench.lay import lay
@@ -106,7 +106,7 @@ def test_the_views_are_compared_with_the_pictures_too(bench: Bench) -> None:
 
 def test_another_process_learns_from_the_same_views(tmp_path: Path) -> None:
     here = stage.bench(tmp_path, augment="flip", views=3, epochs=9, workers=2)
-    there = laid(blueprint(here))
+    there = laid(blueprints(here))
     arm = stage.arm(here, freeze=2, recipe=RECIPE)
     assert same(perform(here, arm, stage.unit(arm)), perform(there, arm, stage.unit(arm)))
 

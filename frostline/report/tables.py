@@ -20,6 +20,7 @@ FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
 CELLS = 16  # of the longest bar
 DISTANCE = "Distance: how surely your pictures are told from the source's by these features; 0 not at all, 2 always."
 SHIFT = "Shift: nats a channel from what the batch norms remember of the network's own data."
+LONG = 22  # letters of a strategy's name
 ROOMY = 100  # columns of a terminal that need not be saved
 
 
@@ -92,7 +93,8 @@ def arms_table(report: Report) -> RenderableType:
 def _arms_table(report: Report, width: int) -> Table:
     metric, chosen = report.summary["score"]["metric"], report.summary["decision"]["arm"]
     held, shifted = facts.held_out(report), any(arm.get("shifted") for arm in report.summary["arms"])
-    close = bool(held or shifted) and width < ROOMY  # then memory stands on the page alone
+    long = max(len(arm["id"]) for arm in report.summary["arms"]) > LONG
+    close = bool(held or shifted or long) and width < ROOMY  # then memory stands on the page alone
     table = _table(
         ("strategy", "left"), ("stage", "left"), ("score" if close else heading(metric), "right"),
         ("interval", "right"),
