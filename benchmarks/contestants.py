@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -297,11 +298,12 @@ def frostline_probes(work: Work, epochs: int) -> Timed:
     `epochs` mean nothing to it: a head that is solved for has no learning rate.
     """
     from frostline.bench.unit import ALL, starting_head
+    from frostline.run.course import cores, single_blas
 
     bench, _, before = _laid(work, epochs, "fp32")
     started = time.perf_counter()
-    for depth in sorted(bench.pooled):
-        starting_head(bench, ALL, (depth,), balance=False)
+    with single_blas(), ThreadPoolExecutor(cores()) as threads:  # as the probes of a search are shared
+        list(threads.map(lambda depth: starting_head(bench, ALL, (depth,), balance=False), sorted(bench.pooled)))
     solved, fill = time.perf_counter() - started, bench.seconds["fill"]
     print(f"{len(bench.pooled)} cuts: fill {fill:.2f} s, heads {solved:.2f} s", file=sys.stderr)
     return Timed(fill + solved, True, before - fill)

@@ -39,7 +39,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
             seed=bench.settings.seed, random=random, shifts=_shifts(bench),
             shifted=bench.split.shifted, confidence=bench.settings.confidence,
-            balance=balanced if bench.settings.metric in BALANCED else None,
+            balance=balanced if bench.settings.metric in BALANCED else None, workers=max(1, bench.settings.threads),
         )  # fmt: skip
         found = tuple(_placed(bench, evidence, random, origin) for evidence in found)
     bench.seconds["probe"] = time.perf_counter() - started

@@ -6,6 +6,7 @@ A probe is the exact result of every plan that freezes all it keeps, and the fir
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +127,9 @@ def probe_curve(
     shifted: NDArray[np.int64] | None = None,
     balance: Callable[[Labels], Floats] | None = None,
     confidence: float = 0.95,
+    workers: int = 1,
 ) -> tuple[Evidence, ...]:
-    """What is known of each cut before training, in the order of the cuts.
+    """What is known of each cut before training, in the order of the cuts; `workers` threads share the cuts.
 
     `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
     and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
@@ -141,8 +143,8 @@ def probe_curve(
     train = _checked(labels[fold.train], len(fold.train))
     shuffled = np.random.default_rng(seed).permutation(train)
     by, other = _weights(balance, train), _weights(balance, shuffled)
-    curve: list[Evidence] = []
-    for cut in cuts:
+
+    def probed(cut: Cut) -> Evidence:
         basis = _basis(features[cut.depth][fold.train], by)
         ridge = _ridge(basis, train, classes, LAMBDAS)
         chance = basis if other is None else _basis(features[cut.depth][fold.train], other)
@@ -159,20 +161,20 @@ def probe_curve(
         if random is not None:
             untrained = random[cut.depth][np.arange(len(train))]
             control = ridge_loo(untrained, train, classes=classes, weights=by).accuracy
-        curve.append(
-            Evidence(
-                cut=cut,
-                score=_scored(ridge.scores, train, confidence, balance),
-                log_loss=loss,
-                features=features[cut.depth].shape[1],
-                random=control,
-                permuted=_ridge(chance, shuffled, classes, LAMBDAS).accuracy,
-                shift=None if shifts is None else shifts.get(cut.depth),
-                shifted=beyond,
-                unshifted=within,
-            )
+        return Evidence(
+            cut=cut,
+            score=_scored(ridge.scores, train, confidence, balance),
+            log_loss=loss,
+            features=features[cut.depth].shape[1],
+            random=control,
+            permuted=_ridge(chance, shuffled, classes, LAMBDAS).accuracy,
+            shift=None if shifts is None else shifts.get(cut.depth),
+            shifted=beyond,
+            unshifted=within,
         )
-    return tuple(curve)
+
+    with ThreadPoolExecutor(workers) as threads:  # most of a probe is algebra, which holds no interpreter
+        return tuple(threads.map(probed, cuts))
 
 
 def _scored(scores: Floats, labels: Labels, confidence: float, balance: Callable[[Labels], Floats] | None) -> Estimate:

@@ -103,7 +103,7 @@ class Network:
     depth: int  # of its best probe
     probe: tuple[float, float, float]  # mean, low, high of that
     untrained: float | None  # the best probe on the same network with random weights
-    distance: float | None  # proxy A-distance from the source's examples, where they were given
+    behind: tuple[float, float, float]  # mean, low, high: how far its best probe lies behind the best of all
     judged: str  # in words
     finalists: tuple[str, ...]
 
@@ -118,8 +118,10 @@ def networks(rows: Sequence[Mapping[str, Any]]) -> tuple[Network, ...]:
             row["probe"]["depth"],
             (row["probe"]["mean"], row["probe"]["low"], row["probe"]["high"]),
             row["untrained"],
-            row["distance"],
-            words_of[row["relevant"]],
+            (row["behind"]["mean"], row["behind"]["low"], row["behind"]["high"]),
+            "relevant, shown to be weaker"
+            if row["relevant"] and row["behind"]["low"] > 0
+            else words_of[row["relevant"]],
             tuple(row.get("finalists", ())),
         )
         for row in rows

@@ -189,20 +189,20 @@ def network_table(rows: Sequence[Mapping[str, Any]], metric: str) -> RenderableT
 
 def _network_table(rows: Sequence[facts.Network], metric: str, width: int) -> Table:
     table = _table(
-        ("network", "left"), (metric, "right"), ("interval", "right"), ("untrained", "right"), ("source", "left"),
-        width=width,
+        ("network", "left"), (metric, "right"), ("untrained", "right"), ("behind the best, points", "right"),
+        ("source", "left"), width=width,
     )  # fmt: skip
     for row in rows:
-        mean, low, high = row.probe
+        gap = " to ".join(f"{100 * end:.1f}" for end in row.behind[1:])
         table.add_row(
             Text(row.tag),
-            words.score(mean, metric),
-            Text(words.interval(low, high, metric), style=MUTED),
+            words.score(row.probe[0], metric),
             Text(words.score(row.untrained, metric), style=MUTED),
+            Text(gap if any(row.behind) else "–", style=MUTED),
             row.judged,
             style=EMBER if row.chosen else "",
         )
-    return _noted(table, "The best linear probe of each network, beside that of the same network before any training.")
+    return _noted(table, "The best linear probe of each network on the training examples, each left out once.")
 
 
 def plan_table(plan: Plan, title: str = "") -> RenderableType:

@@ -95,9 +95,10 @@ def probe_of(bench: Bench, depth: int) -> RidgeProbe:
 
 def probed(bench: Bench, curves: entrants.Curves) -> tuple[dict[str, Any], ...]:
     """What the probes say of each backbone, the best one first; nothing where there is one."""
-    rows = list[dict[str, Any]]()
+    rows, right = list[dict[str, Any]](), {tag: recognised(each, curves[tag]) for tag, each in bench.rivals.items()}
+    leader = max(right, key=lambda tag: right[tag].mean(), default="")
     for each in bench.rivals.values():
-        curve = curves[each.tag]
+        curve, gap = curves[each.tag], verdicts.behind(each.tag, leader, right, bench.settings.confidence)
         best = next(e for e in curve if e.cut.depth == best_probe(curve))
         verdict = verdicts.irrelevant_source(curve)
         rows.append(
@@ -108,6 +109,7 @@ def probed(bench: Bench, curves: entrants.Curves) -> tuple[dict[str, Any], ...]:
                 "layers": [layer.name for layer in each.anatomy.layers],
                 "probe": {"depth": best.cut.depth, **asdict(best.score)},
                 "untrained": max((e.random for e in curve if e.random is not None), default=None),
+                "behind": asdict(gap),
                 "distance": best.distance,
                 "relevant": None if verdict is None else not verdict.holds,
             }

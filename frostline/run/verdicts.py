@@ -104,22 +104,28 @@ def no_relevant_source(tags: Sequence[str], irrelevant: Sequence[bool]) -> Verdi
     return Verdict("no_relevant_source", True, said, "Look for a backbone whose source lies nearer to your task.")
 
 
-def weaker_source(tag: str, best: str, right: Mapping[str, NDArray[np.bool_]], confidence: float) -> Verdict:
-    """Whether the best probe of a network is shown to be worse than that of the best network, on the same examples.
+def behind(tag: str, best: str, right: Mapping[str, NDArray[np.bool_]], confidence: float) -> Estimate:
+    """How far the best probe of a network lies behind that of the best network, on the same examples; a share.
 
     Which one is best was seen on these examples too, so the error is shared among all pairs (Bonferroni).
     """
     pairs = len(right) * (len(right) - 1) // 2
-    confidence = 1 - (1 - confidence) / max(1, pairs)
+    tail = (1 - confidence) / max(1, pairs) / 2
     gaps, rng = right[best].astype(float) - right[tag].astype(float), np.random.default_rng(0)
     means = gaps[rng.integers(0, len(gaps), (DRAWS, len(gaps)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(gaps.mean()), float(low), float(high))
+
+
+def weaker_source(tag: str, best: str, right: Mapping[str, NDArray[np.bool_]], confidence: float) -> Verdict:
+    """Whether the best probe of a network is shown to be worse than that of the best network."""
+    gap = behind(tag, best, right, confidence)
     evidence = (
         f"the best linear probe of {tag} recognises {100 * right[tag].mean():.1f}% of the training examples, that of "
-        f"{best} {100 * right[best].mean():.1f}% (difference: {100 * low:+.1f} to {100 * high:+.1f} points)."
+        f"{best} {100 * right[best].mean():.1f}% (difference: {100 * gap.low:+.1f} to {100 * gap.high:+.1f} points)."
     )
     advice = f"What {tag} was trained on is worth less for your task; its strategies raced all the same."
-    return Verdict("weaker_source", bool(low > 0), evidence, advice if low > 0 else "Nothing to do.")
+    return Verdict("weaker_source", gap.low > 0, evidence, advice if gap.low > 0 else "Nothing to do.")
 
 
 def too_much_frozen(gap: Estimate, metric: str, epsilon: float) -> Verdict:
