@@ -21,6 +21,7 @@ from frostline.bench.curve import probe_cuts
 from frostline.demo import network
 from frostline.errors import OptionError
 from frostline.journey import demo_digits
+from frostline.report import facts
 from frostline.run import entrants, verdicts
 from frostline.search import race as races
 from frostline.search.arms import exact
@@ -103,6 +104,21 @@ def test_a_source_whose_features_are_shown_to_be_worse_is_called_weaker(run: tup
     right = {"a": np.arange(100) < 90, "b": np.arange(100) < 88}
     assert not verdicts.weaker_source("b", "a", right, 0.999).holds
     assert verdicts.weaker_source("b", "a", {**right, "b": np.arange(100) < 60}, 0.95).holds
+
+
+def test_how_far_a_network_lies_behind_the_best_is_told_with_an_interval(run: tuple[Path, Said]) -> None:
+    best, other = run[1].document["backbones"]
+    assert set(best["behind"].values()) == {0}
+    gap = other["behind"]
+    assert gap["mean"] == pytest.approx(best["probe"]["mean"] - other["probe"]["mean"], abs=1e-9)
+    assert 0 < gap["low"] < gap["mean"] < gap["high"]
+
+
+def test_a_network_is_called_weaker_in_the_table_where_the_whole_interval_lies_behind(run: tuple[Path, Said]) -> None:
+    best, other = run[1].document["backbones"]
+    for low, said in ((0.02, "relevant, shown to be weaker"), (-0.02, "relevant")):
+        row = {**other, "relevant": True, "behind": {"mean": 0.03, "low": low, "high": 0.08}}
+        assert [n.judged for n in facts.networks((best, row))] == ["relevant", said]
 
 
 def test_among_equal_networks_one_is_called_weaker_in_5_of_100_at_most() -> None:

@@ -202,7 +202,8 @@ def _network_table(rows: Sequence[facts.Network], metric: str, width: int) -> Ta
             row.judged,
             style=EMBER if row.chosen else "",
         )
-    return _noted(table, "The best linear probe of each network on the training examples, each left out once.")
+    note = "The best linear probe of each network on the training examples, each left out once; the gap is in accuracy."
+    return _noted(table, note)
 
 
 def plan_table(plan: Plan, title: str = "") -> RenderableType:
