@@ -1,6 +1,7 @@
 """Who takes part in frozen_training.py: a frozen training as each library's documentation has it.
 
-Each reports the seconds from its first batch to its last, and whether anything frozen moved.
+Each reports the seconds from its first batch to its last, and whether anything frozen moved. Where there is a GPU, all
+train on it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from frostline.values import Layer
 
 PICTURES, SIZE, CLASSES, BATCH, RATE = 600, 128, 10, 32, 1e-3
+WHERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Timed:
     unchanged: bool  # frozen parameters and buffers
     before: float = 0.0  # seconds of set-up, stated apart
     bound: float = 0.0  # seconds that nobody can beat
+    flops: float = 0.0  # floating-point operations of one such bound: a multiplication and an addition are two
 
 
 # ------------------------------------------------------------------------------------------------ what all share
@@ -104,7 +107,16 @@ def state(model: nn.Module, work: Work) -> dict[str, Tensor]:
 
 def same(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
     """Bit for bit."""
-    return before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    return before.keys() == after.keys() and all(
+        torch.equal(tensor.cpu(), after[name].cpu()) for name, tensor in before.items()
+    )
+
+
+def over(started: float) -> float:
+    """Seconds since then, once a GPU has done what it was given."""
+    if WHERE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 # ------------------------------------------------------------------------------------------------ contestants
@@ -114,8 +126,8 @@ def plain(work: Work, epochs: int) -> Timed:
     """A careful loop: frozen layers in eval mode, and the optimiser over what learns."""
     pictures, labels = drawn()
     data = torch.utils.data.TensorDataset(normalised(pictures), labels)
-    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True)
-    model = network(work)
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, pin_memory=WHERE.type == "cuda")
+    model = network(work).to(WHERE)
     optimiser = torch.optim.AdamW(freeze(model, work), lr=RATE)
     before, started = state(model, work), time.perf_counter()
     for _ in range(epochs):
@@ -124,11 +136,12 @@ def plain(work: Work, epochs: int) -> Timed:
             if is_frozen(work, f"{name}."):
                 part.eval()
         for inputs, targets in loader:
-            loss = nn.functional.cross_entropy(model(inputs), targets)
+            seen, told = inputs.to(WHERE, non_blocking=True), targets.to(WHERE, non_blocking=True)
+            loss = nn.functional.cross_entropy(model(seen), told)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return Timed(time.perf_counter() - started, same(before, state(model, work)))
+    return Timed(over(started), same(before, state(model, work)))
 
 
 def fastai(work: Work, epochs: int) -> Timed:
@@ -138,7 +151,7 @@ def fastai(work: Work, epochs: int) -> Timed:
     pictures, labels = drawn()
     inputs = normalised(pictures)
     data = [(inputs[i], labels[i]) for i in range(PICTURES)]
-    loaders = DataLoaders.from_dsets(data, data[:BATCH], bs=BATCH, num_workers=0, device=torch.device("cpu"))
+    loaders = DataLoaders.from_dsets(data, data[:BATCH], bs=BATCH, num_workers=0, device=WHERE)
     model = network(work)
 
     def groups(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -153,7 +166,7 @@ def fastai(work: Work, epochs: int) -> Timed:
     with learner.no_bar(), learner.no_logging():
         started = time.perf_counter()
         learner.fit(epochs)
-        took = time.perf_counter() - started
+        took = over(started)
     return Timed(took, same(before, state(model, work)))
 
 
@@ -163,7 +176,7 @@ def lightning(work: Work, epochs: int) -> Timed:
 
     pictures, labels = drawn()
     data = torch.utils.data.TensorDataset(normalised(pictures), labels)
-    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True)
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, pin_memory=WHERE.type == "cuda")
 
     class Tuned(L.LightningModule):
         def __init__(self) -> None:
@@ -179,12 +192,13 @@ def lightning(work: Work, epochs: int) -> Timed:
 
     tuned = Tuned()
     trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=epochs, accelerator="gpu" if WHERE.type == "cuda" else "cpu", devices=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
     before, started = state(tuned, work), time.perf_counter()
     trainer.fit(tuned, loader)
-    return Timed(time.perf_counter() - started, same(before, state(tuned, work)))
+    return Timed(over(started), same(before, state(tuned, work)))
 
 
 def transformers(work: Work, epochs: int) -> Timed:
@@ -208,13 +222,13 @@ def transformers(work: Work, epochs: int) -> Timed:
     tuned = Tuned()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, per_device_train_batch_size=BATCH, num_train_epochs=epochs, learning_rate=RATE, use_cpu=True,
-            report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            folder, per_device_train_batch_size=BATCH, num_train_epochs=epochs, learning_rate=RATE,
+            use_cpu=WHERE.type == "cpu", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         trainer = Trainer(tuned, arguments, train_dataset=data)
         before, started = state(tuned, work), time.perf_counter()
         trainer.train()
-        took = time.perf_counter() - started
+        took = over(started)
     return Timed(took, same(before, state(tuned, work)))
 
 
@@ -237,7 +251,7 @@ def keras(work: Work, epochs: int) -> Timed:
         parameter.requires_grad_(not is_frozen(work, name))
     before, started = state(model, work), time.perf_counter()
     wrapped.fit(inputs.numpy(), labels.numpy(), batch_size=BATCH, epochs=epochs, verbose=0)
-    return Timed(time.perf_counter() - started, same(before, state(model, work)))
+    return Timed(over(started), same(before, state(model, work)))
 
 
 def frostline_fp32(work: Work, epochs: int) -> Timed:
@@ -263,8 +277,10 @@ def _frostline(work: Work, epochs: int, precision: str) -> Timed:
     seconds, way = bench.calibration, bench.calibration.way
     below, above = sum(seconds.forward[:depth]), sum(seconds.forward[depth:]) + sum(seconds.backward[depth:])
     print(f"{way}; stored {sorted(bench.whole)}; fill {fill:.2f} s, training {learning:.2f} s", file=sys.stderr)
-    bound = PICTURES * (below + epochs * above)
-    return Timed(fill + learning, True, before - fill, bound)  # `perform` raises where something frozen moved
+    macs = [layer.macs for layer in bench.anatomy.layers]
+    flops = PICTURES * 2 * (sum(macs[:depth]) + 3 * epochs * sum(macs[depth:]))
+    # `perform` raises where something frozen moved
+    return Timed(fill + learning, True, before - fill, PICTURES * (below + epochs * above), flops)
 
 
 def _laid(work: Work, epochs: int, precision: str) -> tuple[Bench, int, float]:
@@ -280,7 +296,7 @@ def _laid(work: Work, epochs: int, precision: str) -> tuple[Bench, int, float]:
     started = time.perf_counter()
     options = {
         "data": "(arrays)", "backbone": "(module)", "image_size": SIZE, "mean": (0.5,) * 3, "std": (0.25,) * 3,
-        "batch_size": BATCH, "epochs": epochs, "precision": precision, "device": "cpu",
+        "batch_size": BATCH, "epochs": epochs, "precision": precision, "device": WHERE.type,
     }  # fmt: skip
 
     def demands(layers: Sequence[Layer]) -> dict[int, float]:

@@ -7,7 +7,7 @@ Nakandala and Kumar (SIGMOD 2022) freeze ResNet-50 up to four depths of its last
 plain, 67 with stored activations that models share: 2.83 times as fast. Here random weights and pictures of noise, 80%
 to learn from and 20% to predict. In turn, each in a process of its own:
 
-- plain: one loop after another, pictures in memory, frozen layers in eval mode and without gradient;
+- plain: one loop after another, pictures in the memory of the device, frozen layers in eval mode and without gradient;
 - cached: Frostline's store, one training after another;
 - fused: what a search does with the same trainings by default: side by side in processes, or stacked, as measured;
 - raced: a race of the default effort among them, to the same number of epochs.
@@ -43,6 +43,7 @@ from torch import nn
 from frostline.plan import depth_of, plan
 from frostline.values import Arm, Layer, Recipe, Unit
 
+WHERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DEPTHS = ("layer4.1", "layer4.0", "layer3.5", "layer3.4")  # the last frozen block
 BATCHES, RATES, CLASSES = (16, 32), (2e-5, 3e-5, 5e-5), 2
 MEAN, STD = "0.5,0.5,0.5", "0.25,0.25,0.25"
@@ -66,14 +67,14 @@ def plain(folder: Path, side: int, epochs: int) -> dict[str, float]:
 
     examples = read(folder)
     pixels = np.stack([np.asarray(Image.open(path)) for path in examples.inputs])
-    inputs = (torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5) / 0.25
-    train = torch.tensor([part == "train" for part in examples.parts])
-    labels, started = torch.from_numpy(examples.targets), time.perf_counter()
+    inputs = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5) / 0.25).to(WHERE)
+    train = torch.tensor([part == "train" for part in examples.parts], device=WHERE)
+    labels, started = torch.from_numpy(examples.targets).to(WHERE), time.perf_counter()
     for depth in DEPTHS:
         for batch in BATCHES:
             for rate in RATES:
                 torch.manual_seed(0)
-                model = timm.create_model("resnet50", num_classes=CLASSES)
+                model = timm.create_model("resnet50", num_classes=CLASSES).to(WHERE)
                 frozen = below(model, depth)
                 for part in frozen:
                     part.requires_grad_(False)
@@ -83,7 +84,7 @@ def plain(folder: Path, side: int, epochs: int) -> dict[str, float]:
                     model.train()
                     for part in frozen:
                         part.eval()
-                    for rows in torch.randperm(len(seen)).split(batch):
+                    for rows in torch.randperm(len(seen), device=WHERE).split(batch):
                         loss = nn.functional.cross_entropy(model(seen[rows]), told[rows])
                         optimiser.zero_grad()
                         loss.backward()
@@ -91,7 +92,7 @@ def plain(folder: Path, side: int, epochs: int) -> dict[str, float]:
                 with torch.no_grad():
                     model.eval()
                     for some in inputs[~train].split(batch):
-                        model(some)
+                        model(some).cpu()
     return {"seconds": time.perf_counter() - started}
 
 

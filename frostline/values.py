@@ -442,6 +442,7 @@ class Way:
     at_once: int = 1  # trainings side by side, each in a process of its own
     slower: float = 1.0  # times as long that a step takes while the others run
     stacked: int | None = None  # plans that freeze as much train at all their rates together; None: none does
+    graphs: bool = False  # steps are recorded and replayed (CUDA graphs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Its blocks hold batch norms with statistics of their own and dropout; the residu
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from frostline.training.device import Device, accelerator
 from frostline.values import Arm, Backbone, Calibration, Head, Plan, Recipe, Unit, Way
 
 WIDTH, CLASSES = 8, 3
+DEVICE = os.environ.get("FROSTLINE_TEST_DEVICE", "cpu")  # where the laws of training are tested: cuda, on a GPU
+WAY = Way(graphs=DEVICE == "cuda")
 CALIBRATION = Calibration(
     forward=(1e-2,) * 4,  # slow layers, so that storing pays at every depth
     backward=(2e-2,) * 4,
@@ -32,7 +35,7 @@ CALIBRATION = Calibration(
     write={"memory": 1e10, "disk": 1e9},
     decode=1e-3,
     batch=16,
-    device="cpu",
+    device=DEVICE,
     macs_per_second=1e9,
 )
 
@@ -111,6 +114,11 @@ def cpu() -> Device:
     return accelerator("cpu")
 
 
+def device() -> Device:
+    """Where the laws of training are tested."""
+    return accelerator(DEVICE)
+
+
 def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Noisy pictures of three classes, each brighter in another channel."""
     rng = np.random.default_rng(seed)
@@ -129,9 +137,9 @@ def bench(
     **given: Any,
 ) -> Bench:
     """A bench on which everything is stored; `given` are further settings."""
-    wanted = {"data": "arrays", "backbone": f"{__file__}:small", "weights": "none", "device": "cpu", "threads": 1}
+    wanted = {"data": "arrays", "backbone": f"{__file__}:small", "weights": "none", "device": DEVICE, "threads": 1}
     resolved = settings({**wanted, "batch_size": 8, "epochs": 2, **given})
-    calibration = replace(CALIBRATION, way=way or Way())
+    calibration = replace(CALIBRATION, way=replace(way, graphs=WAY.graphs) if way else WAY)
     return lay(resolved, Source(data=data or pictures(count)), folder=folder, calibration=calibration)
 
 

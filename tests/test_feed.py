@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis.strategies import integers
 from numpy.typing import NDArray
 
-from frostline.training import feed as feeds
-from frostline.training.feed import feed, steps
+from frostline.training.feed import feed, steps, tensors
 
 CPU = torch.device("cpu")
 
@@ -83,25 +82,26 @@ def test_all_tensors_of_a_frontier_are_handed_on_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_what_is_kept_on_the_device_is_read_once_and_comes_in_the_same_batches(
-    seed: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_on_the_device_is_not_read_and_comes_in_the_same_batches(seed: int | None) -> None:
     asked = list[int]()
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
         asked.extend(rows.tolist())
         return rows.astype(np.float32)[:, None] * np.ones(3, np.float32), rows.astype(np.uint16)
 
-    monkeypatch.setattr(feeds, "PIECE", 10)  # so that there are several, the last one smaller
     rows = np.arange(100, 123)
-    plain, kept = (feed(read, rows, rows % 3, 5, device=CPU, seed=seed, resident=each) for each in (False, True))
+    at = np.random.default_rng(0).permutation(40)[: len(rows)]  # where they stand in what is held, of other rows too
+    everything = np.zeros(40, np.int64)
+    everything[at] = rows
+    held = (tensors(read(everything, 0)), at)
+    plain, kept = (feed(read, rows, rows % 3, 5, device=CPU, seed=seed, held=each) for each in (None, held))
     expected = [list(plain(epoch)) for epoch in (0, 1)]
     asked.clear()
     for epoch in (0, 1):
         for (one, labels), (other, others) in zip(expected[epoch], kept(epoch), strict=True):
             assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
             assert torch.equal(labels, others)
-    assert asked == rows.tolist()
+    assert asked == []
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -19,8 +19,8 @@ from frostline.plan import plan
 from frostline.tasks import classification, heads
 from frostline.training import loop
 from frostline.training.feed import feed
-from frostline.training.loop import Batch, Learner
 from frostline.training.prepare import prepared
+from frostline.training.step import Batch, Learner
 from frostline.values import Backbone, Epoch, Head, Layer, Plan, Recipe
 
 TINY_RATE = 1e-7  # a training at this rate changes no gradient, so that AdamW moves by the rate itself

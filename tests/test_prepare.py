@@ -25,8 +25,8 @@ from frostline.tasks import heads
 from frostline.training import loop
 from frostline.training.device import Device
 from frostline.training.feed import feed, steps
-from frostline.training.loop import Batch, Feed, Learner
 from frostline.training.prepare import predictor, prepared, reestimate
+from frostline.training.step import Batch, Feed, Learner
 from frostline.values import Adapter, Backbone, Head, Plan, Recipe
 
 RECIPE = Recipe(epochs=2, lr=3e-2, batch=8, weight_decay=0.5)

@@ -18,6 +18,7 @@ from frostline.bench.bench import Bench
 from frostline.bench.unit import UNDERWAY, kept_weights, perform
 from frostline.plan import gradual
 from frostline.training import loop
+from frostline.training.step import Batch, Feed
 from frostline.values import Adapter, Arm, Outcome, Recipe, Unit, Way
 
 RECIPE = Recipe(epochs=6, lr=2e-2, batch=8)
@@ -46,8 +47,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, epoch: int) -> Callable[[], lis
     """Trainings end in the middle of an epoch, as by Ctrl-C; returns what gives the epochs that were begun since."""
     real, begun = loop.train_together, list[int]()
 
-    def train(several: Any, feed: loop.Feed, *given: Any, **named: Any) -> Any:
-        def fed(number: int) -> Iterator[loop.Batch]:
+    def train(several: Any, feed: Feed, *given: Any, **named: Any) -> Any:
+        def fed(number: int) -> Iterator[Batch]:
             begun.append(number)
             for place, batch in enumerate(feed(number)):
                 if number == epoch and place == 1:

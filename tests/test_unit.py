@@ -23,6 +23,7 @@ from frostline.activations.store import Store
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.bench import finals
+from frostline.bench import resident as residents
 from frostline.bench import unit as units
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
@@ -32,7 +33,7 @@ from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes
 from frostline.run.entrants import base_recipe
-from frostline.training import checkpoint, device
+from frostline.training import checkpoint
 from frostline.training.prepare import predictor
 from frostline.values import (
     Adapter,
@@ -327,17 +328,46 @@ def test_finalists_are_trained_on_pictures_that_are_augmented_anew(tmp_path: Pat
 def test_activations_that_fit_into_the_memory_of_a_device_are_kept_there_and_nothing_else_changes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, free: int, kept: bool
 ) -> None:
-    arm = stage.arm(bench, freeze=2, recipe=RECIPE)
+    arm, bench = stage.arm(bench, freeze=2, recipe=RECIPE), replace(bench, resident={})
+    monkeypatch.setattr(residents, "free_bytes", lambda where: 0)
     expected, real, told = perform(bench, arm, stage.unit(arm)), units.feed, list[bool]()
 
-    def watched(*args: Any, resident: bool = False, **more: Any) -> Any:
-        told.append(resident)
-        return real(*args, resident=resident, **more)
+    def watched(*args: Any, held: Any, **more: Any) -> Any:
+        told.append(held is not None)
+        return real(*args, held=held, **more)
 
     monkeypatch.setattr(units, "feed", watched)
-    monkeypatch.setattr(device, "free_bytes", lambda where: free)
+    monkeypatch.setattr(residents, "free_bytes", lambda where: free)
     assert same(perform(bench, arm, stage.unit(arm)), expected)
-    assert told == [kept, False]  # to learn from, and to predict
+    assert told == [kept, kept]  # to learn from, and to predict
+    assert list(bench.resident) == [2] * kept
+    if kept:  # the next one reads nothing
+        monkeypatch.setattr(Store, "read", None)
+        monkeypatch.setattr(units, "features_at", None)
+        assert same(perform(bench, arm, stage.unit(arm)), expected)
+
+
+def test_what_does_not_fit_beside_others_makes_room_or_stays_where_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = replace(bench, resident={})
+    monkeypatch.setattr(residents, "RESIDENT", 1.0)
+    monkeypatch.setattr(residents, "PIECE", 7)  # several, the last one smaller
+    room = max(held.bytes for held in bench.whole.values())
+
+    def free(where: torch.device) -> int:
+        return room - sum(tensor.nbytes for found in bench.resident.values() for tensor in found)
+
+    monkeypatch.setattr(residents, "free_bytes", free)
+    for depth in (1, 2):
+        found = residents.resident(bench, depth)
+        assert found is not None
+        assert list(bench.resident) == [depth]
+        expected = bench.store.read(bench.whole[depth], np.arange(bench.whole[depth].rows))
+        assert all(np.array_equal(tensor.cpu().numpy(), array) for tensor, array in zip(found, expected, strict=True))
+    room = bench.whole[3].bytes - 1
+    assert residents.resident(bench, 3) is None
+    assert list(bench.resident) == [2]
 
 
 def test_the_seed_of_a_run_reaches_every_training(tmp_path: Path) -> None:

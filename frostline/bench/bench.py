@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from frostline.activations.afford import Forecast
 from frostline.activations.features import Rows
@@ -56,6 +57,8 @@ class Bench:
     seconds: dict[str, float]  # what laying it out took, by stage
     tag: str = ""  # its short name in a race of several backbones
     rivals: dict[str, Bench] = field(default_factory=dict[str, "Bench"], repr=False)  # all of them by tag; one dict
+    # memo: depth -> what is stored of it, in a GPU's memory
+    resident: dict[int, tuple[Tensor, ...]] = field(default_factory=dict[int, tuple[Tensor, ...]], repr=False)
     # memo: fold, depths, whether classes weigh alike
     heads: dict[tuple[int, tuple[int, ...], bool], Linear] = field(
         default_factory=dict[tuple[int, tuple[int, ...], bool], Linear]

@@ -19,6 +19,7 @@ from frostline.training import checkpoint, loop
 from frostline.training.device import out_of_memory
 from frostline.training.feed import feed, steps
 from frostline.training.prepare import predictor
+from frostline.training.step import Batch
 from frostline.values import Arm, Event, Outcome, Plan, Show, Unit, silent
 
 TOGETHER = 2**31  # bytes of models that predict at once
@@ -116,7 +117,7 @@ def _losses(bench: Bench, training: Training) -> list[float]:
     plan = replace(training.plan, recipe=replace(training.plan.recipe, epochs=len(parts)), thaw=())
     read, where = reader(bench, training), bench.device.device
 
-    def one(epoch: int) -> Iterator[loop.Batch]:
+    def one(epoch: int) -> Iterator[Batch]:
         part = parts[epoch]
         return feed(read, training.rows[part], targets[part], len(part), device=where)(epoch)
 

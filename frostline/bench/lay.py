@@ -173,7 +173,9 @@ def _fastest(measured: Calibration, workers: int) -> str:
     at_once = f", {workers} trainings at a time" if workers > 1 else ""
     layout = "; convolutions are faster in channels-last memory" if way.layout == "channels_last" else ""
     precision = "" if way.precision == "fp32" else f"; computing in {way.precision} (weights stay in fp32)"
-    return f"Measured on this machine ({measured.device}): fastest on {threads} a training{at_once}{layout}{precision}"
+    graphs = "; steps are recorded and replayed (CUDA graphs)" if way.graphs else ""
+    best = f"fastest on {threads} a training{at_once}{layout}{precision}{graphs}"
+    return f"Measured on this machine ({measured.device}): {best}"
 
 
 def _read(settings: Settings, source: Source, show: Show) -> Examples:

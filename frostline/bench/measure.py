@@ -23,7 +23,8 @@ from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.data import batches
 from frostline.evidence import cost
-from frostline.training.device import arranged
+from frostline.training.device import arranged, out_of_memory
+from frostline.training.graphs import recorded
 from frostline.values import Backbone, Calibration, Examples, Layout, Precision, Way
 
 Call = Callable[[], None]
@@ -33,6 +34,7 @@ ROUNDS = 4  # in which ways are compared, after one to warm up
 PATIENCE = 6.0  # seconds of comparing, from which two rounds are enough
 HOPELESS = 2.0  # times as slow as the best, twice: not tried again
 GAIN = {"channels_last": 1.05, "bf16": 1.15}  # how much faster a way must be than one without it: bf16 rounds
+RECORDED = 1.05  # and recorded steps than those that are not: recording takes some steps itself
 TAKEN = 1.1  # how much more must get done by several threads, or by trainings side by side, than by one of one
 
 
@@ -85,21 +87,24 @@ def measure(
         def run() -> None:
             with _cast(trial, way):
                 halves.prefix(inputs, depth)
-            _wait(where)
 
-        return run
+        return _waiting(run, where)  # the pass that fills the store is not recorded either
 
     def decode() -> None:
         batches.decode(examples, rows, how, workers=threads)
+
+    def hand(sample: NDArray[np.uint8]) -> None:
+        torch.from_numpy(sample).to(where)  # ends when the last byte is there
 
     calls = cost.Bench(
         forward_to,
         lambda depth: _step(halves, trial, way, depth),
         lambda depth: _step(halves, trial, way, depth, learns=False),
-        _update(halves.module, where),
+        _update(halves.module, way, where),
         batch,
         str(where),
         decode,
+        hand if where.type == "cuda" else None,
     )
     return replace(cost.calibrate(anatomy.layers, calls, folder), way=way)
 
@@ -107,13 +112,14 @@ def measure(
 def fastest(trial: Trial, *, precisions: Sequence[Precision], shares: Sequence[Share]) -> Way:
     """The way in which training steps of the whole network are done fastest here; ways are compared in turn.
 
-    First the layout and the precision, then how threads are shared. What is not the plainest must be worth it.
-    Trainings side by side share the memory's bandwidth: how much slower they are is measured beside forks.
+    First, on a GPU, whether steps are recorded, then the layout and the precision, then how threads are shared. What is
+    not the plainest must be worth it. Trainings side by side share the memory's bandwidth: how much slower they are is
+    measured beside forks.
     """
     threads = max(threads for threads, _ in shares)
     torch.set_num_threads(threads)
-    layouts = _layouts(trial.backbone.module)
-    ways = [Way(threads, layout, precision) for precision in precisions for layout in layouts]
+    layouts, graphs = _layouts(trial.backbone.module), _worth_recording(trial, Way(threads, precision=precisions[0]))
+    ways = [Way(threads, layout, precision, graphs=graphs) for precision in precisions for layout in layouts]
     took = least([_whole(trial, way) for way in ways]) if len(ways) > 1 else [1.0]
     way = best_way(dict(zip(ways, took, strict=True)))
     if len(shares) == 1 and shares[0][1] == 1:
@@ -124,6 +130,20 @@ def fastest(trial: Trial, *, precisions: Sequence[Precision], shares: Sequence[S
     threads, at_once = best_share(beside)
     slower = beside[threads, at_once] / seconds[threads]
     return replace(way, threads=threads, at_once=at_once, slower=max(1.0, slower))
+
+
+def _worth_recording(trial: Trial, way: Way) -> bool:
+    """Whether steps of the whole network are faster on a GPU recorded; not where they cannot be."""
+    if trial.where.type != "cuda":
+        return False
+    plain = _whole(trial, way)
+    try:
+        alone, replayed = least([plain, _whole(trial, replace(way, graphs=True))])
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        return False
+    return replayed * RECORDED < alone
 
 
 def best_way(took: Mapping[Way, float]) -> Way:
@@ -211,24 +231,22 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
         torch.stack([tensor.float().square().mean() for tensor in found]).sum().backward()
         for tensor in (*wanted, *frontier):
             tensor.grad = None
-        _wait(trial.where)
 
-    return run
+    return _waiting(recorded(run) if way.graphs else run, trial.where)
 
 
-def _update(module: nn.Module, where: torch.device) -> Call:
+def _update(module: nn.Module, way: Way, where: torch.device) -> Call:
     """A step of the optimiser for all parameters, with the clipping before it; rate 0, so that it changes nothing."""
     copies = [nn.Parameter(parameter.detach().clone()) for parameter in module.parameters()]
-    optimiser = torch.optim.AdamW(copies, lr=0.0, fused=True)
+    optimiser = torch.optim.AdamW(copies, lr=0.0, fused=True, capturable=way.graphs)
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
 
     def run() -> None:
         nn.utils.clip_grad_norm_(copies, 1.0)
         optimiser.step()
-        _wait(where)
 
-    return run
+    return _waiting(recorded(run) if way.graphs else run, where)
 
 
 def _above(halves: Halves, depth: int) -> list[nn.Parameter]:
@@ -304,7 +322,12 @@ def _seconds(call: Call, clock: Callable[[], float]) -> float:
     return clock() - started
 
 
-def _wait(where: torch.device) -> None:
-    """A GPU works on after the call has come back."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def _waiting(run: Call, where: torch.device) -> Call:
+    """The call to its end: a GPU works on after it has come back."""
+
+    def call() -> None:
+        run()
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    return call

@@ -27,10 +27,11 @@ from frostline.errors import RunFailed
 from frostline.plan import legal_depths
 from frostline.search.schedule import short_epochs
 from frostline.settings import Settings
-from frostline.training.device import Device, out_of_memory
+from frostline.training.device import Device, out_of_memory, total_bytes
 from frostline.values import Backbone, Examples, Recipe
 
-CHUNK = 32  # pictures of one forward pass
+CHUNK, CHUNKS = 32, 256  # pictures of one forward pass: on a CPU, and at most on a GPU
+PASSING = 0.05  # of a GPU's memory that what crosses all cuts of them may take
 VIEWS = 4  # of each picture, where pictures vary
 
 
@@ -92,6 +93,14 @@ class Network:
         """Of each picture, that short trainings learn from, one an epoch; the first is the picture as it is."""
         return 1 if self.augment == "none" else min(self.settings.views or VIEWS, short_epochs(self.recipe.epochs))
 
+    @cached_property
+    def chunk(self) -> int:
+        """Pictures of one forward pass; as many at every run on one device: a fill that goes on does it alike."""
+        weight, chunk = sum(layer.bytes for layer in self.anatomy.layers), CHUNK
+        while 2 * chunk <= CHUNKS and 2 * chunk * weight <= PASSING * total_bytes(self.device.device):
+            chunk *= 2
+        return chunk
+
     @property
     def mixed(self) -> bool:
         """Whether it computes in half precision, as autocast does."""
@@ -152,7 +161,7 @@ def _filled(
     rows = network.learnable if view else len(network.examples)
     wanted = Wanted(
         addresses(network, depths, view=view), rows, pooled, whole,
-        batch=CHUNK, dtype=None if network.mixed else dtype, learnable=network.learnable,
+        batch=network.chunk, dtype=None if network.mixed else dtype, learnable=network.learnable,
     )  # fmt: skip
     with passed_through(network) as module:
         tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
@@ -174,15 +183,15 @@ def kind(tensor: torch.Tensor) -> str:
 
 @contextmanager
 def passed_through(network: Network) -> Generator[nn.Module]:
-    """The module on its device, for forward passes of `CHUNK` pictures. Raises RunFailed where memory runs out."""
+    """The module on its device, for forward passes. Raises RunFailed where memory runs out."""
     try:
         yield network.backbone.module.to(network.device.device)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         raise RunFailed(
-            f"memory ran out while {CHUNK} pictures of {network.backbone.preprocessing} passed through the network; "
-            "give a smaller --image-size or a smaller backbone"
+            f"memory ran out while {network.chunk} pictures of {network.backbone.preprocessing} passed through the "
+            "network; give a smaller --image-size or a smaller backbone"
         ) from error
     finally:
         network.backbone.module.cpu()
@@ -201,7 +210,7 @@ def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[
     assert how is not None, "`_loaded` refuses a backbone without preprocessing"
     found = (
         batches.view(network.examples, part, how, view, augment=network.augment, seed=given.seed, workers=given.threads)
-        for part in batches.batches(rows, CHUNK)
+        for part in batches.batches(rows, network.chunk)
     )
     # on a CPU the network has the very cores that decode: a pass of a small network took 1.27 times as long
     return found if network.device.device.type == "cpu" else ahead(found)

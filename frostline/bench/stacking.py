@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -10,13 +10,14 @@ import torch
 
 from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
-from frostline.bench.measure import Trial, least
+from frostline.bench.measure import Call, Trial, least
 from frostline.plan import legal_depths, plan
 from frostline.tasks import heads
 from frostline.training.device import Device, arranged
-from frostline.training.loop import Batch, Going, Learner, stacking_quietly, started, train_together
+from frostline.training.loop import started
 from frostline.training.prepare import prepared
-from frostline.values import Backbone, Head, Plan, Recipe, Way
+from frostline.training.step import Going, Steps, stacking_quietly
+from frostline.values import Backbone, Head, Recipe, Way
 
 RATES = (1e-5, 3e-5, 1e-4)  # as many as an arm has; small, so that nothing runs away
 STEPS = 4  # of one measurement
@@ -31,7 +32,7 @@ def stacking(trial: Trial, way: Way, device: Device) -> int | None:
     """
     backbone, found = replace(trial.backbone, module=arranged(trial.backbone.module, way.layout).eval()), None
     for depth in reversed(legal_depths(trial.anatomy.layers)[:-1]):
-        with stacking_quietly(), _calls(trial, backbone, device, depth) as (alone, together):
+        with stacking_quietly(), _calls(trial, backbone, way, device, depth) as (alone, together):
             try:
                 one_by_one, at_once = least([alone, together])
             except RuntimeError:  # an operation that cannot be stacked, or memory that ran out
@@ -43,10 +44,8 @@ def stacking(trial: Trial, way: Way, device: Device) -> int | None:
 
 
 @contextmanager
-def _calls(
-    trial: Trial, backbone: Backbone, device: Device, depth: int
-) -> Generator[tuple[Callable[[], None], Callable[[], None]]]:
-    """A few steps above a cut at every rate: one after the other, and stacked."""
+def _calls(trial: Trial, backbone: Backbone, way: Way, device: Device, depth: int) -> Generator[tuple[Call, Call]]:
+    """A few steps above a cut at every rate: one after the other, and stacked; each as trainings take them."""
     anatomy, last = trial.anatomy, len(trial.anatomy.layers)
     halves = Halves(backbone.module.to(trial.where), anatomy)
     with torch.no_grad(), device.autocast():
@@ -54,28 +53,25 @@ def _calls(
         features = pool(anatomy, last, crossing[last]).shape[1]
     targets = torch.arange(len(trial.pictures), device=trial.where) % 2
 
-    def feed(epoch: int) -> Iterator[Batch]:
-        for _ in range(STEPS):
-            yield crossing[depth], targets
-
     with ExitStack() as stack:
-        several = list[tuple[Learner, Plan]]()
-        for rate in RATES:
-            of = plan(anatomy.layers, Recipe(1, rate), freeze=depth)
-            head = heads.made(Head(), features, 2, seed=0)
-            opened = prepared(backbone, anatomy, of, head, start=depth, seed=0, device=device)
-            several.append((stack.enter_context(opened), of))
 
         def begun() -> list[Going]:
-            return [started(taught, of, device) for taught, of in several]
+            found = list[Going]()
+            for rate in RATES:
+                of = plan(anatomy.layers, Recipe(1, rate), freeze=depth)
+                head = heads.made(Head(), features, 2, seed=0)
+                opened = prepared(backbone, anatomy, of, head, start=depth, seed=0, device=device)
+                found.append(started(stack.enter_context(opened), of, device, graphs=way.graphs))
+                found[-1].learner.mode(0)
+            return found
 
-        def alone() -> None:
-            for one in begun():
-                list(train_together([one], feed, STEPS, device))
+        each, stacked = [Steps([one], device) for one in begun()], Steps(begun(), device)
 
-        yield alone, lambda: _all(train_together(begun(), feed, STEPS, device))
+        def taken(several: Sequence[Steps]) -> Call:
+            def run() -> None:
+                told = [steps.take(crossing[depth], targets) for steps in several for _ in range(STEPS)]
+                torch.stack([loss for each in told for loss, _ in each.values()]).tolist()  # a GPU is done then
 
+            return run
 
-def _all(epochs: Iterator[object]) -> None:
-    for _ in epochs:
-        pass
+        yield taken(each), taken([stacked])

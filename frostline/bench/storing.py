@@ -11,7 +11,7 @@ from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled
 from frostline.activations.store import Key, Store, Stored, Tier
-from frostline.bench.passing import CHUNK, Network, addresses, crossing, input_bytes, kind, once_through, viewed
+from frostline.bench.passing import Network, addresses, crossing, input_bytes, kind, once_through, viewed
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
 from frostline.search.arms import exact, propose
@@ -202,6 +202,6 @@ def _imagined(network: Network, choice: Choice, view: int = 0) -> Mapping[int, S
             Field(tuple(tensor.shape[1:]), rounded if rounded and tensor.is_floating_point() else kind(tensor))
             for tensor in frontier
         )
-        chunk = rows_per_chunk(fields, rows, CHUNK)
+        chunk = rows_per_chunk(fields, rows, network.chunk)
         found[depth] = Stored(Key(named[depth], depth), fields, rows, chunk, choice.whole[depth])
     return found

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from frostline.activations.fingerprint import alike
-from frostline.activations.store import Stored
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
+from frostline.bench.resident import resident
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
@@ -25,8 +25,9 @@ from frostline.search.arms import exact
 from frostline.search.scores import balanced
 from frostline.tasks import heads
 from frostline.training import adapters, checkpoint, device, loop, underway
-from frostline.training.feed import Read, feed, steps
+from frostline.training.feed import Held, Read, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate, refuse_untrained
+from frostline.training.step import Batch, Feed, Going, Learner, stacking_quietly
 from frostline.values import Arm, Epoch, Fold, Outcome, Plan, Unit
 
 ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
@@ -34,7 +35,6 @@ FINALISTS = "finalists"  # the folder in a run for weights that may be handed ba
 UNDERWAY = "underway"  # and for trainings that are not at their end
 KEPT_EVERY = 30.0  # seconds, at the end of an epoch
 SMALLEST_BATCH = 2  # halving after running out of memory ends here
-RESIDENT = 0.4  # of a GPU's free memory that stored activations may take while they are learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,7 @@ def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome
                     "smaller --image-size, fewer --workers or a smaller backbone, and go on with --resume"
                 ) from error
             batch = max(SMALLEST_BATCH, batch // 2)
+            bench.resident.clear()
 
 
 def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> list[Outcome]:
@@ -199,23 +200,30 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     frozen = [name for layer in kept[: training.plan.freeze] for name in layer.members]
     frozen += [name for layer in kept[training.plan.freeze :] for name in layer.held]
     where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
+    way, found = bench.calibration.way, list[Outcome]()
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
-    resident = held is not None and training.views == 1 and _fits(held, len(training.rows), where)
-    found = list[Outcome]()
-    with torch.random.fork_rng(), loop.stacking_quietly(), ExitStack() as stack:
+    there = resident(bench, training.start) if held is not None and training.views == 1 else None
+
+    def placed(rows: NDArray[np.int64]) -> Held | None:
+        return None if there is None else (there, bench.places[rows])
+
+    with torch.random.fork_rng(), stacking_quietly(), ExitStack() as stack:
         learn = feed(
             read, training.rows, targets[training.rows], batch,
-            device=where, seed=training.seed, waits=waits, resident=resident,
+            device=where, seed=training.seed, waits=waits, held=placed(training.rows),
         )  # fmt: skip
         pairs = [(stack.enter_context(learner(bench, task)), task.plan) for _, task in tasks]
         for taught, plan in pairs:
             if plan.statistics == "reestimate":
                 reestimate(taught, learn(0), plan)
         torch.manual_seed(training.seed)  # dropout above the cut
-        several = [loop.started(taught, plan, bench.device) for taught, plan in pairs]
+        several = [loop.started(taught, plan, bench.device, graphs=way.graphs) for taught, plan in pairs]
         epochs, before = _epochs(bench, tasks, several, learn, batch)
-        look = feed(still, training.predict, targets[training.predict], batch, device=where, waits=waits)
+        look = feed(
+            still, training.predict, targets[training.predict], batch,
+            device=where, waits=waits, held=placed(training.predict),
+        )  # fmt: skip
         for place, ((unit, task), (taught, plan)) in enumerate(zip(tasks, pairs, strict=True)):
             network, head = (taught.module.get_submodule(name) for name in ("network", "head"))
             loop.blend(taught, plan.blend)
@@ -238,7 +246,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
 
 
 def _epochs(
-    bench: Bench, tasks: Sequence[Task], several: Sequence[loop.Going], learn: loop.Feed, batch: int
+    bench: Bench, tasks: Sequence[Task], several: Sequence[Going], learn: Feed, batch: int
 ) -> tuple[list[dict[int, Epoch]], float]:
     """All epochs of the tasks, and the seconds of those that an interrupted session left behind.
 
@@ -261,7 +269,7 @@ def _epochs(
     return [{0: epoch} for epoch in told], before
 
 
-def _elsewhere(bench: Bench, learner: loop.Learner, start: int, batch: int) -> Table | None:
+def _elsewhere(bench: Bench, learner: Learner, start: int, batch: int) -> Table | None:
     """What a learner that starts at a cut predicts of the shifted examples, from their pictures; None without any.
 
     Nothing of them is stored: what is stored, and so what trainings cost, is as it would be without them.
@@ -272,7 +280,7 @@ def _elsewhere(bench: Bench, learner: loop.Learner, start: int, batch: int) -> T
     assert how is not None, "pictures come with preprocessing"
     source = Halves(bench.backbone.module.to(where), bench.anatomy)
 
-    def look(epoch: int) -> Iterator[loop.Batch]:
+    def look(epoch: int) -> Iterator[Batch]:
         for part in batches.batches(rows, batch):
             decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
             inputs = torch.from_numpy(decoded).to(where)
@@ -285,12 +293,7 @@ def _elsewhere(bench: Bench, learner: loop.Learner, start: int, batch: int) -> T
         bench.backbone.module.cpu()
 
 
-def _fits(held: Stored, rows: int, where: torch.device) -> bool:
-    """Whether so many rows of what is stored take at most a part of the memory that is free on a GPU."""
-    return held.bytes * rows <= RESIDENT * device.free_bytes(where) * held.rows
-
-
-def learner(bench: Bench, task: Training) -> AbstractContextManager[loop.Learner]:
+def learner(bench: Bench, task: Training) -> AbstractContextManager[Learner]:
     """What learns, as a task says; open while it does."""
     head, device, weights = head_of(bench, task), bench.device, None
     if task.plan.recipe.balance:

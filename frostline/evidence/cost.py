@@ -44,6 +44,7 @@ class Bench:
     batch: int  # examples that each call runs
     device: str
     decode: Callable[[], None] | None = None  # opens and preprocesses one batch; None where it is in memory already
+    hand: Callable[[NDArray[np.uint8]], None] | None = None  # bytes from memory to a device with a memory of its own
 
 
 def calibrate(
@@ -79,14 +80,16 @@ def calibrate(
     macs = np.array([max(1, layer.macs) for layer in layers], dtype=np.float64)
     forward = _shared(ends, macs)
     backward, carry = _behind(trains, forward, macs), _behind(carries, forward, macs)
+    link = 0.0 if bench.hand is None else _handing(bench.hand, clock)
     memory, disk = _memory(clock), _disk(folder, clock)
+    memory, read, write = (1 / (1 / speed + link) for speed in (memory, *disk))
     parameters = max(1, sum(layer.parameters for layer in layers))
     return Calibration(
         forward=tuple(map(float, forward)),
         backward=tuple(map(float, backward)),
         carry=tuple(map(float, np.minimum(carry, backward))),
-        read={"memory": memory, "disk": disk[0]},
-        write={"memory": memory, "disk": disk[1]},
+        read={"memory": memory, "disk": read},
+        write={"memory": memory, "disk": write},
         decode=0.0 if bench.decode is None else _timed(bench.decode, 1, clock) / bench.batch,
         batch=bench.batch,
         device=bench.device,
@@ -218,6 +221,12 @@ def _memory(clock: Clock) -> float:
     source = np.ones(SAMPLE, np.uint8)
     target = np.empty_like(source)
     return SAMPLE / max(SHORTEST, _timed(lambda: np.copyto(target, source), 3, clock))
+
+
+def _handing(hand: Callable[[NDArray[np.uint8]], None], clock: Clock) -> float:
+    """Seconds a byte on the way to a device, which takes as long on the way back."""
+    sample = np.ones(SAMPLE, np.uint8)
+    return _timed(lambda: hand(sample), 3, clock) / SAMPLE
 
 
 def _disk(folder: Path | None, clock: Clock) -> tuple[float, float]:

@@ -182,6 +182,7 @@ def resolved(bench: Bench) -> dict[str, Any]:
         "augment": bench.settings.augment or recipe.augment,
         "views": bench.views,
         "stacked": way.stacked,
+        "graphs": way.graphs,
         "device": str(bench.device.device),
         "precision": way.precision,
         "layout": way.layout,

@@ -107,8 +107,16 @@ def _available() -> list[str]:
 
 
 def free_bytes(where: torch.device) -> int:
-    """Memory of a GPU that nobody uses; none of another device counts."""
-    return int(torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else 0
+    """Memory of a GPU that nobody uses, what torch keeps for later included; none of another device counts."""
+    if where.type != "cuda":
+        return 0
+    kept = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
+    return int(torch.cuda.mem_get_info(where)[0]) + kept
+
+
+def total_bytes(where: torch.device) -> int:
+    """All memory of a GPU; none of another device counts."""
+    return int(torch.cuda.get_device_properties(where).total_memory) if where.type == "cuda" else 0
 
 
 def reset_peak() -> int:

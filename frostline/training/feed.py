@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.ahead import ahead
-from frostline.training.loop import Batch, Feed
-
-PIECE = 1024  # rows that are moved to a device at once
+from frostline.training.step import Batch, Feed
 
 Read = Callable[[NDArray[np.int64], int], Sequence[NDArray[np.generic]]]  # rows, epoch -> what crosses the cut
+Held = tuple[Sequence[Tensor], NDArray[np.int64]]  # what lies on the device already, and where in it the rows stand
 
 
 def feed(
@@ -26,51 +25,37 @@ def feed(
     device: torch.device,
     seed: int | None = None,
     waits: bool = False,
-    resident: bool = False,
+    held: Held | None = None,
 ) -> Feed:
     """Batches of nearly equal size over `rows`, shuffled anew each epoch by `seed`; None keeps their order.
 
     `targets` are those of `rows`. No row is dropped and no batch is tiny: 33 rows at batch 32 make 17 and 16. Where
-    reading `waits`, for a disk or for decoding, the next batch is read while the one at hand is computed on. What is
-    `resident` is read once, as that of epoch 0, and then kept in the memory of the device for all epochs.
+    reading `waits`, for a disk or for decoding, the next batch is read while the one at hand is computed on. Where all
+    of it is `held` on the device, nothing is read at all, whatever the epoch.
     """
-    kept = list[list[Tensor]]()
     pinned = device.type == "cuda"  # memory from which a GPU copies while it computes
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.arange(len(rows))
         if seed is not None:
             order = np.random.default_rng((seed, epoch)).permutation(len(rows))
-        parts = iter(np.array_split(order, steps(len(rows), batch)))
-        if resident:
-            if not kept:
-                kept.append(_moved(lambda part: _tensors([*read(rows[part], 0), targets[part]]), len(rows), device))
-            for part in parts:
-                places = torch.from_numpy(part).to(device)
-                *inputs, labels = (tensor.index_select(0, places) for tensor in kept[0])
-                yield tuple(inputs), labels
+        count = steps(len(rows), batch)
+        if held is not None:
+            there, at = held
+            places, told = (torch.from_numpy(array[order]).to(device) for array in (at, targets))
+            for part, labels in zip(places.tensor_split(count), told.tensor_split(count), strict=True):
+                yield tuple(tensor.index_select(0, part) for tensor in there), labels
             return
-        found = (_tensors([*read(rows[part], epoch), targets[part]], pinned=pinned) for part in parts)
-        for tensors in ahead(found) if waits else found:
-            *inputs, labels = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        parts = iter(np.array_split(order, count))
+        found = (tensors([*read(rows[part], epoch), targets[part]], pinned=pinned) for part in parts)
+        for batch_of in ahead(found) if waits else found:
+            *inputs, labels = (tensor.to(device, non_blocking=True) for tensor in batch_of)
             yield tuple(inputs), labels
 
     return batches
 
 
-def _moved(read: Callable[[NDArray[np.int64]], list[Tensor]], count: int, device: torch.device) -> list[Tensor]:
-    """All of so many rows on the device, a piece at a time: the host never holds them all."""
-    made = list[Tensor]()
-    for part in np.array_split(np.arange(count), steps(count, PIECE)):
-        found = read(part)
-        if not made:
-            made = [torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=device) for tensor in found]
-        for target, tensor in zip(made, found, strict=True):
-            target[part[0] : part[-1] + 1].copy_(tensor)
-    return made
-
-
-def _tensors(arrays: Sequence[NDArray[np.generic]], *, pinned: bool = False) -> list[Tensor]:
+def tensors(arrays: Sequence[NDArray[np.generic]], *, pinned: bool = False) -> list[Tensor]:
     """As tensors; NumPy has no bfloat16, so its bits come as uint16, which no frontier holds otherwise."""
     found = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     found = [made.view(torch.bfloat16) if made.dtype == torch.uint16 else made for made in found]

@@ -8,36 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from frostline.tasks import classification
-from frostline.training.device import Device, backward, clipped, scaled
+from frostline.training.device import Device, scaled
+from frostline.training.step import Feed, Going, Learner, Steps
 from frostline.values import Epoch, Flow, Plan
 
-Batch = tuple[tuple[Tensor, ...], Tensor]  # what crosses the cut, and the targets
-Feed = Callable[[int], Iterator[Batch]]  # epoch -> its batches, in an order that depends on the epoch alone
-
-
-@dataclass(frozen=True, slots=True)
-class Learner:
-    """What the loop trains."""
-
-    module: nn.Module  # holds every parameter
-    forward: Callable[[tuple[Tensor, ...]], Tensor]  # from what crosses the cut to logits (n, c)
-    groups: list[dict[str, Any]]  # static optimiser groups, each with a `name`
-    mode: Callable[[int | None], None]  # puts every module in the mode of an epoch; None is inference
-    anchors: tuple[tuple[nn.Parameter, Tensor], ...]  # kept parameters that learn, and their source weights
-    weights: Tensor | None = None  # of the classes in the loss; None weighs examples alike
-    began: tuple[tuple[nn.Parameter, Tensor], ...] = ()  # those of the head with the probe's, where both are blended
+Read = list[tuple[float, float, int]]  # of each batch: its loss, the norm of its gradient, its examples
 
 
 def train(learner: Learner, feed: Feed, plan: Plan, steps: int, device: Device) -> Iterator[Epoch]:
@@ -60,48 +43,56 @@ def train_together(
     one that diverged is not there any more in the next. No learner may have a batch norm that uses batch statistics: it
     would have to be updated through the stack.
     """
-    going, learners = dict(enumerate(several)), [one.learner for one in several]
-    forward = _stacked(learners)
+    going, steps_of = dict(enumerate(several)), Steps(several, device)
     for number in range(first, several[0].plan.recipe.epochs):
-        started, met = time.perf_counter(), {place: list[tuple[float, float, int]]() for place in going}
-        for learner in learners:
-            learner.mode(number)
+        started, met = time.perf_counter(), {place: list[tuple[Tensor, Tensor, int]]() for place in going}
+        for one in several:
+            one.learner.mode(number)
+        steps_of.begin(going)
         for index, (inputs, targets) in enumerate(feed(number)):
             for one in going.values():
-                one.scheduled(number * steps + index, steps)
-            found = _step(going, forward, inputs, targets, device)
-            for place, (loss, norm) in found.items():
+                _schedule(one, number * steps + index, steps)
+            for place, (loss, norm) in steps_of.take(inputs, targets).items():
                 met[place].append((loss, norm, len(targets)))
-            going = {place: one for place, one in going.items() if math.isfinite(found[place][0])}
-            if not going:
-                break
+        told = {place: _read(of) for place, of in met.items()}  # the one wait for the device in an epoch
         share = (time.perf_counter() - started) / len(met)
-        flows = {place: _flows(one, met[place][-1][1]) for place, one in going.items()}
-        yield {place: _epoch(number, told, share, learners[place], flows.get(place, ())) for place, told in met.items()}
+        going = {place: one for place, one in going.items() if math.isfinite(told[place][-1][0])}
+        flows = {place: _flows(one, told[place][-1][1]) for place, one in going.items()}
+        yield {
+            place: _epoch(number, of, share, several[place].learner, flows.get(place, ())) for place, of in told.items()
+        }
         if not going:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class Going:
-    """A training on its way."""
-
-    learner: Learner
-    plan: Plan
-    optimiser: torch.optim.Optimizer
-    begins: list[int]  # epochs
-
-    def scheduled(self, step: int, steps: int) -> None:
-        """Set the learning rate of each group for a step; an epoch has `steps` of them."""
-        total = self.plan.recipe.epochs * steps
-        for group, begin in zip(self.optimiser.param_groups, self.begins, strict=True):
-            group["lr"] = float(group["peak"]) * _factor(self.plan, step, begin * steps, total)
+def _read(met: Sequence[tuple[Tensor, Tensor, int]]) -> Read:
+    """As numbers, up to the first loss that is not finite."""
+    losses: list[float] = torch.stack([loss for loss, _, _ in met]).tolist()
+    norms: list[float] = torch.stack([norm for _, norm, _ in met]).tolist()
+    rows = [(loss, norm, count) for loss, norm, (_, _, count) in zip(losses, norms, met, strict=True)]
+    end = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), len(rows))
+    return rows[: end + 1]
 
 
-def started(learner: Learner, plan: Plan, device: Device) -> Going:
-    """A training before its first step."""
+def _schedule(one: Going, step: int, steps: int) -> None:
+    """Set the learning rate of each group for a step; an epoch has `steps` of them."""
+    total = one.plan.recipe.epochs * steps
+    for group, begin in zip(one.optimiser.param_groups, one.begins, strict=True):
+        group["rate"] = float(group["peak"]) * _factor(one.plan, step, begin * steps, total)
+        if one.graphs:
+            group["lr"].fill_(group["rate"])
+        else:
+            group["lr"] = group["rate"]
+
+
+def started(learner: Learner, plan: Plan, device: Device, *, graphs: bool = False) -> Going:
+    """A training before its first step; `graphs` records its steps, on a GPU that scales no loss."""
+    # the pull to the source is told its rate by Python
+    graphs = graphs and device.device.type == "cuda" and device.scaler is None and not plan.recipe.anchor
     groups, begins = _merged(learner.groups, _begins(learner, plan))
-    return Going(learner, plan, scaled(device, _optimiser(groups, plan)), begins)
+    if graphs:
+        groups = [group | {"lr": torch.tensor(float(group["lr"]), device=device.device)} for group in groups]
+    return Going(learner, plan, scaled(device, _optimiser(groups, plan, graphs=graphs)), begins, graphs)
 
 
 def _merged(groups: Sequence[dict[str, Any]], begins: Sequence[int]) -> tuple[list[dict[str, Any]], list[int]]:
@@ -147,15 +138,15 @@ def _moved(state: Mapping[str, Any], group: Mapping[str, Any], parameter: nn.Par
     if "exp_avg" in state:
         (first, second), count = group["betas"], float(state["step"])
         spread = (state["exp_avg_sq"] / (1 - second**count)).sqrt() + group["eps"]
-        return group["lr"] / (1 - first**count) * state["exp_avg"] / spread
+        return group["rate"] / (1 - first**count) * state["exp_avg"] / spread
     assert parameter.grad is not None, "asked of parameters that learned"
     buffer = state.get("momentum_buffer")
-    return group["lr"] * (parameter.grad if buffer is None else parameter.grad + group["momentum"] * buffer)
+    return group["rate"] * (parameter.grad if buffer is None else parameter.grad + group["momentum"] * buffer)
 
 
 def _epoch(
     number: int,
-    told: Sequence[tuple[float, float, int]],
+    told: Read,
     seconds: float,
     learner: Learner,
     flows: tuple[Flow, ...],
@@ -188,102 +179,10 @@ def blend(learner: Learner, weight: float) -> None:
             parameter.lerp_(source, 1 - weight)
 
 
-def _step(
-    going: Mapping[int, Going],
-    forward: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
-    inputs: tuple[Tensor, ...],
-    targets: Tensor,
-    device: Device,
-) -> dict[int, tuple[float, float]]:
-    """One step of each optimiser; returns each one's loss and the norm of its gradient before clipping."""
-    with device.autocast():
-        logits = forward(inputs)
-        losses = {
-            place: classification.loss(
-                logits[place], targets, smoothing=one.plan.recipe.smoothing, weights=one.learner.weights
-            )
-            for place, one in going.items()
-        }
-    for one in going.values():
-        one.optimiser.zero_grad(set_to_none=True)
-    first, *others = losses.values()
-    backward(device, sum(others, first))  # each loss reaches the weights of its own learner alone
-    norms = {place: _updated(one, device) for place, one in going.items()}
-    return {place: (loss.item(), norms[place]) for place, loss in losses.items()}
-
-
-def _updated(one: Going, device: Device) -> float:
-    """Take the optimiser's step; returns the norm of the gradient before clipping."""
-    recipe = one.plan.recipe
-    parameters = [p for group in one.learner.groups for p in group["params"] if p.grad is not None]
-    norm = clipped(device, one.optimiser, parameters, recipe.clip if recipe.clip is not None else math.inf)
-    one.optimiser.step()
-    if recipe.anchor:
-        _pull(one.learner, one.optimiser, recipe.anchor)
-    return float(norm)
-
-
-def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequence[Tensor]]:
-    """From what crosses the cut to the logits of each learner: of several in one pass over their stacked weights.
-
-    What never learns is taken from the first of them. Dropout draws the same mask for all.
-    """
-    first = learners[0]
-    if len(learners) == 1:
-        return lambda inputs: [first.forward(inputs)]
-    names = {id(parameter): name for name, parameter in first.module.named_parameters()}
-    learned = [names[id(parameter)] for group in first.groups for parameter in group["params"]]
-    weights: dict[str, list[Tensor]] = {
-        name: [learner.module.get_parameter(name) for learner in learners] for name in learned
-    }
-    called = _Called(first)
-
-    def forward(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        def one(stacked: dict[str, Tensor]) -> Tensor:
-            return functional_call(called, {f"module.{name}": tensor for name, tensor in stacked.items()}, (inputs,))
-
-        stacked = {name: torch.stack(each) for name, each in weights.items()}
-        return torch.vmap(one, randomness="same")(stacked).unbind()
-
-    return forward
-
-
-@contextmanager
-def stacking_quietly() -> Generator[None]:
-    """Without the warning that an operation of a stack is slow: whether stacking pays was measured."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        yield
-
-
-class _Called(nn.Module):
-    """A learner as one module, whose weights can be replaced for the time of a call."""
-
-    def __init__(self, learner: Learner) -> None:
-        super().__init__()
-        self.module = learner.module
-        self.run = learner.forward
-
-    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        return self.run(inputs)
-
-
-def _optimiser(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+def _optimiser(groups: list[dict[str, Any]], plan: Plan, *, graphs: bool) -> torch.optim.Optimizer:
     if plan.recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=plan.recipe.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=plan.recipe.lr, fused=True)
-
-
-def _pull(learner: Learner, optimiser: torch.optim.Optimizer, strength: float) -> None:
-    """Decay towards the source weights, decoupled from the gradient as in AdamW.
-
-    Source: Li et al., "Explicit inductive bias for transfer learning" (L2-SP), ICML 2018, arXiv:1802.01483.
-    """
-    rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
-    with torch.no_grad():
-        for parameter, source in learner.anchors:
-            if parameter.requires_grad:
-                parameter.lerp_(source, min(1.0, rate[id(parameter)] * strength))
+    return torch.optim.AdamW(groups, lr=plan.recipe.lr, fused=True, capturable=graphs)
 
 
 def _begins(learner: Learner, plan: Plan) -> list[int]:

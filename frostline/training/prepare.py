@@ -18,7 +18,7 @@ from frostline.tasks import classification
 from frostline.tasks.heads import Attention
 from frostline.training import adapters
 from frostline.training.device import Device
-from frostline.training.loop import Batch, Learner
+from frostline.training.step import Batch, Learner
 from frostline.values import Backbone, Plan
 
 HEAD = "frostline_head"  # the name of the new head's groups, which no layer bears

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from frostline.training.loop import Going
+from frostline.training.step import Going
 from frostline.values import Epoch
 
 MODULE, OPTIMISER, RANDOM = "module.", "optimiser.", "random."

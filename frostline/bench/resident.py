@@ -1,0 +1,46 @@
+"""Stored activations in the memory of a GPU: moved there once, and read by every training that starts at their cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.bench.bench import Bench
+from frostline.data.batches import batches
+from frostline.training.device import free_bytes
+from frostline.training.feed import tensors
+
+RESIDENT = 0.4  # of a GPU's free memory that stored activations may take
+PIECE = 1024  # rows that are moved at once: the host never holds them all
+
+
+def resident(bench: Bench, depth: int) -> tuple[Tensor, ...] | None:
+    """What crosses a cut, of all examples that are stored, on the GPU; None where there is none, or too little room.
+
+    What lies there of other cuts makes room where both do not fit.
+    """
+    held, where = bench.whole.get(depth), bench.device.device
+    if held is None:
+        return None
+    if depth not in bench.resident:
+        others = sum(tensor.nbytes for found in bench.resident.values() for tensor in found)
+        room = RESIDENT * (free_bytes(where) + others)
+        if held.bytes > room:
+            return None
+        if held.bytes + others > room:
+            bench.resident.clear()
+        bench.resident[depth] = moved(bench, depth, where)
+    return bench.resident[depth]
+
+
+def moved(bench: Bench, depth: int, where: torch.device) -> tuple[Tensor, ...]:
+    """All that is stored of a cut, in the order in which it is stored, as tensors on a device."""
+    held, made = bench.whole[depth], tuple[Tensor, ...]()
+    for part in batches(np.arange(held.rows), PIECE):
+        found = tensors(bench.store.read(held, part))
+        if not made:
+            made = tuple(torch.empty((held.rows, *one.shape[1:]), dtype=one.dtype, device=where) for one in found)
+        for target, one in zip(made, found, strict=True):
+            target[part[0] : part[-1] + 1].copy_(one)
+    return made
