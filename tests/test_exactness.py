@@ -257,7 +257,8 @@ def by_hand(frozen: int, recipe: Recipe, statistics: str, dtype: torch.dtype) ->
     ids=["adamw_cosine", "adamw_constant_batch", "sgd_cosine"],
 )
 def test_the_loop_is_a_plain_pytorch_loop(recipe: Recipe, statistics: Any, frozen: int, dtype: torch.dtype) -> None:
-    close = 1e-6 if dtype == torch.float32 else 1e-10
+    exact = 1e-7 if stage.WAY.graphs else 1e-10  # the rates of recorded steps are float32
+    close = 1e-6 if dtype == torch.float32 else exact
     given = plan(network(dtype)[1].layers, recipe, freeze=frozen, statistics=statistics)
     assert top(given) == 4
     ours = trained(given, 0, dtype)

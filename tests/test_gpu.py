@@ -34,7 +34,7 @@ RECORDED, WRITTEN = Way(graphs=True), Way()
 GPU = torch.device("cuda", 0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def exact_arithmetic() -> Iterator[None]:
     """Without the rounding of TF32 and with kernels that add in a fixed order: two ways are compared to the bit."""
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=[RECORDED, WRITTEN], ids=["recorded", "written"])
-def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def either(exact_arithmetic: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "WAY", request.param)
         return stage.bench(tmp_path_factory.mktemp("gpu"), count=90, device="cuda", way=request.param)

@@ -178,6 +178,7 @@ def test_a_trained_arm_without_steps_to_speak_of_predicts_what_its_probe_does(be
         np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-3)
 
 
+@pytest.mark.skipif(stage.DEVICE != "cpu", reason="the margin was chosen for what the CPU draws")
 @pytest.mark.parametrize("kind", ["probe", "freeze@2", "full"])
 def test_a_rare_class_is_found_more_often_where_classes_weigh_alike(kind: str) -> None:
     """One in ten is of the second class, and pictures tell little: the likeliest answer is nearly always the first."""

@@ -167,8 +167,8 @@ class Halves:
         given = dict(inputs or {})
         if state.depth == 0:
             given[self.anatomy.data] = frontier[0]
-            if inputs is None:  # masks and the like, where the network has any
-                given = {**self.examples(len(frontier[0])), **given}
+            if inputs is None and len(self.anatomy.example) > 1:  # masks and the like, where the network has any
+                given = {**self._beside(frontier[0]), **given}
             return Scene(given, {})
         key = (
             state.depth,
@@ -182,10 +182,20 @@ class Halves:
                 given if self.anatomy.data in given else {**self.examples(self._count(frontier, state.depth)), **given}
             )
             scene = Scene(full, state.record(full, frontier))
-            if len(self._scenes) >= REMEMBERED:
-                self._scenes.pop(next(iter(self._scenes)))
-            self._scenes[key] = scene
+            self._remember(key, scene)
         return Scene({**scene.inputs, **given}, scene.standins) if given else scene
+
+    def _beside(self, data: Tensor) -> Mapping[str, Any]:
+        """The example's other inputs for a batch: made once, since they come from another device."""
+        key = (0, len(data), data.dtype, data.device)
+        if key not in self._scenes:
+            self._remember(key, Scene(self.examples(len(data)), {}))
+        return self._scenes[key].inputs
+
+    def _remember(self, key: Any, scene: Scene) -> None:
+        if len(self._scenes) >= REMEMBERED:
+            self._scenes.pop(next(iter(self._scenes)))
+        self._scenes[key] = scene
 
     def _count(self, frontier: Frontier, depth: int) -> int:
         port = self.anatomy.port(depth)

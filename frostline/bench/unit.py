@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
@@ -76,6 +77,8 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
     live = keep and arm.plan.recipe.augment != "none"
     tasks = [(unit, plan_training(bench, arm, unit, live=live)) for unit in units]
     started = time.perf_counter()
+    if not exact(arm):
+        _resident(bench, tasks[0][1])  # what is stored is no part of what a training takes
     held = device.reset_peak()
     if exact(arm):
         found = [_probed(bench, training, unit, keep=keep) for unit, training in tasks]
@@ -203,7 +206,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     way, found = bench.calibration.way, list[Outcome]()
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
-    there = resident(bench, training.start) if held is not None and training.views == 1 else None
+    there = _resident(bench, training)
 
     def placed(rows: NDArray[np.int64]) -> Held | None:
         return None if there is None else (there, bench.places[rows])
@@ -243,6 +246,12 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
                 Outcome(unit, task.predict, predicted, before, 0, own, bool(diverged), batch, len(tasks), shifted)
             )
     return found
+
+
+def _resident(bench: Bench, training: Training) -> tuple[Tensor, ...] | None:
+    """What a training reads, in the memory of a GPU; None where it lies elsewhere."""
+    still = not training.live and training.views == 1
+    return resident(bench, training.start) if still else None
 
 
 def _epochs(

@@ -129,7 +129,7 @@ def reset_peak() -> int:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark: proc(5)
         except OSError:
             return 0
-    return 0 if torch.cuda.is_available() else _high_water()
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _high_water()
 
 
 def peak_bytes(held: int) -> int:

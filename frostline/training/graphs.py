@@ -117,8 +117,15 @@ def _recording(graph: torch.cuda.CUDAGraph, pool: Any) -> Generator[None]:
         except BaseException:
             with suppress(RuntimeError):  # what was refused has ended the recording
                 graph.capture_end()
+            _drawing_again()
             raise
         graph.capture_end()
+
+
+def _drawing_again() -> None:
+    """A recording that broke off may leave what draws waiting for its end: the same state in a new object does not."""
+    drawn = torch.cuda.default_generators[torch.cuda.current_device()]
+    drawn.graphsafe_set_state(drawn.clone_state())
 
 
 @cache
