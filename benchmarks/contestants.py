@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +64,7 @@ class Timed:
 # ------------------------------------------------------------------------------------------------ what all share
 
 
+@cache
 def drawn() -> tuple[np.ndarray, Tensor]:
     """Pictures of noise and their labels."""
     rng = np.random.default_rng(0)
@@ -70,8 +72,10 @@ def drawn() -> tuple[np.ndarray, Tensor]:
     return pictures, torch.from_numpy(np.arange(PICTURES) % CLASSES)
 
 
-def normalised(pictures: np.ndarray) -> Tensor:
+@cache
+def normalised() -> Tensor:
     """As the network reads them."""
+    pictures, _ = drawn()
     return (torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5) / 0.25
 
 
@@ -124,8 +128,8 @@ def over(started: float) -> float:
 
 def plain(work: Work, epochs: int) -> Timed:
     """A careful loop: frozen layers in eval mode, and the optimiser over what learns."""
-    pictures, labels = drawn()
-    data = torch.utils.data.TensorDataset(normalised(pictures), labels)
+    _, labels = drawn()
+    data = torch.utils.data.TensorDataset(normalised(), labels)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, pin_memory=WHERE.type == "cuda")
     model = network(work).to(WHERE)
     optimiser = torch.optim.AdamW(freeze(model, work), lr=RATE)
@@ -148,8 +152,8 @@ def fastai(work: Work, epochs: int) -> Timed:
     """A Learner with a splitter, frozen to its last group."""
     from fastai.vision.all import DataLoaders, Learner, params
 
-    pictures, labels = drawn()
-    inputs = normalised(pictures)
+    _, labels = drawn()
+    inputs = normalised()
     data = [(inputs[i], labels[i]) for i in range(PICTURES)]
     loaders = DataLoaders.from_dsets(data, data[:BATCH], bs=BATCH, num_workers=0, device=WHERE)
     model = network(work)
@@ -174,8 +178,8 @@ def lightning(work: Work, epochs: int) -> Timed:
     """A module whose frozen parameters have no gradient."""
     import lightning as L
 
-    pictures, labels = drawn()
-    data = torch.utils.data.TensorDataset(normalised(pictures), labels)
+    _, labels = drawn()
+    data = torch.utils.data.TensorDataset(normalised(), labels)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, pin_memory=WHERE.type == "cuda")
 
     class Tuned(L.LightningModule):
@@ -205,8 +209,8 @@ def transformers(work: Work, epochs: int) -> Timed:
     """The Hugging Face Trainer on a module that returns its loss."""
     from transformers import Trainer, TrainingArguments
 
-    pictures, labels = drawn()
-    inputs = normalised(pictures)
+    _, labels = drawn()
+    inputs = normalised()
     data = [{"pixel_values": inputs[i], "labels": labels[i]} for i in range(PICTURES)]
 
     class Tuned(nn.Module):
@@ -238,8 +242,8 @@ def keras(work: Work, epochs: int) -> Timed:
     import keras
     from keras.layers import TorchModuleWrapper
 
-    pictures, labels = drawn()
-    inputs = normalised(pictures)
+    _, labels = drawn()
+    inputs = normalised()
     model = network(work)
     freeze(model, work)
     wrapped = keras.Sequential([keras.Input(inputs.shape[1:]), TorchModuleWrapper(model)])
@@ -267,11 +271,13 @@ def frostline_measured(work: Work, epochs: int) -> Timed:
 def _frostline(work: Work, epochs: int, precision: str) -> Timed:
     from frostline.bench.unit import ALL, perform
     from frostline.plan import plan
+    from frostline.run.course import single_blas
     from frostline.values import Arm, Recipe, Unit
 
     bench, depth, before = _laid(work, epochs, precision)
     made = plan(bench.anatomy.layers, Recipe(epochs, RATE, batch=BATCH), freeze=depth)
-    outcome = perform(bench, Arm("arm", made, (RATE,)), Unit("arm", RATE, 1, ALL, 0, epochs))
+    with single_blas():  # as a search trains
+        outcome = perform(bench, Arm("arm", made, (RATE,)), Unit("arm", RATE, 1, ALL, 0, epochs))
     fill = bench.seconds["fill"] if depth else 0.0  # full fine-tuning reads the pictures as they are
     learning = sum(epoch.seconds for epoch in outcome.epochs) if outcome.epochs else outcome.seconds
     seconds, way = bench.calibration, bench.calibration.way

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from frostline.data.batches import batches, decode, pictures
+from frostline.bench.passing import as_read
+from frostline.data.batches import batches, decode, frames, pictures
 from frostline.data.pictures import augment, open_picture, preprocess, size_of
 from frostline.errors import DataError
 from frostline.values import Examples, Preprocessing
@@ -210,3 +212,12 @@ def test_batches_hold_every_row_once_in_their_order(count: int, size: int) -> No
     found = list(batches(rows, size))
     assert [row for batch in found for row in batch] == rows.tolist()
     assert all(len(batch) == size for batch in found[:-1])
+
+
+def test_frames_normalised_on_a_device_are_the_very_numbers_that_a_network_is_told_to_read() -> None:
+    how, rows = Preprocessing((7, 5), 9, *IMAGENET, "bicubic"), np.arange(9)
+    drawn = frames(of_arrays(9), rows, how, augment="flip", seed=3, epoch=2)
+    expected = pictures(of_arrays(9), rows, how, augment="flip", seed=3, epoch=2)
+    assert drawn.dtype == np.uint8
+    for where in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        assert np.array_equal(as_read(drawn, how, torch.device(where)).cpu().numpy(), expected)

@@ -33,7 +33,7 @@ def alike(one: nn.Module, other: nn.Module, names: Iterable[str] | None = None) 
     """
     names = None if names is None else list(names)
     pairs = zip(_tensors(one, names).values(), _tensors(other, names).values(), strict=True)
-    return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(_flat(a), _flat(b)) for a, b in pairs)
+    return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(*_beside(a, b)) for a, b in pairs)
 
 
 def _tensors(module: nn.Module, names: Iterable[str] | None) -> dict[str, torch.Tensor]:
@@ -50,12 +50,17 @@ def _tensors(module: nn.Module, names: Iterable[str] | None) -> dict[str, torch.
     return {name: tensors[name].detach() for name in wanted}
 
 
+def _beside(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bytes of both on one device."""
+    return (_flat(one), _flat(other)) if one.device == other.device else (_flat(one.cpu()), _flat(other.cpu()))
+
+
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """The numbers without a copy where they lie in one piece on the CPU already."""
-    return _flat(tensor).numpy().data if tensor.numel() else memoryview(b"")
+    return _flat(tensor.cpu()).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """Its bytes, so that not-a-number equals itself and -0 is not 0."""
-    flat = tensor.cpu().contiguous().reshape(-1)
+    flat = tensor.contiguous().reshape(-1)
     return flat.view(torch.uint8) if flat.numel() else flat

@@ -28,7 +28,7 @@ from frostline.plan import legal_depths
 from frostline.search.schedule import short_epochs
 from frostline.settings import Settings
 from frostline.training.device import Device, out_of_memory, total_bytes
-from frostline.values import Backbone, Examples, Recipe
+from frostline.values import Backbone, Examples, Preprocessing, Recipe
 
 CHUNK, CHUNKS = 32, 256  # pictures of one forward pass: on a CPU, and at most on a GPU
 PASSING = 0.05  # of a GPU's memory that what crosses all cuts of them may take
@@ -82,6 +82,17 @@ class Network:
         parts = np.asarray(self.examples.parts)
         test = np.zeros(len(parts), bool) if self.settings.refit_all else parts == "test"
         return np.where(parts == "shifted", 2, test.astype(np.int64))
+
+    def below(self, depth: int) -> str:
+        """The fingerprint of the layers below a depth; each weight is read once, whatever is asked."""
+        while len(self._prints) <= depth:
+            layer = self.anatomy.layers[len(self._prints) - 1]
+            self._prints.append(fingerprint(self.backbone.module, layer.members, below=self._prints[-1]))
+        return self._prints[depth]
+
+    @cached_property
+    def _prints(self) -> list[str]:
+        return [""]
 
     @property
     def augment(self) -> Augment:
@@ -153,8 +164,9 @@ def _filled(
 ) -> Filled:
     anatomy, depths = network.anatomy, sorted({*pooled, *whole})
 
-    def tap(batch: NDArray[np.float32]) -> Mapping[int, tuple[torch.Tensor, ...]]:
-        inputs = {anatomy.data: torch.from_numpy(batch).to(network.device.device)}
+    def tap(batch: NDArray[np.uint8]) -> Mapping[int, tuple[torch.Tensor, ...]]:
+        assert network.backbone.preprocessing is not None, "`_loaded` refuses a backbone without preprocessing"
+        inputs = {anatomy.data: as_read(batch, network.backbone.preprocessing, network.device.device)}
         with network.device.autocast():  # as the prefix would run live
             return Halves(network.backbone.module, anatomy).taps(inputs, depths)
 
@@ -205,11 +217,20 @@ def some_pictures(network: Network, count: int) -> NDArray[np.float32]:
     return batches.decode(network.examples, network.order[places], how, workers=network.settings.threads)
 
 
-def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[NDArray[np.float32]]:
+def as_read(frames: NDArray[np.uint8], how: Preprocessing, where: torch.device) -> torch.Tensor:
+    """Pictures as the network reads them, normalised on the device: the very numbers of `pictures.normalised`."""
+    values = torch.from_numpy(frames).to(where).float()
+    # a divisor on the device: by a number of the host, a GPU multiplies with its rounded reciprocal
+    scale, mean, std = (torch.tensor(v, device=where).reshape(-1, 1, 1) for v in ([how.scale], how.mean, how.std))
+    return values.div_(scale).sub_(mean).div_(std)
+
+
+def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[NDArray[np.uint8]]:
     how, given = network.backbone.preprocessing, network.settings
+    kind: Augment = network.augment if view else "none"
     assert how is not None, "`_loaded` refuses a backbone without preprocessing"
     found = (
-        batches.view(network.examples, part, how, view, augment=network.augment, seed=given.seed, workers=given.threads)
+        batches.frames(network.examples, part, how, augment=kind, seed=given.seed, epoch=view, workers=given.threads)
         for part in batches.batches(rows, network.chunk)
     )
     # on a CPU the network has the very cores that decode: a pass of a small network took 1.27 times as long
@@ -218,15 +239,12 @@ def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[
 
 def addresses(network: Network, depths: Sequence[int], *, view: int = 0) -> Mapping[int, str]:
     """What the activations of each depth are computed from: weights below it, preprocessing, a view of the pictures."""
-    backbone, layers = network.backbone, network.anatomy.layers
+    backbone = network.backbone
     ids, shape, found = network.ids, input_shape(backbone), dict[int, str]()
     kind = str(network.device.mixed_precision)
     varied = f"{network.augment} {network.settings.seed} {view}" if view else ""
-    below = [""]  # layer by layer, so that each weight is read once and not for every depth above it
-    for layer in layers[: max(depths, default=0)]:
-        below.append(fingerprint(backbone.module, layer.members, below=below[-1]))
     for depth in depths:
-        weights = f"{backbone.name} {depth} {below[depth]}"
+        weights = f"{backbone.name} {depth} {network.below(depth)}"
         found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=varied)
     return found
 

@@ -88,7 +88,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def preprocess(pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
-    """What the network reads: channels x height x width, as `how` says.
+    """What the network reads: channels x height x width, as `how` says."""
+    return normalised(framed(pixels, how), how)
+
+
+def normalised(frames: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
+    """The numbers that the network reads, of one frame or of many."""
+    values = frames.astype(np.float32)
+    mean, std = (np.asarray(v, dtype=np.float32).reshape(-1, 1, 1) for v in (how.mean, how.std))
+    values /= np.float32(how.scale)
+    values -= mean
+    values /= std
+    return values
+
+
+def framed(pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
+    """The part of the picture that the network reads, in its size: channels x height x width, still as bytes.
 
     The shorter side is resized and the centre cut out, or the whole picture squashed where `how.resize` is None.
     Rounding is torchvision's, and Pillow's filters widen when they shrink, so a transform of timm, torchvision or
@@ -105,13 +120,8 @@ def preprocess(pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.floa
         image = image.resize(_cover(image.size, how), FILTERS[how.interpolation])
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         image = image.crop((left, top, left + width, top + height))
-    # laid out as the network reads it while it is bytes, then in place: strided floats took four times as long
-    values = np.ascontiguousarray(np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)).astype(np.float32)
-    mean, std = (np.asarray(v, dtype=np.float32).reshape(-1, 1, 1) for v in (how.mean, how.std))
-    values /= np.float32(how.scale)
-    values -= mean
-    values /= std
-    return values
+    # laid out as the network reads it while it is bytes: strided floats took four times as long
+    return np.ascontiguousarray(np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1))
 
 
 def _cover(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
