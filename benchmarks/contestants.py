@@ -278,7 +278,8 @@ def _frostline(work: Work, epochs: int, precision: str) -> Timed:
     made = plan(bench.anatomy.layers, Recipe(epochs, RATE, batch=BATCH), freeze=depth)
     with single_blas():  # as a search trains
         outcome = perform(bench, Arm("arm", made, (RATE,)), Unit("arm", RATE, 1, ALL, 0, epochs))
-    fill = bench.seconds["fill"] if depth else 0.0  # full fine-tuning reads the pictures as they are
+    # full fine-tuning needs no pass through the network; the pictures as the network reads them are there for everybody
+    fill = bench.seconds["fill"] if depth else 0.0
     learning = sum(epoch.seconds for epoch in outcome.epochs) if outcome.epochs else outcome.seconds
     seconds, way = bench.calibration, bench.calibration.way
     below, above = sum(seconds.forward[:depth]), sum(seconds.forward[depth:]) + sum(seconds.backward[depth:])
@@ -306,7 +307,9 @@ def _laid(work: Work, epochs: int, precision: str) -> tuple[Bench, int, float]:
     }  # fmt: skip
 
     def demands(layers: Sequence[Layer]) -> dict[int, float]:
-        return {} if work.depth is None else {depth_of(layers, work.depth): float(epochs)}
+        """As `frostline train` has it: a head that is solved for reads pooled features alone."""
+        depth = 0 if work.depth is None else depth_of(layers, work.depth)
+        return {} if depth == len(layers) else {depth: float(epochs)}
 
     with single_blas():
         bench = lay(shared(settings(options), cores()), Source((pictures, labels.numpy()), model), demands=demands)
