@@ -10,12 +10,26 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frostline.estimator import FrostlineClassifier
     from frostline.journey import Result, compare, export, find, layers, load, probe, train
     from frostline.values import Plan, Recipe
 
-__all__ = ["Plan", "Recipe", "Result", "compare", "export", "find", "layers", "load", "probe", "train"]
+__all__ = [
+    "FrostlineClassifier",
+    "Plan",
+    "Recipe",
+    "Result",
+    "compare",
+    "export",
+    "find",
+    "layers",
+    "load",
+    "probe",
+    "train",
+]
 
 _HOMES = {
+    "FrostlineClassifier": "estimator",
     "Plan": "values",
     "Recipe": "values",
     "Result": "journey",

@@ -126,7 +126,7 @@ def _arrays(source: Any) -> Found:
     if len(pictures) == 0:
         raise DataError("the arrays are empty; at least two pictures of two classes each are needed")
     names = labels_of(labels.tolist(), "the array of labels")
-    pixels = _pixels(pictures)
+    pixels = pixels_of(pictures)
     return Found(
         source="the arrays",
         ids=tuple(f"row-{row}" for row in range(len(names))),
@@ -138,7 +138,7 @@ def _arrays(source: Any) -> Found:
     )
 
 
-def _pixels(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+def pixels_of(pictures: NDArray[Any]) -> NDArray[np.uint8]:
     """0..255, whole; raises DataError for a shape or a range that leaves room for doubt."""
     channels = pictures.shape[3] if pictures.ndim == 4 else 1
     if pictures.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in pictures.shape:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -53,15 +54,21 @@ def predict(model: Model, files: Sequence[Path], *, batch: int = 32) -> Iterator
 
     Raises DataError naming a file that cannot be read.
     """
+    rows = (row for found in probabilities(model, files, batch=batch) for row in found)
+    for file, row in zip(files, rows, strict=True):
+        scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
+        yield {"input": str(file), "label": model.classes[int(row.argmax())], "scores": scores}
+
+
+def probabilities(model: Model, given: Sequence[pictures.Picture], *, batch: int = 32) -> Iterator[NDArray[np.float32]]:
+    """The probability of every class, (pictures, classes), for a batch of files or pictures after the other."""
     how, forward = model.preprocessing, predictor(model.network, model.head, model.anatomy, model.plan)
     if how is None:
         raise RunError("this model's backbone came without preprocessing, so it cannot read files; give it arrays")
-    for first in range(0, len(files), batch):
-        some = files[first : first + batch]
-        inputs = np.stack([pictures.preprocess(pictures.open_picture(file), how) for file in some])
-        for file, row in zip(some, forward(torch.from_numpy(inputs)).exp().numpy(), strict=True):
-            scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
-            yield {"input": str(file), "label": model.classes[int(row.argmax())], "scores": scores}
+    for first in range(0, len(given), batch):
+        some = given[first : first + batch]
+        inputs = np.stack([pictures.preprocess(pictures.open_picture(each), how) for each in some])
+        yield forward(torch.from_numpy(inputs)).exp().numpy()
 
 
 def write(folder: Path, backbone: Backbone, plan: Plan, weights: Path, how: Mapping[str, Any]) -> None:

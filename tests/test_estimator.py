@@ -1,0 +1,88 @@
+"""The contract of scikit-learn: parameters, clones, cross-validation, pipelines, and what is not fitted yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stage
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import frostline
+from frostline.errors import DataError
+
+OPTIONS = {"weights": "none", "effort": "quick", "epochs": 2, "batch_size": 16, "device": "cpu", "threads": 1}
+BACKBONE = f"{stage.__file__}:small"
+
+
+def classifier(**given: Any) -> frostline.FrostlineClassifier:
+    return frostline.FrostlineClassifier(BACKBONE, options=OPTIONS, **given)
+
+
+def data(count: int) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Pictures whose labels are texts that do not sort as they first come."""
+    pixels, targets = stage.pictures(count)
+    brighter = pixels.copy()
+    brighter[np.arange(count), :, :, targets] += 60
+    return brighter, np.array(["rose", "aster", "lily"])[targets]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> frostline.FrostlineClassifier:
+    return classifier(out=tmp_path_factory.mktemp("estimator") / "run").fit(*data(120))
+
+
+def test_it_predicts_labels_as_they_were_given_with_the_probabilities_of_the_run(
+    fitted: frostline.FrostlineClassifier,
+) -> None:
+    pictures, labels = data(30)
+    assert fitted.classes_.tolist() == ["aster", "lily", "rose"]
+    found = fitted.predict_proba(pictures)
+    assert found.shape == (30, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    assert (fitted.predict(pictures) == fitted.classes_[found.argmax(axis=1)]).all()
+    assert fitted.score(pictures, labels) > 0.9
+    result = frostline.load(str(fitted.out))
+    rows = list(result.predict([_saved(Path(str(fitted.out)).parent, pictures[0])]))
+    assert [rows[0]["scores"][str(code)] for code in range(3)] == pytest.approx(found[0].tolist(), abs=1e-5)
+    assert fitted.plan_ == result.plan
+    assert fitted.summary_["decision"]["arm"]
+
+
+def _saved(folder: Path, pixels: NDArray[np.uint8]) -> Path:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(folder / "one.png")
+    return folder / "one.png"
+
+
+def test_parameters_are_told_set_and_cloned_and_fitting_changes_none(fitted: frostline.FrostlineClassifier) -> None:
+    assert set(fitted.get_params()) == {"backbone", "options", "out"}
+    other = clone(fitted).set_params(backbone="timm/resnet18", out=None)
+    assert (other.backbone, other.options, other.out) == ("timm/resnet18", OPTIONS, None)
+    assert fitted.backbone == BACKBONE
+    with pytest.raises(NotFittedError):
+        other.predict(data(3)[0])
+
+
+def test_it_drops_into_a_pipeline_and_into_cross_validation_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    steps = make_pipeline(FunctionTransformer(np.ascontiguousarray), classifier())
+    scores = cross_val_score(steps, *data(120), cv=StratifiedKFold(2), error_score="raise")
+    assert scores.shape == (2,)
+    assert (scores > 0.6).all()
+    assert list(tmp_path.glob("frostline-*")) == []
+
+
+def test_what_is_no_picture_is_refused_with_its_shape() -> None:
+    with pytest.raises(DataError, match=r"pictures have the shape \(4, 7\)"):
+        classifier().fit(np.zeros((4, 7)), [0, 1, 0, 1])
