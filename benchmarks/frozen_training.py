@@ -21,8 +21,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from pathlib import Path
 
 import torch
 from contestants import BATCH, CONTESTANTS, LIBRARIES, PICTURES, PROBES, SIZE, WHERE, WORKS, Timed, over
+from told import machine, tell
 
 
 def run(contestant: str, work: str, epochs: int) -> Timed:
@@ -120,7 +119,7 @@ def main(given: Sequence[str] | None = None) -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES if _there(name))
     lines = [
         f"{PICTURES} pictures at {SIZE} pixels, {args.epochs} epochs, batches of {BATCH}; {args.rounds} rounds; "
-        f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}); {versions}",
+        f"{machine()}; {versions}",
         "",
     ]
     if WHERE.type == "cuda":
@@ -137,8 +136,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 times[name].append(one(name, work, args.epochs))
         lines += table(work, times)
         print("\n".join(table(work, times)), flush=True)
-    if args.out:
-        args.out.write_text("\n".join(lines))
+    tell(lines, args.out)
 
 
 def _there(name: str) -> bool:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+from told import machine, tell
 
 from frostline.demo import network
 
@@ -101,7 +100,7 @@ def main() -> None:
     options = ["--epochs", str(given.epochs), "--effort", given.effort]
     options += [] if given.workers is None else ["--workers", str(given.workers)]
     lines = [
-        f"{' '.join(options)}; {os.cpu_count()} cores ({platform.processor() or platform.machine()})",
+        f"{' '.join(options)}; {machine()}",
         "",
         "| examples | seconds | fill | probes | trainings, added up | of these an example | memory, MB | stored, MB |",
         "|---|---|---|---|---|---|---|---|",
@@ -114,10 +113,7 @@ def main() -> None:
             f"{each:.1f} ms | {row['memory'] / 1e6:.0f} | {row['stored'] / 1e6:.0f} |"
         )
         print(lines[-1], flush=True)
-    text = "\n".join(lines)
-    print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
+    tell(lines, given.out)
 
 
 if __name__ == "__main__":

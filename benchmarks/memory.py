@@ -21,6 +21,7 @@ import torch
 from five_splits import of_a_task, options_of
 from growth import held
 from plain_sweep import RATES, plain
+from told import tell
 
 import frostline
 from frostline import journey
@@ -82,10 +83,7 @@ def main() -> None:
         base = base or most
         lines.append(f"| {name} | {seconds:.0f} | {most / 1e6:.0f} | {most / base:.2f} |")
         print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if given.out:
-        given.out.write_text(text)
+    tell(lines, given.out)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from told import machine, tell
 from torch import nn
 
 from frostline.plan import depth_of, plan
@@ -212,7 +211,7 @@ def main() -> None:
             print(kind, told[kind][-1], flush=True)
     lines = [
         f"{given.pictures} pictures at {given.side} pixels, {given.epochs} epochs, {given.rounds} rounds; "
-        f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__}",
+        f"{machine()}, torch {torch.__version__}",
         "",
         "| | seconds | least to most | plain over it | bound over it | set-up |",
         "|---|---|---|---|---|---|",
@@ -233,10 +232,7 @@ def main() -> None:
             "",
             f"Arithmetic alone would let a perfect store be {ratios[0]:.2f} times as fast as the plain loops.",
         ]
-    text = "\n".join(lines)
-    print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
+    tell(lines, given.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from told import machine, tell
 
 from frostline.activations.chunks import Field
 from frostline.activations.store import Key, Store, Stored, Tier
@@ -105,7 +105,7 @@ def main() -> None:
             took.setdefault("numpy, copy", []).append(timed(rows.copy))
     lines = [
         f"{size / 1e6:.0f} MB in rows of {given.row} bytes, batches of {BATCH}, {given.rounds} rounds; "
-        f"{platform.processor() or platform.machine()}, numpy {np.__version__}",
+        f"{machine()}, numpy {np.__version__}",
         "",
         "| what | GB/s, median | least to most |",
         "|---|---|---|",
@@ -113,10 +113,7 @@ def main() -> None:
     for what, seconds in took.items():
         speeds = sorted(size / 1e9 / second for second in seconds)
         lines.append(f"| {what} | {statistics.median(speeds):.2f} | {speeds[0]:.2f} to {speeds[-1]:.2f} |")
-    text = "\n".join(lines)
-    print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
+    tell(lines, given.out)
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ class Result:
 def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:
     """How many layers of `backbone` to transfer to `data`, and the trained model.
 
-    `data` is a path, a pair (pictures, labels) of arrays or a Hugging Face data set; `backbone` a name as on the
-    command line, a list of names that race, or a torch.nn.Module; `options` are those of `settings.Settings`. Raises
-    the errors of errors.py.
+    `data` is a path, a pair (pictures, labels) of arrays, a pandas DataFrame, or a data set of Hugging Face or PyTorch;
+    `backbone` a name as on the command line, a list of names that race, or a torch.nn.Module; `options` are those of
+    `settings.Settings`. Raises the errors of errors.py.
     """
     given, source = resolve(data, backbone, options)
     return find_with(given, source=source, show=show)

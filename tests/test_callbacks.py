@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import stage
 import torch
+import yaml
 from torch import Tensor, nn
 
 from frostline.activations.fingerprint import fingerprint
+from frostline.callbacks import phases
 from frostline.callbacks.follow import Follow
 from frostline.errors import PlanError
 from frostline.plan import gradual, plan
@@ -250,3 +253,85 @@ def test_a_plan_that_changes_the_network_itself_is_refused(of: Plan, said: str) 
 def test_a_network_that_is_no_part_of_the_model_is_refused() -> None:
     with pytest.raises(PlanError, match="no part of the model"):
         Follow(PLANS["freeze@2"], Model(), stage.network().module)
+
+
+# -------------------------------------------------------------------------------------- finetuning-scheduler
+
+
+def scheduled(model: Model, of: Plan) -> dict[int, dict[str, Any]]:
+    return yaml.safe_load(phases.write(of, model, model.backbone))
+
+
+def test_a_plan_is_written_as_phases_and_read_back_to_the_same_plan() -> None:
+    model = Model()
+    for of in (PLANS["freeze@2"], gradual(LAYERS, replace(RECIPE, layer_decay=1.0)), PLANS["gradual"]):
+        text = phases.write(of, model, model.backbone)
+        back = phases.read(text, LAYERS, of.recipe, prefix="backbone.")
+        assert [back.learning(epoch) for epoch in range(EPOCHS)] == [of.learning(epoch) for epoch in range(EPOCHS)]
+    found = scheduled(model, PLANS["gradual"])
+    assert found[0]["params"] == ["backbone.head.bias", "backbone.head.weight", "new.bias", "new.weight"]
+    assert [phase["max_transition_epoch"] for phase in found.values()] == [1, 2, EPOCHS]
+
+
+def test_phases_name_patterns_and_the_last_may_go_on_to_the_end() -> None:
+    first = "0:\n  params: ['net.head.*']\n  max_transition_epoch: 2\n"
+    text = first + "1:\n  params: ['net\\.blocks\\.[12]\\..*']\n  lr: 1e-4\n"
+    found = phases.read(text, LAYERS, RECIPE, prefix="net.")
+    assert (found.freeze, found.train, found.thaw) == (2, (False,) * 4, ((2, (False, False, True, True)),))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0: [", "is no YAML"),
+        ("1:\n  params: []", "numbered 0, 1, 2"),
+        ("[]", "numbered 0, 1, 2"),
+        ("0:\n  params: []\n1:\n  params: []", "phase 0 has the max_transition_epoch -1"),
+    ],
+)
+def test_a_schedule_that_says_no_epochs_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        phases.read(text, LAYERS, RECIPE)
+
+
+def test_what_a_schedule_cannot_say_is_refused() -> None:
+    model = Model()
+    with pytest.raises(PlanError, match="freezes again at epoch 2"):
+        phases.write(PLANS["again"], model, model.backbone)
+    with pytest.raises(PlanError, match=r"with the rates .* and a phase of finetuning-scheduler has one"):
+        phases.write(PLANS["thaw"], model, model.backbone)
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("finetuning_scheduler"), reason="finetuning-scheduler is not installed"
+)
+def test_the_library_itself_thaws_by_the_schedule_as_the_plan_does(tmp_path: Path) -> None:
+    from finetuning_scheduler import FinetuningScheduler
+    from lightning.pytorch import LightningModule, Trainer
+
+    model, of = Model(), gradual(LAYERS, replace(RECIPE, layer_decay=1.0))
+
+    class Tuned(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.new = model.backbone, model.new
+
+        def training_step(self, batch: Any) -> Tensor:
+            return model(*batch)["loss"]
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+    place = tmp_path / "schedule.yaml"
+    place.write_text(phases.write(of, model, model.backbone))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), BATCH)
+    Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[FinetuningScheduler(ft_schedule=str(place), epoch_transitions_only=True)],
+    ).fit(Tuned(), loader)  # fmt: skip
+    for number, (learns, _) in enumerate(model.seen):
+        flags = of.learning(number // (ROWS // BATCH))
+        expected = {n for layer, yes in zip(LAYERS, flags, strict=True) if yes for n in layer.members}
+        weights = {n for n, _ in model.backbone.named_parameters()}
+        assert learns - {"head.weight", "head.bias"} == expected & weights, number

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from frostline.data.pictures import open_picture
@@ -325,3 +326,89 @@ def test_unknown_formats_and_limits_are_refused(tmp_path: Path) -> None:
     refused(OptionError, tmp_path, "limit is 5", limit=5)
     refused(OptionError, folder(tmp_path, {"a": 2, "b": 2}), "no columns", label="kind")
     refused(OptionError, (np.zeros((4, 8, 8)), np.arange(4) % 2), "'worth'", "arrays have no columns", values="worth")
+
+
+# ------------------------------------------------------------------------------------------------ objects
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    """Items as they are given, under named classes or none."""
+
+    def __init__(self, items: list[Any], classes: list[str] | None = None) -> None:
+        self.items = items
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.items[number]
+
+
+def grid(number: int, side: int = 6) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(number).integers(0, 256, (side, side + 1, 3), dtype=np.uint8)
+
+
+AS_GIVEN = {
+    "array": grid,
+    "picture": lambda number: Image.fromarray(grid(number)),
+    "tensor": lambda number: torch.from_numpy(grid(number)).permute(2, 0, 1),
+    "fractions": lambda number: torch.from_numpy(grid(number)).permute(2, 0, 1) / 255,
+}
+
+
+@pytest.mark.parametrize("kind", AS_GIVEN)
+def test_a_data_set_of_pytorch_reads_the_same_however_its_pictures_are_given(kind: str) -> None:
+    items = [(AS_GIVEN[kind](number), torch.tensor(number % 2)) for number in range(8)]
+    found = read(Pairs(items, ["lily", "aster"]))
+    assert found.classes == ("aster", "lily")
+    assert [found.classes[t] for t in found.targets] == ["lily", "aster"] * 4
+    assert found.ids[3] == "item-3"
+    for number in range(8):
+        assert np.array_equal(open_picture(found.inputs[number]), grid(number))
+    assert found.detected == "a PyTorch data set: 8 pictures of 7x6, 2 classes"
+
+
+def test_pictures_of_several_sizes_and_modes_are_kept_without_loss() -> None:
+    items = [(Image.fromarray(grid(number, 5 + number)), f"class {number % 2}") for number in range(4)]
+    grey = Image.fromarray(grid(9)[:, :, 0])
+    found = read(Pairs([*items, (grey, "class 0"), (grey.convert("1"), "class 1")]))
+    for number in range(4):
+        assert np.array_equal(open_picture(found.inputs[number]), grid(number, 5 + number))
+    assert np.array_equal(open_picture(found.inputs[4]), np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
+    assert "several sizes" in found.detected
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"image": grid(0)}, "item 2 of the data set is a dict and no pair"),
+        ((torch.randn(3, 4, 4) * 3, 0), "leave out Normalize"),
+        ((torch.zeros(4, 4, 3), 0), r"has the shape \(4, 4, 3\); \(channels, height, width\)"),
+        ((grid(0), 7), "has the label 7; it names 2 classes"),
+        ((grid(0), 0.5), "has the label 0.5; a number or a text"),
+    ],
+)
+def test_an_item_that_is_no_picture_with_its_label_is_refused_by_its_number(item: Any, said: str) -> None:
+    good = [(grid(number), number % 2) for number in range(2)]
+    with pytest.raises(DataError, match=said):
+        read(Pairs([*good, item], ["a", "b"]))
+
+
+def test_a_data_frame_reads_as_its_table_does_from_where_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"image": f"{number}.png", "species": "ab"[number % 2], "split": "train"} for number in range(6)]
+    for number in range(6):
+        Image.fromarray(grid(number)).save(tmp_path / f"{number}.png")
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    one, other = read(frame), read(tmp_path / "table.csv")
+    assert one.ids == other.ids
+    assert one.parts == other.parts
+    assert one.targets.tolist() == other.targets.tolist()
+    assert [Path(str(name)).resolve() for name in one.inputs] == [Path(str(name)).resolve() for name in other.inputs]
+    with pytest.raises(DataError, match="the frame holds no rows"):
+        read(frame.iloc[:0])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
 from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
-from frostline.data.tables import LABELS, labels_of, read_table, text_of
+from frostline.data.indexed import is_indexed, read_indexed
+from frostline.data.tables import LABELS, is_frame, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Part
 
@@ -32,7 +33,7 @@ def read(
     limit: float = 0.05,
     progress: Progress | None = None,
 ) -> Examples:
-    """The examples of a folder, a table, a Hugging Face data set or a pair (pictures, labels) of arrays.
+    """The examples of a folder, a table, a data frame, a data set of Hugging Face or PyTorch, or a pair of arrays.
 
     `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
@@ -66,24 +67,27 @@ def _found(source: Any, kind: str, columns: Mapping[str, str | None], *, least: 
     """Whatever form it has, which `kind` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     if kind == "arrays":
-        return _arrays(source)
+        return read_indexed(source) if is_indexed(source) else _arrays(source)
     if kind == "huggingface":
         return _hugging_face(source, label=label, image=path, group=group, values=values)
     if kind == "table":
-        return read_table(existing(source), label=label, path=path, group=group, values=values)
+        frame = source if is_frame(source) else existing(source)
+        return read_table(frame, label=label, path=path, group=group, values=values)
     return read_folder(existing(source, folder=True), least=least)
 
 
 def _kind(source: Any) -> str:
     """Which of FORMATS it is, told from its type and, on disk, from its name and content."""
-    if isinstance(source, tuple):
+    if isinstance(source, tuple) or is_indexed(source):
         return "arrays"
+    if is_frame(source):
+        return "table"
     if type(source).__module__.split(".")[0] == "datasets":
         return "huggingface"
     if not isinstance(source, str | Path):
         raise DataError(
             f"data of type {type(source).__name__} cannot be read; allowed are a path, a pair (pictures, labels) of "
-            "arrays, or a Hugging Face data set"
+            "arrays, a pandas DataFrame, or a data set of Hugging Face or PyTorch"
         )
     place = existing(source)
     if place.is_dir():

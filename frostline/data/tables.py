@@ -34,20 +34,29 @@ class Columns:
     values: str | None = None
 
 
+def is_frame(source: Any) -> bool:
+    """Whether it is a pandas DataFrame, told without loading pandas."""
+    return type(source).__name__ == "DataFrame" and type(source).__module__.split(".")[0] == "pandas"
+
+
 def read_table(
-    file: Path,
+    given: Path | pd.DataFrame,
     *,
     label: str | None = None,
     path: str | None = None,
     group: str | None = None,
     values: str | None = None,
 ) -> Found:
-    """One row a picture. Paths are taken from the table's own folder; columns not named are found by their names.
+    """One row a picture, of a file or a frame. Paths start at the file's folder, or, of a frame, where Python runs.
+
+    Columns not named are found by their names.
 
     Raises DataError for a table that cannot be parsed or lacks a column (listing the columns it has), LabelError
     for rows without a label.
     """
-    frame = _parsed(file)
+    file, frame = (given, _parsed(given)) if isinstance(given, Path) else (Path("the frame"), given)
+    if frame.empty:
+        raise DataError(f"{file} holds no rows; a row a picture is needed, with its path and its label")
     columns = detect(frame, str(file), label=label, path=path, group=group, values=values)
     labels = labels_of(list(frame[columns.label]), f"column {columns.label!r} of {file}")
     names = [plain(str(value)) if text_of(value) else "" for value in frame[columns.path]]
@@ -98,8 +107,6 @@ def _parsed(file: Path) -> pd.DataFrame:
         raise DataError(f"{file} is not UTF-8 text ({error}); save the table as UTF-8") from error
     except Exception as error:  # a row of another kind makes parsers raise whatever they stumble over
         raise DataError(f"{file} cannot be read as {suffix[1:].upper()}: {error}; mend or convert the table") from error
-    if frame.empty:
-        raise DataError(f"{file} holds no rows; a row a picture is needed, with its path and its label")
     return frame
 
 

@@ -1,0 +1,110 @@
+"""A plan as the schedule of finetuning-scheduler, and back.
+
+    text = write(plan, module, module.backbone)  # keys 0, 1, ..: parameters that thaw, until when, and their rate
+    FinetuningScheduler(ft_schedule="schedule.yaml", epoch_transitions_only=True)
+
+It says nothing of batch norms and dropout: `callbacks.lightning` keeps those still as the plan has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from torch import nn
+
+from frostline.callbacks.follow import Follow
+from frostline.errors import PlanError
+from frostline.plan import plan
+from frostline.values import Layer, Plan, Recipe
+
+
+def write(of: Plan, model: nn.Module, network: nn.Module | None = None) -> str:
+    """The schedule as YAML, with the names of the parameters in `model`; `network` is the part that the plan is for.
+
+    What is new learns from phase 0 on. Raises PlanError where layers freeze again, or layers of different rates thaw at
+    once: a schedule has one rate a phase, and never takes back.
+    """
+    follow, names = Follow(of, model, network), {id(p): name for name, p in model.named_parameters()}
+    groups = follow.groups()
+    layers = {layer.name: layer.index for layer in of.layers}
+    begins = dict[int, list[tuple[float, str]]]()
+    for group in groups:
+        index = layers.get(str(group["name"]).partition("/")[0])
+        for parameter in group["params"]:
+            begin = 0 if index is None else _begin(of, index)
+            begins.setdefault(begin, []).append((group["lr"], names[id(parameter)]))
+    epochs = sorted({0, *begins})
+    schedule = dict[int, dict[str, Any]]()
+    for phase, epoch in enumerate(epochs):
+        members = begins.get(epoch, [])
+        rates = {rate for rate, _ in members}
+        if phase and len(rates) > 1:
+            raise PlanError(
+                f"layers thaw at epoch {epoch} with the rates {sorted(rates)}, and "
+                "a phase of finetuning-scheduler has one; thaw them one after the other, or use callbacks.lightning"
+            )
+        until = epochs[phase + 1] if phase + 1 < len(epochs) else of.recipe.epochs
+        schedule[phase] = {"params": sorted(name for _, name in members), "max_transition_epoch": until}
+        if phase:
+            schedule[phase]["lr"] = rates.pop()
+    return yaml.safe_dump(schedule, sort_keys=False)
+
+
+def read(text: str, layers: Sequence[Layer], recipe: Recipe, *, prefix: str = "") -> Plan:
+    """The plan that a schedule means for a network, whose parameters have `prefix` in front of their names there.
+
+    Names may be patterns, as finetuning-scheduler has them. A layer learns from the phase in which its first parameter
+    thaws. Every phase but the last says its `max_transition_epoch`. Rates are those of the recipe. Raises PlanError.
+    """
+    schedule = _parsed(text)
+    flags, epoch, steps = [False] * len(layers), 0, list[tuple[int, tuple[bool, ...]]]()
+    for phase in range(len(schedule)):
+        patterns = [re.compile(str(pattern)) for pattern in schedule[phase].get("params", [])]
+        for layer in layers:
+            names = [f"{prefix}{name}" for name in layer.members]
+            flags[layer.index] |= any(pattern.match(name) for pattern in patterns for name in names)
+        steps.append((epoch, tuple(flags)))
+        if phase + 1 < len(schedule):
+            epoch = _until(schedule[phase], phase, epoch)
+    (_, first), *later = steps
+    frozen = flags.index(True) if True in flags else len(layers)
+    return plan(
+        layers, recipe, freeze=frozen, train=first, thaw=[(at, then) for at, then in later if at < recipe.epochs]
+    )
+
+
+def _begin(of: Plan, index: int) -> int:
+    """The epoch from which on a layer learns to the end."""
+    epochs = (0, *(epoch for epoch, _ in of.thaw))
+    flags = [of.learning(epoch)[index] for epoch in epochs]
+    begin = flags.index(True)
+    if not all(flags[begin:]):
+        raise PlanError(
+            f"layer {of.layers[index].name!r} freezes again at epoch {epochs[flags.index(False, begin)]}, which a "
+            "schedule of finetuning-scheduler cannot say; use callbacks.lightning"
+        )
+    return epochs[begin]
+
+
+def _parsed(text: str) -> Mapping[int, Mapping[str, Any]]:
+    try:
+        found: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlanError(f"the schedule is no YAML: {error}; give what finetuning-scheduler reads") from None
+    if not isinstance(found, dict) or sorted(found, key=str) != list(range(len(found))) or not found:
+        keys = list(found)[:5] if isinstance(found, dict) else found
+        raise PlanError(f"the schedule has the phases {keys!r:.80}; they are numbered 0, 1, 2, .. without a gap")
+    return found
+
+
+def _until(phase: Mapping[str, Any], number: int, begun: int) -> int:
+    until = phase.get("max_transition_epoch", -1)
+    if not isinstance(until, int) or until < begun:
+        raise PlanError(
+            f"phase {number} has the max_transition_epoch {until}; a plan thaws at epochs, so every phase but the last "
+            f"needs one, at least {begun} here: a metric cannot decide it"
+        )
+    return until
