@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test environment
+.PHONY: demo test docs environment
 
 demo: environment
 	$(BIN)/frostline demo --resume
@@ -16,3 +16,6 @@ environment: .venv/made
 .venv/made: pyproject.toml constraints.txt scripts/environment
 	PYTHON="$(PYTHON)" scripts/environment
 	touch .venv/made
+
+docs: environment
+	scripts/docs
