@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import os
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from frostline.callbacks import phases
 from frostline.callbacks.follow import Follow
 from frostline.errors import PlanError
 from frostline.plan import gradual, plan
-from frostline.values import Adapter, Plan, Recipe
+from frostline.values import Adapter, Head, Plan, Recipe
 
 ROWS, BATCH, EPOCHS = 24, 8, 4
 RECIPE = Recipe(epochs=EPOCHS, lr=2e-2, batch=BATCH, layer_decay=0.7)
@@ -97,7 +98,7 @@ def with_transformers(model: Model, of: Plan, folder: Path, until: int, resumed:
 
 
 def with_lightning(model: Model, of: Plan, folder: Path, until: int, resumed: bool) -> None:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer
 
     from frostline.callbacks.lightning import PlanCallback, groups
 
@@ -116,31 +117,46 @@ def with_lightning(model: Model, of: Plan, folder: Path, until: int, resumed: bo
             return torch.optim.AdamW(groups(of, self, self.model.backbone))
 
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), BATCH)
+
+    class Stop(Callback):
+        """As Ctrl-C after an epoch."""
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.should_stop = trainer.current_epoch + 1 >= until
+
     trainer = Trainer(
-        max_epochs=until, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[PlanCallback(of, lambda module: module.model.backbone)],
+        max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[PlanCallback(of, lambda module: module.model.backbone), Stop()],
     )  # fmt: skip
     trainer.fit(Tuned(), loader, loader, ckpt_path=folder / "last.ckpt" if resumed else None)
     trainer.save_checkpoint(folder / "last.ckpt")
 
 
 def with_fastai(model: Model, of: Plan, folder: Path, until: int, resumed: bool) -> None:
+    from fastai.callback.core import Callback, CancelFitException
     from fastai.vision.all import DataLoaders, Learner
 
     from frostline.callbacks.fastai import PlanCallback, rates, splitter
+
+    class Stop(Callback):
+        """As Ctrl-C after an epoch."""
+
+        def after_epoch(self) -> None:
+            if self.epoch + 1 >= until:
+                raise CancelFitException
 
     inputs, labels = data()
     rows = [(inputs[i], labels[i]) for i in range(ROWS)]
     loaders = DataLoaders.from_dsets(rows, rows[:8], bs=BATCH, shuffle=False, num_workers=0, device=torch.device("cpu"))
     learner = Learner(
         loaders, model, loss_func=nn.CrossEntropyLoss(), splitter=splitter(of, "backbone"),
-        cbs=PlanCallback(of, "backbone"), path=folder,
+        cbs=[PlanCallback(of, "backbone"), Stop()], path=folder,
     )  # fmt: skip
     if resumed:
         learner.create_opt()
         learner.load("last", with_opt=True)
     with learner.no_bar(), learner.no_logging():
-        learner.fit(until, lr=rates(of, model, "backbone"), start_epoch=2 if resumed else 0)
+        learner.fit(EPOCHS, lr=rates(of, model, "backbone"), start_epoch=2 if resumed else 0)
     learner.save("last", with_opt=True)
 
 
@@ -221,6 +237,77 @@ def test_a_training_that_is_resumed_in_the_middle_of_a_thaw_ends_where_an_uninte
         assert torch.equal(second.state_dict()[name], tensor), name
 
 
+def test_a_training_of_lightning_that_is_resumed_in_the_middle_of_an_epoch_is_followed_from_there(
+    tmp_path: Path,
+) -> None:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from frostline.callbacks.lightning import PlanCallback, groups
+
+    of = PLANS["thaw"]
+
+    class Tuned(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Model()
+
+        def training_step(self, batch: Any) -> Tensor:
+            return self.model(*batch)["loss"]
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(groups(of, self, self.model.backbone))
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == ROWS // BATCH + 1:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    def fitted(*more: Callback, ckpt: Path | None = None) -> Model:
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), BATCH)
+        tuned = Tuned()
+        Trainer(
+            max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, callbacks=[PlanCallback(of, lambda module: module.model.backbone), *more],
+        ).fit(tuned, loader, ckpt_path=ckpt)  # fmt: skip
+        return tuned.model
+
+    whole = fitted(Keep())
+    again = fitted(ckpt=tmp_path / "middle.ckpt")
+    assert again.seen == whole.seen[len(whole.seen) - len(again.seen) :]
+    assert len(again.seen) == len(whole.seen) - (ROWS // BATCH + 1)
+
+
+def test_a_copy_of_the_model_is_kept_still_too_and_an_interrupted_training_leaves_one_hook() -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from frostline.callbacks.transformers import PlanCallback
+
+    model, of = Model(), PLANS["freeze@2"]
+    follow = PlanCallback(of, model, model.backbone)
+    given = (TrainingArguments("none", use_cpu=True, report_to=[]), TrainerState(), TrainerControl())
+    follow.on_train_begin(*given)
+    follow.on_train_begin(*given)  # the first one was interrupted
+    assert len(model._forward_pre_hooks) == 1
+    copied = copy.deepcopy(model).train()
+    copied(data()[0])
+    still = {name for layer in LAYERS[:2] for name in layer.modules}
+    assert not copied.seen[-1][1] & still
+    assert model.backbone.blocks[2].training
+
+
+def test_a_loop_of_other_epochs_or_of_several_processes_is_refused_where_layers_thaw() -> None:
+    model = Model()
+    follow = Follow(PLANS["thaw"], model, model.backbone)
+    follow.fits(EPOCHS)
+    with pytest.raises(PlanError, match=r"over 4 epochs, and the loop has 3 epochs; .*with_epochs"):
+        follow.fits(3)
+    with pytest.raises(PlanError, match="the loop has no epochs"):
+        follow.fits(None)
+    with pytest.raises(PlanError, match="2 processes train together"):
+        follow.fits(EPOCHS, processes=2)
+    Follow(PLANS["freeze@2"], model, model.backbone).fits(3, processes=2)
+
+
 def test_groups_hold_every_parameter_that_ever_learns_once_and_at_its_own_rate() -> None:
     model, of = Model(), PLANS["freeze@2"]
     groups = Follow(of, model, model.backbone).groups()
@@ -240,6 +327,8 @@ def test_groups_hold_every_parameter_that_ever_learns_once_and_at_its_own_rate()
         (plan(LAYERS, RECIPE, keep=2, above="reinit"), "would reinit the layers above 2"),
         (plan(LAYERS, RECIPE, freeze=2, adapter=Adapter()), "the plan's adapter is Adapter"),
         (plan(LAYERS, Recipe(4, 1e-3, anchor=0.5)), r"the plan's anchor is 0\.5"),
+        (plan(LAYERS, Recipe(4, 1e-3, balance=True)), "the plan's balance is True"),
+        (plan(LAYERS, RECIPE, head=Head("mlp")), r"the plan's head\.kind is 'mlp'.*where it is 'linear'"),
         (plan(LAYERS, RECIPE, blend=0.5), r"the plan's blend is 0\.5"),
         (plan(LAYERS, RECIPE, statistics="reestimate"), "measures batch norms anew"),
     ],
@@ -264,11 +353,12 @@ def scheduled(model: Model, of: Plan) -> dict[int, dict[str, Any]]:
 
 def test_a_plan_is_written_as_phases_and_read_back_to_the_same_plan() -> None:
     model = Model()
-    for of in (PLANS["freeze@2"], gradual(LAYERS, replace(RECIPE, layer_decay=1.0)), PLANS["gradual"]):
+    steady = gradual(LAYERS, replace(RECIPE, layer_decay=1.0))
+    for of in (PLANS["freeze@2"], steady):
         text = phases.write(of, model, model.backbone)
         back = phases.read(text, LAYERS, of.recipe, prefix="backbone.")
         assert [back.learning(epoch) for epoch in range(EPOCHS)] == [of.learning(epoch) for epoch in range(EPOCHS)]
-    found = scheduled(model, PLANS["gradual"])
+    found = scheduled(model, steady)
     assert found[0]["params"] == ["backbone.head.bias", "backbone.head.weight", "new.bias", "new.weight"]
     assert [phase["max_transition_epoch"] for phase in found.values()] == [1, 2, EPOCHS]
 
@@ -287,11 +377,26 @@ def test_phases_name_patterns_and_the_last_may_go_on_to_the_end() -> None:
         ("1:\n  params: []", "numbered 0, 1, 2"),
         ("[]", "numbered 0, 1, 2"),
         ("0:\n  params: []\n1:\n  params: []", "phase 0 has the max_transition_epoch -1"),
+        ("0: [a]", "phase 0 is .*it holds `params`, a list"),
+        ("0:\n  params: ['*.weight']", "is no regular expression"),
+        ("0:\n  params: ['backbone.stem.*']", "no pattern of the schedule matches .*prefix is ''"),
     ],
 )
 def test_a_schedule_that_says_no_epochs_is_refused(text: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
         phases.read(text, LAYERS, RECIPE)
+
+
+def test_a_schedule_of_many_phases_is_read_in_the_order_of_their_numbers() -> None:
+    many = [
+        replace(LAYERS[1], index=index, name=f"part{index}", members=(f"part{index}.weight",)) for index in range(12)
+    ]
+    of = gradual(many, replace(RECIPE, epochs=20), until=13)
+    text = "".join(
+        f"{phase}:\n  params: ['part{12 - phase}[.].*']\n  max_transition_epoch: {phase + 1}\n" for phase in range(13)
+    )
+    found = phases.read(text, many, of.recipe)
+    assert [sum(found.learning(epoch)) for epoch in range(14)] == [*range(13), 12]
 
 
 def test_what_a_schedule_cannot_say_is_refused() -> None:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import frostline
-from frostline.errors import DataError
+from frostline.errors import DataError, OptionError
 
 OPTIONS = {"weights": "none", "effort": "quick", "epochs": 2, "batch_size": 16, "device": "cpu", "threads": 1}
 BACKBONE = f"{stage.__file__}:small"
@@ -49,9 +49,9 @@ def test_it_predicts_labels_as_they_were_given_with_the_probabilities_of_the_run
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     assert (fitted.predict(pictures) == fitted.classes_[found.argmax(axis=1)]).all()
     assert fitted.score(pictures, labels) > 0.9
-    result = frostline.load(str(fitted.out))
+    result = frostline.load(Path(str(fitted.out)) / "0")
     rows = list(result.predict([_saved(Path(str(fitted.out)).parent, pictures[0])]))
-    assert [rows[0]["scores"][str(code)] for code in range(3)] == pytest.approx(found[0].tolist(), abs=1e-5)
+    assert [rows[0]["scores"][name] for name in fitted.classes_] == pytest.approx(found[0].tolist(), abs=1e-5)
     assert fitted.plan_ == result.plan
     assert fitted.summary_["decision"]["arm"]
 
@@ -81,6 +81,29 @@ def test_it_drops_into_a_pipeline_and_into_cross_validation_and_leaves_nothing_b
     assert scores.shape == (2,)
     assert (scores > 0.6).all()
     assert list(tmp_path.glob("frostline-*")) == []
+
+
+def test_each_fit_is_a_run_of_its_own_and_numbers_come_back_as_numbers(tmp_path: Path) -> None:
+    pixels, targets = stage.pictures(60)
+    model = classifier(out=tmp_path / "runs")
+    first = model.fit(pixels, targets * 5)
+    assert first.classes_.tolist() == [0, 5, 10]
+    assert set(first.predict(pixels[:9]).tolist()) <= {0, 5, 10}
+    clone(model).fit(pixels, targets)
+    assert sorted(place.name for place in (tmp_path / "runs").iterdir()) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"options": {"resume": True}}, "options have 'resume', which each fit decides"),
+        ({"options": {"out": "x"}}, "options have 'out'"),
+        ({"backbone": ["timm/resnet18", "timm/resnet34"]}, "a classifier has one"),
+    ],
+)
+def test_what_a_fit_decides_itself_is_refused(given: Any, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        frostline.FrostlineClassifier(**{"backbone": BACKBONE, **given}).fit(*data(6))
 
 
 def test_what_is_no_picture_is_refused_with_its_shape() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -385,8 +386,9 @@ def test_pictures_of_several_sizes_and_modes_are_kept_without_loss() -> None:
     [
         ({"image": grid(0)}, "item 2 of the data set is a dict and no pair"),
         ((torch.randn(3, 4, 4) * 3, 0), "leave out Normalize"),
-        ((torch.zeros(4, 4, 3), 0), r"has the shape \(4, 4, 3\); \(channels, height, width\)"),
-        ((grid(0), 7), "has the label 7; it names 2 classes"),
+        ((torch.zeros(5, 4, 4), 0), r"has the shape \(5, 4, 4\); \(channels, height, width\)"),
+        ((grid(0), 7), r"has the label 7, and it names 2 classes; labels are 0\.\.1"),
+        ((grid(0).astype(np.uint16) * 200, 0), "picture 2 of the data set: pictures are uint16"),
         ((grid(0), 0.5), "has the label 0.5; a number or a text"),
     ],
 )
@@ -394,6 +396,60 @@ def test_an_item_that_is_no_picture_with_its_label_is_refused_by_its_number(item
     good = [(grid(number), number % 2) for number in range(2)]
     with pytest.raises(DataError, match=said):
         read(Pairs([*good, item], ["a", "b"]))
+
+
+def test_pictures_of_pil_are_turned_as_files_are_and_of_any_mode() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    into = BytesIO()
+    Image.fromarray(grid(0)).save(into, "JPEG", exif=exif)
+    of_file = open_picture(into.getvalue())
+    items = [(Image.open(BytesIO(into.getvalue())), "a"), (Image.fromarray(grid(1)).convert("CMYK"), "a")]
+    items += [(grid(2)[:, :, 0] > 100, "b"), (torch.zeros(3, 6, 7, dtype=torch.bfloat16), "b")]
+    found = read(Pairs(items))
+    assert np.array_equal(open_picture(found.inputs[0]), of_file)
+    assert of_file.shape == (7, 6, 3)
+    assert set(np.unique(open_picture(found.inputs[2]))) == {0, 255}
+
+
+def test_a_part_of_a_data_set_knows_its_classes() -> None:
+    whole = Pairs([(grid(number), number % 2) for number in range(8)], ["lily", "aster"])
+    part = torch.utils.data.Subset(whole, range(6))
+    assert read(part).classes == ("aster", "lily")
+    assert read(torch.utils.data.ConcatDataset([part, whole])).classes == ("aster", "lily")
+    other = Pairs([(grid(9), 0), (grid(10), 1)], ["rose", "tulip"])
+    assert read(torch.utils.data.ConcatDataset([whole, other])).classes == ("0", "1")
+    with pytest.raises(DataError, match="names two classes alike"):
+        read(Pairs(whole.items, ["crane", "crane"]))
+
+
+def test_what_a_search_cannot_look_at_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawn(Pairs):
+        def __getitem__(self, number: int) -> Any:
+            return np.random.default_rng().integers(0, 256, (4, 4, 3), dtype=np.uint8), number % 2
+
+    class Broken(Pairs):
+        def __getitem__(self, number: int) -> Any:
+            if number == 3:
+                raise OSError("truncated")
+            return grid(number), number % 2
+
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __iter__(self) -> Iterator[Any]:
+            yield from ()
+
+    with pytest.raises(DataError, match=r"another picture each time .*leave out transforms that draw"):
+        read(Drawn([0] * 4))
+    with pytest.raises(DataError, match="item 3 of the data set cannot be had: truncated"):
+        read(Broken([0] * 4))
+    with pytest.raises(DataError, match="data of type Stream cannot be read"):
+        read(Stream())
+    monkeypatch.setattr("frostline.data.indexed.MOST", 200)
+    with pytest.raises(DataError, match=r"the first 2 of 4 pictures .* give their folder"):
+        read(Pairs([(grid(number), number % 2) for number in range(4)]))
 
 
 def test_a_data_frame_reads_as_its_table_does_from_where_python_runs(

@@ -124,7 +124,7 @@ def test_nothing_of_a_stack_that_failed_is_held_while_its_replicas_are_trained(
         return real(several, *rest, **more)
 
     monkeypatch.setattr(loop, "train_together", trained)
-    monkeypatch.setattr(device, "peak_bytes", lambda before: 600)
+    monkeypatch.setattr(device, "peak_bytes", lambda before, where: 600)
     arm = stage.arm(bench, freeze=2)
     found = perform_together(bench, arm, units(arm))
     assert [(outcome.unit, outcome.peak_bytes) for outcome in found] == [(unit, 600) for unit in units(arm)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from frostline.activations.fingerprint import alike
 from frostline.bench.bench import Bench
+from frostline.bench.resident import given_up
 from frostline.bench.unit import Training, kept_weights, learner, plan_training, reader
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
@@ -32,6 +33,7 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
     Each picture is opened once for all of them: that takes longer than a small network does. Where they do not fit into
     memory together, they go in two halves. Raises RunFailed where a single one does not.
     """
+    given_up(bench)  # trainings are over
     if bench.rivals:  # each from its own network, in the order of the models
         found = dict[Unit, Outcome]()
         for mine in bench.every:

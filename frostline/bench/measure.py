@@ -23,7 +23,7 @@ from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.data import batches
 from frostline.evidence import cost
-from frostline.training.device import arranged, out_of_memory
+from frostline.training.device import arranged
 from frostline.training.graphs import recorded
 from frostline.values import Backbone, Calibration, Examples, Layout, Precision, Way
 
@@ -136,12 +136,9 @@ def _worth_recording(trial: Trial, way: Way) -> bool:
     """Whether steps of the whole network are faster on a GPU recorded; not where they cannot be."""
     if trial.where.type != "cuda":
         return False
-    plain = _whole(trial, way)
     try:
-        alone, replayed = least([plain, _whole(trial, replace(way, graphs=True))])
-    except RuntimeError as error:
-        if out_of_memory(error):
-            raise
+        alone, replayed = least([_whole(trial, way), _whole(trial, replace(way, graphs=True))])
+    except RuntimeError:  # what cannot be recorded, or has no room for it beside
         return False
     return replayed * RECORDED < alone
 

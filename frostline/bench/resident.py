@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frostline.bench.bench import Bench
 from frostline.data.batches import batches
-from frostline.training.device import free_bytes
+from frostline.training.device import free_bytes, out_of_memory
 from frostline.training.feed import tensors
 
 RESIDENT = 0.4  # of a GPU's free memory that stored activations may take
@@ -18,20 +18,33 @@ PIECE = 1024  # rows that are moved at once: the host never holds them all
 def resident(bench: Bench, depth: int) -> tuple[Tensor, ...] | None:
     """What crosses a cut, of all examples that are stored, on the GPU; None where there is none, or too little room.
 
-    What lies there of other cuts makes room where both do not fit.
+    What lies there of other cuts, and of other backbones, makes room where both do not fit.
     """
     held, where = bench.whole.get(depth), bench.device.device
     if held is None:
         return None
     if depth not in bench.resident:
-        others = sum(tensor.nbytes for found in bench.resident.values() for tensor in found)
+        every = [found for each in bench.every for found in each.resident.values()]
+        others = sum(tensor.nbytes for found in every for tensor in found)
         room = RESIDENT * (free_bytes(where) + others)
         if held.bytes > room:
             return None
         if held.bytes + others > room:
-            bench.resident.clear()
-        bench.resident[depth] = moved(bench, depth, where)
+            every.clear()
+            given_up(bench)
+        try:
+            bench.resident[depth] = moved(bench, depth, where)
+        except RuntimeError as error:  # others use the card too
+            if not out_of_memory(error):
+                raise
+            return None
     return bench.resident[depth]
+
+
+def given_up(bench: Bench) -> None:
+    """Nothing that is stored lies in the memory of a GPU any more, of any backbone that races."""
+    for each in bench.every:
+        each.resident.clear()
 
 
 def moved(bench: Bench, depth: int, where: torch.device) -> tuple[Tensor, ...]:

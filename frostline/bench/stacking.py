@@ -66,6 +66,8 @@ def _calls(trial: Trial, backbone: Backbone, way: Way, device: Device, depth: in
             return found
 
         each, stacked = [Steps([one], device) for one in begun()], Steps(begun(), device)
+        for steps in (*each, stacked):
+            stack.callback(steps.close)
 
         def taken(several: Sequence[Steps]) -> Call:
             def run() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
-from frostline.bench.resident import resident
+from frostline.bench.resident import given_up, resident
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
@@ -79,12 +79,13 @@ def perform_together(bench: Bench, arm: Arm, units: Sequence[Unit], *, keep: boo
     started = time.perf_counter()
     if not exact(arm):
         _resident(bench, tasks[0][1])  # what is stored is no part of what a training takes
-    held = device.reset_peak()
+    held = device.reset_peak(bench.device.device)
     if exact(arm):
         found = [_probed(bench, training, unit, keep=keep) for unit, training in tasks]
     else:
         found = _trained(bench, tasks, keep=keep)
-    seconds, peak = (time.perf_counter() - started) / len(tasks), device.peak_bytes(held) // found[0].together
+    seconds = (time.perf_counter() - started) / len(tasks)
+    peak = device.peak_bytes(held, bench.device.device) // found[0].together
     return tuple(replace(outcome, seconds=outcome.seconds + seconds, peak_bytes=peak) for outcome in found)
 
 
@@ -174,30 +175,37 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
 
 def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome]:
     unit, training = tasks[0]
-    batch = training.plan.recipe.batch
+    batch, near = training.plan.recipe.batch, True
     if len(tasks) > 1:
         # what cannot be stacked after all, for memory or for an operation, goes one by one: after the except clause, as
         # the error holds on to all that was made
         with suppress(RuntimeError):
-            return _attempt(bench, tasks, batch, keep=keep)
+            return _attempt(bench, tasks, batch, keep=keep, near=True)
         return [outcome for task in tasks for outcome in _trained(bench, [task], keep=keep)]
     while True:
         try:
-            return _attempt(bench, tasks, batch, keep=keep)
+            return _attempt(bench, tasks, batch, keep=keep, near=near)
         except RuntimeError as error:
             if not device.out_of_memory(error):
                 raise
+            if near and any(each.resident for each in bench.every):  # what is stored makes room before the batch does
+                near = False
+                continue
             if batch <= SMALLEST_BATCH:
                 raise RunFailed(
                     f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} pictures; give a "
                     "smaller --image-size, fewer --workers or a smaller backbone, and go on with --resume"
                 ) from error
             batch = max(SMALLEST_BATCH, batch // 2)
-            bench.resident.clear()
 
 
-def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> list[Outcome]:
-    """The tasks trained together, in batches of a size; what they share is read from the first one."""
+def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool, near: bool) -> list[Outcome]:
+    """The tasks trained together, in batches of a size; what they share is read from the first one.
+
+    Where it may not lie `near`, what is stored leaves the memory of a GPU first.
+    """
+    if not near:
+        given_up(bench)
     training, targets = tasks[0][1], bench.examples.targets
     kept = training.plan.layers[: training.plan.keep]
     frozen = [name for layer in kept[: training.plan.freeze] for name in layer.members]
@@ -206,7 +214,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool) -> 
     way, found = bench.calibration.way, list[Outcome]()
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
-    there = _resident(bench, training)
+    there = _resident(bench, training) if near else None
 
     def placed(rows: NDArray[np.int64]) -> Held | None:
         return None if there is None else (there, bench.places[rows])

@@ -30,18 +30,23 @@ def rates(plan: Plan, model: nn.Module, network: str = "") -> list[float]:
 
 
 class PlanCallback(Callback):  # pyright: ignore[reportUntypedBaseClass]
-    """Freezes, unfreezes and keeps still as a plan says."""
+    """Freezes, unfreezes and keeps still as a plan says. Weight decay is fastai's own: `Learner(wd=...)`."""
 
     def __init__(self, plan: Plan, network: str = "") -> None:
         super().__init__()
         self.plan, self.part = plan, network
         self.follow: Follow | None = None
 
+    def before_fit(self) -> None:
+        """Raises PlanError where layers thaw and the fit has other epochs."""
+        model = getattr(self.learn.model, "module", self.learn.model)  # of what trains on several devices
+        self.follow = Follow(self.plan, model, model.get_submodule(self.part))
+        self.follow.fits(self.learn.n_epoch)
+
     def before_train(self) -> None:
         """fastai calls `train()` right before."""
-        if self.follow is None or self.follow.model is not self.learn.model:
-            self.follow = Follow(self.plan, self.learn.model, self.learn.model.get_submodule(self.part))
-        self.follow.begin(self.learn.epoch)
+        if self.follow is not None:
+            self.follow.begin(self.learn.epoch)
 
     def before_batch(self) -> None:
         """Of each step of training."""

@@ -1,4 +1,4 @@
-"""A plan in Lightning (`lightning` or `pytorch_lightning`, whichever the module comes from).
+"""A plan in Lightning (the package `lightning`).
 
 class Tuned(LightningModule):
     def configure_optimizers(self):
@@ -31,13 +31,24 @@ class PlanCallback(Callback):
         self._plan, self._network = plan, network
         self._follow: Follow | None = None
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of each epoch, also the first one after a resume."""
-        if self._follow is None or self._follow.model is not pl_module:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before anything wraps the module. Raises PlanError where layers thaw and the Trainer has other epochs."""
+        if stage == "fit":
             self._follow = Follow(self._plan, pl_module, self._network(pl_module))
-        self._follow.begin(trainer.current_epoch)
+            self._follow.fits(trainer.max_epochs, processes=trainer.world_size)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Also where a training goes on in the middle of an epoch, which does not start then."""
+        self._following().begin(trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of each epoch."""
+        self._following().begin(trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A validation puts modules back as they were, or all of them in training mode."""
-        assert self._follow is not None, "an epoch starts before its batches"
-        self._follow.still()
+        self._following().still()
+
+    def _following(self) -> Follow:
+        assert self._follow is not None, "a fit is set up first"
+        return self._follow

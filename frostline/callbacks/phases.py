@@ -28,12 +28,12 @@ def write(of: Plan, model: nn.Module, network: nn.Module | None = None) -> str:
     once: a schedule has one rate a phase, and never takes back.
     """
     follow, names = Follow(of, model, network), {id(p): name for name, p in model.named_parameters()}
-    groups = follow.groups()
-    layers = {layer.name: layer.index for layer in of.layers}
+    network = follow.network
+    owners = {id(p): layer.index for layer in of.layers for n, p in network.named_parameters() if n in layer.members}
     begins = dict[int, list[tuple[float, str]]]()
-    for group in groups:
-        index = layers.get(str(group["name"]).partition("/")[0])
+    for group in follow.groups():
         for parameter in group["params"]:
+            index = owners.get(id(parameter))
             begin = 0 if index is None else _begin(of, index)
             begins.setdefault(begin, []).append((group["lr"], names[id(parameter)]))
     epochs = sorted({0, *begins})
@@ -56,24 +56,36 @@ def write(of: Plan, model: nn.Module, network: nn.Module | None = None) -> str:
 def read(text: str, layers: Sequence[Layer], recipe: Recipe, *, prefix: str = "") -> Plan:
     """The plan that a schedule means for a network, whose parameters have `prefix` in front of their names there.
 
-    Names may be patterns, as finetuning-scheduler has them. A layer learns from the phase in which its first parameter
-    thaws. Every phase but the last says its `max_transition_epoch`. Rates are those of the recipe. Raises PlanError.
+    Names may be patterns, as finetuning-scheduler has them; one that matches nothing of the network belongs to what is
+    beside it. A layer learns from the phase in which its first parameter thaws. Every phase but the last says its
+    `max_transition_epoch`. Rates are those of the recipe, whatever a phase's `lr`. Raises PlanError.
     """
     schedule = _parsed(text)
+    names = {f"{prefix}{name}": layer.index for layer in layers for name in layer.members}
     flags, epoch, steps = [False] * len(layers), 0, list[tuple[int, tuple[bool, ...]]]()
     for phase in range(len(schedule)):
-        patterns = [re.compile(str(pattern)) for pattern in schedule[phase].get("params", [])]
-        for layer in layers:
-            names = [f"{prefix}{name}" for name in layer.members]
-            flags[layer.index] |= any(pattern.match(name) for pattern in patterns for name in names)
+        for pattern in map(_pattern, schedule[phase].get("params", [])):
+            for name, index in names.items():
+                flags[index] |= pattern.match(name) is not None
         steps.append((epoch, tuple(flags)))
         if phase + 1 < len(schedule):
             epoch = _until(schedule[phase], phase, epoch)
+    if not any(flags) and names:
+        raise PlanError(
+            f"no pattern of the schedule matches a parameter of the network, such as {next(iter(names))!r}; say what "
+            f"stands in front of their names there: prefix is {prefix!r}"
+        )
     (_, first), *later = steps
     frozen = flags.index(True) if True in flags else len(layers)
-    return plan(
-        layers, recipe, freeze=frozen, train=first, thaw=[(at, then) for at, then in later if at < recipe.epochs]
-    )
+    thaw = [(at, then) for at, then in later if at < recipe.epochs]
+    return plan(layers, recipe, freeze=frozen, train=first, thaw=thaw)
+
+
+def _pattern(text: Any) -> re.Pattern[str]:
+    try:
+        return re.compile(str(text))
+    except re.error as error:
+        raise PlanError(f"the pattern {text!r} is no regular expression: {error}; a star of a shell is `.*`") from None
 
 
 def _begin(of: Plan, index: int) -> int:
@@ -94,9 +106,14 @@ def _parsed(text: str) -> Mapping[int, Mapping[str, Any]]:
         found: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise PlanError(f"the schedule is no YAML: {error}; give what finetuning-scheduler reads") from None
-    if not isinstance(found, dict) or sorted(found, key=str) != list(range(len(found))) or not found:
-        keys = list(found)[:5] if isinstance(found, dict) else found
-        raise PlanError(f"the schedule has the phases {keys!r:.80}; they are numbered 0, 1, 2, .. without a gap")
+    keys: list[Any] = list(found) if isinstance(found, dict) else []
+    if not keys or set(keys) != set(range(len(keys))):
+        raise PlanError(
+            f"the schedule has the phases {keys or found!r:.80}; they are numbered 0, 1, 2, .. without a gap"
+        )
+    for number, phase in found.items():
+        if not isinstance(phase, dict) or not isinstance(phase.get("params", []), list):
+            raise PlanError(f"phase {number} is {phase!r:.80}; it holds `params`, a list, and `max_transition_epoch`")
     return found
 
 

@@ -15,11 +15,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from frostline.callbacks.follow import Follow
 from frostline.values import Plan
 
+ROUNDING = 1e-9  # of an epoch: the Trainer counts them in fractions
+
 
 class PlanCallback(TrainerCallback):
     """Freezes, unfreezes and keeps still as a plan says. The learning rates are those of `groups()`.
 
-    The Trainer calls `train()` at every step, so the model itself is watched: whatever wraps it calls it in the end.
+    The Trainer calls `train()` at every step, so the model itself is watched: whatever wraps or copies it calls it.
     """
 
     def __init__(self, plan: Plan, model: nn.Module, network: nn.Module | None = None) -> None:
@@ -31,8 +33,11 @@ class PlanCallback(TrainerCallback):
         return self._follow.groups()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Also of a training that is resumed."""
+        """Also of a training that is resumed. Raises PlanError where layers thaw and the Trainer has other epochs."""
+        counted = args.max_steps <= 0 and float(args.num_train_epochs).is_integer()
+        self._follow.fits(int(args.num_train_epochs) if counted else None, processes=args.world_size)
         self._begin(state)
+        self._unhook()  # of a training that was interrupted
         self._hook = self._follow.model.register_forward_pre_hook(self._still)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -41,11 +46,16 @@ class PlanCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The model is nobody's any more."""
-        self._hook.remove()
+        self._unhook()
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _begin(self, state: TrainerState) -> None:
-        self._follow.begin(int((state.epoch or 0.0) + 1e-3))  # epochs are counted as fractions
+        self._follow.begin(int((state.epoch or 0.0) + ROUNDING))
 
     def _still(self, model: nn.Module, inputs: Any) -> None:
         if model.training:
-            self._follow.still()
+            self._follow.still(model)

@@ -41,13 +41,42 @@ def open_picture(picture: Picture) -> NDArray[np.uint8]:
     try:
         with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             image.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(upright(image))
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         name = "a picture stored in the data set" if isinstance(picture, bytes) else str(picture)
         raise DataError(
             f"{name} cannot be read as a picture: {explain(error)}; any format that Pillow reads is allowed; "
             "replace or remove the file"
         ) from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Red, green and blue, turned as its EXIF tag says."""
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def pixels_of(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+    """0..255, whole; raises DataError for a shape or a range that leaves room for doubt."""
+    channels = pictures.shape[3] if pictures.ndim == 4 else 1
+    if pictures.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in pictures.shape:
+        raise DataError(
+            f"pictures have the shape {pictures.shape}; (n, height, width) or (n, height, width, channels) with "
+            "1, 3 or 4 channels is needed; np.moveaxis(pictures, 1, -1) moves channels to the end"
+        )
+    if pictures.dtype == bool:
+        return pictures.astype(np.uint8) * np.uint8(255)
+    if pictures.dtype.kind not in "iuf" or not np.isfinite(pictures).all():
+        raise DataError(
+            f"pictures are {pictures.dtype} with values that are no finite numbers; 0..255 or 0..1 is needed"
+        )
+    low, high = pictures.min(), pictures.max()
+    top = 1 if pictures.dtype.kind == "f" else 255
+    if low < 0 or high > top:
+        raise DataError(
+            f"pictures are {pictures.dtype} between {low} and {high}; whole numbers of 0..255 or fractions of 0..1 are "
+            "needed; scale them"
+        )
+    return np.round(pictures * 255).astype(np.uint8) if top == 1 else pictures.astype(np.uint8)
 
 
 def explain(error: Exception) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
 from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
 from frostline.data.indexed import is_indexed, read_indexed
+from frostline.data.pictures import pixels_of
 from frostline.data.tables import LABELS, is_frame, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Part
@@ -50,7 +50,7 @@ def read(
     other = None if shifted is None else _kind(shifted)
     if other in (None, *BARE):
         _refuse_columns(source, kind, columns)
-    found = _found(source, kind, columns)
+    found = _found(source, kind, columns, progress=progress)
     away = None if shifted is None or other is None else _found(shifted, other, {**columns, "group": None}, least=1)
     return examples_of(found, limit=limit, other=away, progress=progress)
 
@@ -63,11 +63,18 @@ def _refuse_columns(source: Any, kind: str, columns: Mapping[str, str | None]) -
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
 
 
-def _found(source: Any, kind: str, columns: Mapping[str, str | None], *, least: int = 2) -> Found:
+def _found(
+    source: Any,
+    kind: str,
+    columns: Mapping[str, str | None],
+    *,
+    least: int = 2,
+    progress: Progress | None = None,
+) -> Found:
     """Whatever form it has, which `kind` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     if kind == "arrays":
-        return read_indexed(source) if is_indexed(source) else _arrays(source)
+        return read_indexed(source, progress=progress) if is_indexed(source) else _arrays(source)
     if kind == "huggingface":
         return _hugging_face(source, label=label, image=path, group=group, values=values)
     if kind == "table":
@@ -140,30 +147,6 @@ def _arrays(source: Any) -> Found:
         groups=None,
         detected=f"arrays: {len(names)} pictures of {'x'.join(map(str, pixels.shape[1:]))}, {len(set(names))} classes",
     )
-
-
-def pixels_of(pictures: NDArray[Any]) -> NDArray[np.uint8]:
-    """0..255, whole; raises DataError for a shape or a range that leaves room for doubt."""
-    channels = pictures.shape[3] if pictures.ndim == 4 else 1
-    if pictures.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in pictures.shape:
-        raise DataError(
-            f"pictures have the shape {pictures.shape}; (n, height, width) or (n, height, width, channels) with "
-            "1, 3 or 4 channels is needed; np.moveaxis(pictures, 1, -1) moves channels to the end"
-        )
-    if pictures.dtype == bool:
-        return pictures.astype(np.uint8) * np.uint8(255)
-    if pictures.dtype.kind not in "iuf" or not np.isfinite(pictures).all():
-        raise DataError(
-            f"pictures are {pictures.dtype} with values that are no finite numbers; 0..255 or 0..1 is needed"
-        )
-    low, high = pictures.min(), pictures.max()
-    top = 1 if pictures.dtype.kind == "f" else 255
-    if low < 0 or high > top:
-        raise DataError(
-            f"pictures are {pictures.dtype} between {low} and {high}; whole numbers of 0..255 or fractions of 0..1 are "
-            "needed; scale them"
-        )
-    return np.round(pictures * 255).astype(np.uint8) if top == 1 else pictures.astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------ Hugging Face

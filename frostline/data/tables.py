@@ -54,9 +54,10 @@ def read_table(
     Raises DataError for a table that cannot be parsed or lacks a column (listing the columns it has), LabelError
     for rows without a label.
     """
-    file, frame = (given, _parsed(given)) if isinstance(given, Path) else (Path("the frame"), given)
+    file, frame = (given, _parsed(given)) if isinstance(given, Path) else (Path("the frame"), given.rename(columns=str))
     if frame.empty:
         raise DataError(f"{file} holds no rows; a row a picture is needed, with its path and its label")
+    home = "the folder that Python runs in" if is_frame(given) else "the table's own folder"
     columns = detect(frame, str(file), label=label, path=path, group=group, values=values)
     labels = labels_of(list(frame[columns.label]), f"column {columns.label!r} of {file}")
     names = [plain(str(value)) if text_of(value) else "" for value in frame[columns.path]]
@@ -70,7 +71,7 @@ def read_table(
     if not any(picture.is_file() for picture in inputs):
         raise DataError(
             f"none of the {len(inputs)} pictures that {file} names exists; {str(inputs[0])!r} is where the first was "
-            "looked for; paths are absolute or start at the table's own folder"
+            f"looked for; paths are absolute or start at {home}"
         )
     seen: Counter[str] = Counter()
     ids: list[str] = []

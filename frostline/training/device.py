@@ -119,25 +119,25 @@ def total_bytes(where: torch.device) -> int:
     return int(torch.cuda.get_device_properties(where).total_memory) if where.type == "cuda" else 0
 
 
-def reset_peak() -> int:
+def reset_peak(where: torch.device) -> int:
     """Begin to measure peak memory anew; returns the bytes that are held already, for `peak_bytes`."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
     if sys.platform == "linux":
         ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)  # what earlier arms freed goes back first
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark: proc(5)
         except OSError:
-            return 0
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _high_water()
+            return torch.cuda.memory_allocated(where) if where.type == "cuda" else 0
+    return torch.cuda.memory_allocated(where) if where.type == "cuda" else _high_water()
 
 
-def peak_bytes(held: int) -> int:
+def peak_bytes(held: int, where: torch.device) -> int:
     """Peak memory since `reset_peak`, beyond what it said was held: so an arm's peak is its own.
 
-    Of the GPU's allocator where there is one, else of this process.
+    Of the allocator of a GPU, else of this process.
     """
-    return max(0, (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _high_water()) - held)
+    return max(0, (torch.cuda.max_memory_allocated(where) if where.type == "cuda" else _high_water()) - held)
 
 
 def _high_water() -> int:

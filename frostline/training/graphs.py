@@ -1,7 +1,8 @@
 """Work of a GPU that is recorded once and replayed (CUDA graphs): one launch in the place of hundreds.
 
 A step of a small network is over on a GPU before the processor has handed over its next kernel. A recording does the
-very same kernels on the same memory, so that what goes in is copied to where the recording reads it.
+very same kernels on the same memory, so that what goes in is copied to where the recording reads it, and whatever it
+reads or writes must live as long as it does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ def recorded(work: Callable[[], object]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with _recording(graph, None):
         work()
-    return graph.replay
+    return _Replay(graph, work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """Holds on to the work: the memory that is recorded is that of its tensors."""
+
+    graph: torch.cuda.CUDAGraph
+    work: Callable[[], object]
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +59,12 @@ class _Recording:
 class Recorder:
     """Training steps, each as it is written until its like was recorded: by the state of the learners, and by shapes.
 
-    What cannot be recorded (work that waits for the device) is done as it is written.
+    What cannot be recorded (work that waits for the device, or for which a second set of activations has no room) is
+    done as it is written. To be closed after use, since a recording holds a training's memory.
     """
 
     def __init__(self, take: Take, parameters: Sequence[nn.Parameter]) -> None:
-        self._take = take
+        self._take: Take | None = take
         self._parameters = parameters
         self._state: Hashable = None
         self._met = dict[Hashable, int]()  # steps taken as they are written
@@ -61,15 +74,24 @@ class Recorder:
         self._refused = False
 
     def begin(self, state: Hashable) -> None:
-        """What the steps to come depend on, besides their batches."""
+        """What the steps to come depend on, besides their batches; recordings of another state are given up."""
+        if state != self._state:
+            self._forget()
+            self._met.clear()
         self._state = state
 
+    def close(self) -> None:
+        """Give up all recordings, and the training whose steps they are."""
+        self._forget()
+        self._take, self._parameters = None, ()
+
     def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Told:
+        assert self._take is not None, "no step is taken once it is closed"
         given = (*inputs, targets)
-        mark = (self._state, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in given))
+        mark = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in given)
         made = self._made.get(mark)
         if made is None and self._met.setdefault(mark, 0) >= WARM and not self._refused:
-            made = self._record(given)
+            made = self._record(self._take, given)
             if made is not None:
                 self._made[mark] = made
         if made is None:
@@ -85,21 +107,31 @@ class Recorder:
                 parameter.grad = grad
         return {place: (loss.clone(), norm.clone()) for place, (loss, norm) in made.told.items()}
 
-    def _record(self, given: tuple[Tensor, ...]) -> _Recording | None:
-        """A recording, which takes no step; None where there cannot be one."""
+    def _record(self, take: Take, given: tuple[Tensor, ...]) -> _Recording | None:
+        """A recording, which takes no step; None where there cannot be one, and then there is no other one either."""
         reads, graph = tuple(tensor.clone() for tensor in given), torch.cuda.CUDAGraph()
         for parameter in self._parameters:
             parameter.grad = None  # a gradient of an earlier step would be added to where it lies
         try:
             with _recording(graph, self._pool):
-                told = self._take(reads[:-1], reads[-1])
+                told = take(reads[:-1], reads[-1])
+            self._pool = graph.pool()
+            return _Recording(graph, reads, told, tuple(parameter.grad for parameter in self._parameters))
         except RuntimeError as error:
-            if out_of_memory(error):
-                raise
             self._refused = True
-            return None
-        self._pool = graph.pool()
-        return _Recording(graph, reads, told, tuple(parameter.grad for parameter in self._parameters))
+            full = out_of_memory(error)
+        # after the except clause, as the error holds on to what was made; and all of it, since what draws was moved on
+        del graph
+        self._forget()
+        if full:
+            torch.cuda.empty_cache()
+        return None
+
+    def _forget(self) -> None:
+        for parameter in self._parameters if self._made else ():
+            parameter.grad = None  # it lies in the memory of a recording
+        self._made.clear()
+        self._last, self._pool = None, None
 
 
 @contextmanager

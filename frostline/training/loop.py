@@ -43,18 +43,28 @@ def train_together(
     one that diverged is not there any more in the next. No learner may have a batch norm that uses batch statistics: it
     would have to be updated through the stack.
     """
-    going, steps_of = dict(enumerate(several)), Steps(several, device)
+    steps_of = Steps(several, device)
+    try:
+        yield from _epochs_of(several, steps_of, feed, steps, first)
+    finally:
+        steps_of.close()
+
+
+def _epochs_of(
+    several: Sequence[Going], taken: Steps, feed: Feed, steps: int, first: int
+) -> Iterator[dict[int, Epoch]]:
+    going = dict(enumerate(several))
     for number in range(first, several[0].plan.recipe.epochs):
         started, met = time.perf_counter(), {place: list[tuple[Tensor, Tensor, int]]() for place in going}
         for one in several:
             one.learner.mode(number)
-        steps_of.begin(going)
+        taken.begin(going)
         for index, (inputs, targets) in enumerate(feed(number)):
             for one in going.values():
                 _schedule(one, number * steps + index, steps)
-            for place, (loss, norm) in steps_of.take(inputs, targets).items():
+            for place, (loss, norm) in taken.take(inputs, targets).items():
                 met[place].append((loss, norm, len(targets)))
-        told = {place: _read(of) for place, of in met.items()}  # the one wait for the device in an epoch
+        told = {place: _read(of) for place, of in met.items()}  # here a device is waited for, and not at every step
         share = (time.perf_counter() - started) / len(met)
         going = {place: one for place, one in going.items() if math.isfinite(told[place][-1][0])}
         flows = {place: _flows(one, told[place][-1][1]) for place, one in going.items()}
@@ -120,10 +130,14 @@ def _flows(one: Going, norm: float) -> tuple[Flow, ...]:
         if taught:
             layers.setdefault(str(group["name"]).partition("/")[0], []).extend(taught)
     stepped = {id(p): group for group in one.optimiser.param_groups for p in group["params"]}
+    state = one.optimiser.state
+    counted = [p for members in layers.values() for p in members if "step" in state.get(p, {})]
+    taken: list[float] = torch.stack([state[p]["step"] for p in counted]).tolist() if counted else []
+    counts = dict(zip(map(id, counted), taken, strict=True))
     rows = list[Tensor]()
     with torch.no_grad():
         for members in layers.values():
-            moved = [_moved(one.optimiser.state[p], stepped[id(p)], p) for p in members]
+            moved = [_moved(state[p], counts.get(id(p), 0.0), stepped[id(p)], p) for p in members]
             grads = [p.grad for p in members if p.grad is not None]
             rows.append(torch.stack([nn.utils.get_total_norm(part) for part in (grads, moved, members)]))
     table: list[list[float]] = torch.stack(rows).tolist() if rows else []
@@ -133,10 +147,10 @@ def _flows(one: Going, norm: float) -> tuple[Flow, ...]:
     )
 
 
-def _moved(state: Mapping[str, Any], group: Mapping[str, Any], parameter: nn.Parameter) -> Tensor:
-    """The step that the optimiser took last for a parameter."""
+def _moved(state: Mapping[str, Any], count: float, group: Mapping[str, Any], parameter: nn.Parameter) -> Tensor:
+    """The step that the optimiser took last for a parameter, its `count`-th."""
     if "exp_avg" in state:
-        (first, second), count = group["betas"], float(state["step"])
+        first, second = group["betas"]
         spread = (state["exp_avg_sq"] / (1 - second**count)).sqrt() + group["eps"]
         return group["rate"] / (1 - first**count) * state["exp_avg"] / spread
     assert parameter.grad is not None, "asked of parameters that learned"

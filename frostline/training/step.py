@@ -72,6 +72,12 @@ class Steps:
         """One step; by place, the loss and the norm of the gradient before it was clipped."""
         return (self._taken if self._recorder is None else self._recorder)(inputs, targets)
 
+    def close(self) -> None:
+        """Let go of what was recorded: it holds a training's memory, and refers back to here."""
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
+
     def _state(self) -> Hashable:
         """What a step depends on and its batch does not say."""
         modules = [one.learner.module for one in self._going.values()]
