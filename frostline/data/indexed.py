@@ -89,7 +89,7 @@ def _pixels(picture: Any, number: int) -> NDArray[np.uint8]:
         values = np.moveaxis(values, 0, -1)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         where = "(channels, height, width) of a tensor" if tensor else "(height, width[, channels]) of an array"
-        raise DataError(f"picture {number} of the data set has the shape {np.shape(picture)}; {where} is needed")
+        raise DataError(f"picture {number} of the data set has the shape {tuple(np.shape(picture))}; {where} is needed")
     try:
         (pixels,) = pixels_of(values[None])
     except DataError as error:
