@@ -433,7 +433,7 @@ def test_the_library_itself_thaws_by_the_schedule_as_the_plan_does(tmp_path: Pat
     Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=tmp_path,
-        callbacks=[FinetuningScheduler(ft_schedule=str(place), epoch_transitions_only=True)],
+        callbacks=[FinetuningScheduler(ft_schedule=str(place), epoch_transitions_only=True, restore_best=False)],
     ).fit(Tuned(), loader)  # fmt: skip
     for number, (learns, _) in enumerate(model.seen):
         flags = of.learning(number // (ROWS // BATCH))

@@ -1,7 +1,7 @@
 """A plan as the schedule of finetuning-scheduler, and back.
 
     text = write(plan, module, module.backbone)  # keys 0, 1, ..: parameters that thaw, until when, and their rate
-    FinetuningScheduler(ft_schedule="schedule.yaml", epoch_transitions_only=True)
+    FinetuningScheduler(ft_schedule="schedule.yaml", epoch_transitions_only=True, restore_best=False)
 
 It says nothing of batch norms and dropout: `callbacks.lightning` keeps those still as the plan has it.
 """
