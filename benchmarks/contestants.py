@@ -269,7 +269,8 @@ def frostline_measured(work: Work, epochs: int) -> Timed:
 
 
 def _frostline(work: Work, epochs: int, precision: str) -> Timed:
-    from frostline.bench.unit import ALL, perform
+    from frostline.bench.task import ALL
+    from frostline.bench.unit import perform
     from frostline.plan import plan
     from frostline.run.course import single_blas
     from frostline.values import Arm, Recipe, Unit

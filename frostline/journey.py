@@ -19,7 +19,7 @@ from frostline.bench.bench import Bench, Source
 from frostline.bench.curve import probe_cuts
 from frostline.bench.lay import lay
 from frostline.bench.recipe import FULL
-from frostline.bench.unit import ALL
+from frostline.bench.task import ALL
 from frostline.errors import OptionError, RunError
 from frostline.formats import export as formats
 from frostline.formats import model as models

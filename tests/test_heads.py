@@ -16,7 +16,8 @@ from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify
 from frostline.bench.fisher import fisher
-from frostline.bench.unit import features_at, learner, perform, plan_training, starting_head
+from frostline.bench.task import plan_training
+from frostline.bench.unit import features_at, learner, perform, starting_head
 from frostline.errors import PlanError
 from frostline.evidence import probes
 from frostline.plan import from_json, plan, to_json

@@ -16,7 +16,7 @@ from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
-from frostline.bench.unit import ALL, plan_training
+from frostline.bench.task import ALL, plan_training
 from frostline.data.batches import decode
 from frostline.journey import probe_with
 from frostline.plan import plan

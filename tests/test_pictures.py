@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from frostline.bench.passing import as_read
-from frostline.data.batches import batches, decode, frames, pictures
-from frostline.data.pictures import augment, open_picture, preprocess, size_of
+from frostline.data.batches import batches, decode, frames
+from frostline.data.pictures import augment, normalised, open_picture, preprocess, size_of
 from frostline.errors import DataError
 from frostline.values import Examples, Preprocessing
 
@@ -28,6 +28,11 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """A smooth picture, as photographs are."""
     small = np.random.default_rng(seed).integers(0, 256, (7, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def pictures(examples: Examples, rows: NDArray[np.int64], how: Preprocessing, **drawn: Any) -> NDArray[np.float32]:
+    """Frames as the network reads them."""
+    return normalised(frames(examples, rows, how, **drawn), how)
 
 
 def of_arrays(count: int, size: int = 32) -> Examples:

@@ -28,7 +28,8 @@ from frostline.bench import unit as units
 from frostline.bench.bench import Bench
 from frostline.bench.finals import cached_versus_live, certify, frozen_unchanged
 from frostline.bench.measure import measure, trial
-from frostline.bench.unit import ALL, kept_weights, perform, plan_training, starting_head
+from frostline.bench.task import ALL, plan_training
+from frostline.bench.unit import kept_weights, perform, starting_head
 from frostline.data import batches
 from frostline.errors import FrozenMoved, PlanError, RunFailed
 from frostline.evidence import probes

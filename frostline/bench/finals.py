@@ -13,7 +13,8 @@ from torch import Tensor
 from frostline.activations.fingerprint import alike
 from frostline.bench.bench import Bench
 from frostline.bench.resident import given_up
-from frostline.bench.unit import Training, kept_weights, learner, plan_training, reader
+from frostline.bench.task import Training, plan_training, reader
+from frostline.bench.unit import kept_weights, learner
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.training import checkpoint, loop

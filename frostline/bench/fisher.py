@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from frostline.bench.bench import Bench
-from frostline.bench.unit import learner, plan_training
+from frostline.bench.task import plan_training
+from frostline.bench.unit import learner
 from frostline.data import batches
 from frostline.values import Arm, Unit
 

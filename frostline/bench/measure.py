@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -136,10 +136,7 @@ def _worth_recording(trial: Trial, way: Way) -> bool:
     """Whether steps of the whole network are faster on a GPU recorded; not where they cannot be."""
     if trial.where.type != "cuda":
         return False
-    try:
-        alone, replayed = least([_whole(trial, way), _whole(trial, replace(way, graphs=True))])
-    except RuntimeError:  # what cannot be recorded, or has no room for it beside
-        return False
+    alone, replayed = least([_whole(trial, way), _whole(trial, replace(way, graphs=True))])
     return replayed * RECORDED < alone
 
 
@@ -229,7 +226,7 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
         for tensor in (*wanted, *frontier):
             tensor.grad = None
 
-    return _waiting(recorded(run) if way.graphs else run, trial.where)
+    return _waiting(_taken(run, way), trial.where)
 
 
 def _update(module: nn.Module, way: Way, where: torch.device) -> Call:
@@ -243,7 +240,7 @@ def _update(module: nn.Module, way: Way, where: torch.device) -> Call:
         nn.utils.clip_grad_norm_(copies, 1.0)
         optimiser.step()
 
-    return _waiting(recorded(run) if way.graphs else run, where)
+    return _waiting(_taken(run, way), where)
 
 
 def _above(halves: Halves, depth: int) -> list[nn.Parameter]:
@@ -317,6 +314,14 @@ def _seconds(call: Call, clock: Callable[[], float]) -> float:
     started = clock()
     call()
     return clock() - started
+
+
+def _taken(run: Call, way: Way) -> Call:
+    """Recorded where the way says so; as it is written where it cannot be, as a training does then."""
+    if way.graphs:
+        with suppress(RuntimeError):
+            return recorded(run)
+    return run
 
 
 def _waiting(run: Call, where: torch.device) -> Call:

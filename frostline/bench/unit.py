@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,38 +18,23 @@ from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
 from frostline.bench.resident import given_up, resident
+from frostline.bench.task import Training, fold_of, plan_training, reader, stored
 from frostline.data import batches
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
-from frostline.plan import with_epochs, with_rate
 from frostline.search.arms import exact
 from frostline.search.scores import balanced
 from frostline.tasks import heads
 from frostline.training import adapters, checkpoint, device, loop, underway
-from frostline.training.feed import Held, Read, feed, steps
-from frostline.training.prepare import prepared, read_at, reestimate, refuse_untrained
+from frostline.training.feed import Held, feed, steps
+from frostline.training.prepare import prepared, read_at, reestimate
 from frostline.training.step import Batch, Feed, Going, Learner, stacking_quietly
-from frostline.values import Arm, Epoch, Fold, Outcome, Plan, Unit
+from frostline.values import Arm, Epoch, Outcome, Unit
 
-ALL = -1  # the fold that has every example on both sides: for the model that is trained on everything
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 UNDERWAY = "underway"  # and for trainings that are not at their end
 KEPT_EVERY = 30.0  # seconds, at the end of an epoch
 SMALLEST_BATCH = 2  # halving after running out of memory ends here
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How one unit is to be trained."""
-
-    plan: Plan
-    rows: NDArray[np.int64]  # to learn from
-    predict: NDArray[np.int64]  # to predict afterwards
-    fold: int
-    seed: int
-    start: int  # depth at which stored activations are read
-    live: bool  # pictures are read and augmented anew each epoch instead
-    views: int  # of each picture, that epochs take in turn where it is not live
 
 
 Task = tuple[Unit, Training]
@@ -110,19 +95,6 @@ def _drops(bench: Bench, name: str) -> bool:
     return float(getattr(bench.backbone.module.get_submodule(name), "p", 0.0) or 0.0) > 0
 
 
-def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
-    """The unit's own plan, rows and start. Raises PlanError for what this version does not train."""
-    refuse_untrained(arm.plan)
-    plan = with_epochs(with_rate(arm.plan, unit.rate), unit.epochs)
-    fold = fold_of(bench, unit.fold)
-    rows = np.concatenate([fold.train, fold.validation])
-    usable = [depth for depth in bench.whole if depth <= plan.freeze and bench.stores(depth, rows)]
-    start = 0 if live else max(usable, default=0)
-    views = 1 if live or plan.recipe.augment == "none" else bench.views
-    seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
-    return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
-
-
 def starting_head(bench: Bench, fold: int, depths: tuple[int, ...], *, balance: bool) -> probes.Linear:
     """The logistic probe on some cuts, fitted on the training rows of a fold; kept, since many arms start from it."""
     key = (fold, depths, balance)
@@ -137,12 +109,6 @@ def starting_head(bench: Bench, fold: int, depths: tuple[int, ...], *, balance: 
 def features_at(bench: Bench, depths: tuple[int, ...], rows: NDArray[np.int64]) -> Table:
     """Pooled features of some cuts, side by side."""
     return np.concatenate([bench.pooled[depth][rows] for depth in depths], axis=1)
-
-
-def fold_of(bench: Bench, number: int) -> Fold:
-    """A fold of the split, or everything but what is shifted."""
-    everything = np.setdiff1d(np.arange(len(bench.examples)), bench.split.shifted)
-    return Fold(everything, everything) if number == ALL else bench.split.folds[number]
 
 
 def kept_weights(bench: Bench, unit: Unit) -> Path:
@@ -210,7 +176,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool, nea
     kept = training.plan.layers[: training.plan.keep]
     frozen = [name for layer in kept[: training.plan.freeze] for name in layer.members]
     frozen += [name for layer in kept[training.plan.freeze :] for name in layer.held]
-    where, read, still = bench.device.device, reader(bench, training), _stored(bench, training, 1)
+    where, read, still = bench.device.device, reader(bench, training), stored(bench, training, 1)
     way, found = bench.calibration.way, list[Outcome]()
     held = None if training.live else bench.whole.get(training.start)
     waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
@@ -334,38 +300,3 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
             part.weight.copy_(torch.from_numpy(linear.weights))
             part.bias.copy_(torch.from_numpy(linear.bias))
     return head
-
-
-def reader(bench: Bench, training: Training) -> Read:
-    """What gives the loop its inputs: the store, or pictures that are read and augmented anew each epoch."""
-    if not training.live:
-        return _stored(bench, training, training.views)
-
-    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
-        assert bench.backbone.preprocessing is not None, "pictures come with preprocessing"
-        draw = batches.pictures(
-            bench.examples,
-            rows,
-            bench.backbone.preprocessing,
-            augment=training.plan.recipe.augment,
-            seed=training.seed,
-            epoch=epoch,
-            workers=bench.settings.threads,
-        )
-        return (draw,)
-
-    return read
-
-
-def _stored(bench: Bench, training: Training, views: int) -> Read:
-    """One fixed view after the other, epoch by epoch, from what is stored of it or from the pictures."""
-
-    def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
-        number, how, given = epoch % views, bench.backbone.preprocessing, bench.settings
-        if bench.stores(training.start, rows):
-            return bench.stored(training.start, rows, view=number)
-        assert training.start == 0 and how is not None, "only pictures can be read anew"
-        kind = training.plan.recipe.augment
-        return (batches.view(bench.examples, rows, how, number, augment=kind, seed=given.seed, workers=given.threads),)
-
-    return read

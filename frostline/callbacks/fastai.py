@@ -1,7 +1,9 @@
 """A plan in fastai.
 
-learner = Learner(loaders, model, splitter=splitter(plan, "backbone"), cbs=PlanCallback(plan, "backbone"), ...)
-learner.fit(plan.recipe.epochs, lr=rates(plan, model, "backbone"))
+    learner = Learner(loaders, model, splitter=splitter(plan, "backbone"), cbs=PlanCallback(plan, "backbone"), ...)
+    learner.fit(plan.recipe.epochs, lr=rates(plan, model, "backbone"))
+
+Here `model.backbone` is the part whose parameters have the names in the plan.
 """
 
 from __future__ import annotations

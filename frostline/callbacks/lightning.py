@@ -1,10 +1,13 @@
 """A plan in Lightning (the package `lightning`).
 
-class Tuned(LightningModule):
-    def configure_optimizers(self):
-        return torch.optim.AdamW(groups(plan, self, self.backbone))
+    class Tuned(LightningModule):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(groups(plan, self, self.backbone))
 
-Trainer(callbacks=[PlanCallback(plan, lambda module: module.backbone)], ...).fit(Tuned(), loader)
+    follow = PlanCallback(plan, lambda module: module.backbone)
+    Trainer(callbacks=[follow], ...).fit(Tuned(), loader)
+
+Here `backbone` is the part whose parameters have the names in the plan.
 """
 
 from __future__ import annotations

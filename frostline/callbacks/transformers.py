@@ -1,8 +1,10 @@
 """A plan in the Hugging Face Trainer.
 
-follow = PlanCallback(plan, model, model.vit)  # the part whose parameters have the names in the plan
-optimiser = torch.optim.AdamW(follow.groups())
-Trainer(model, arguments, callbacks=[follow], optimizers=(optimiser, None), ...).train()
+    follow = PlanCallback(plan, model, model.vit)
+    optimiser = torch.optim.AdamW(follow.groups())
+    Trainer(model, arguments, callbacks=[follow], optimizers=(optimiser, None), ...).train()
+
+Here `model.vit` is the part whose parameters have the names in the plan.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def decode(
 
     `workers` threads share the decoding where that is worth it. Raises DataError naming an unreadable file.
     """
-    return pictures(examples, rows, preprocessing, workers=workers)
+    return normalised(frames(examples, rows, preprocessing, workers=workers), preprocessing)
 
 
 def view(
@@ -43,24 +43,7 @@ def view(
 ) -> NDArray[np.float32]:
     """One of several fixed variations of these pictures; number 0 is each picture as it is."""
     kind: Augment = augment if number else "none"
-    return pictures(examples, rows, preprocessing, augment=kind, seed=seed, epoch=number, workers=workers)
-
-
-def pictures(
-    examples: Examples,
-    rows: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    *,
-    augment: Augment = "none",
-    seed: int = 0,
-    epoch: int = 0,
-    workers: int = 0,
-) -> NDArray[np.float32]:
-    """As `decode`, each picture varied first. The draw depends on (seed, epoch, row) and on nothing else.
-
-    Neither the batch that a row stands in nor the number of threads changes its pixels.
-    """
-    made = frames(examples, rows, preprocessing, augment=augment, seed=seed, epoch=epoch, workers=workers)
+    made = frames(examples, rows, preprocessing, augment=kind, seed=seed, epoch=number, workers=workers)
     return normalised(made, preprocessing)
 
 
@@ -74,7 +57,11 @@ def frames(
     epoch: int = 0,
     workers: int = 0,
 ) -> NDArray[np.uint8]:
-    """As `pictures`, in bytes: what is left is to normalise them, which a device does faster than it takes floats."""
+    """As `decode`, each picture varied first, and still in bytes: a device normalises faster than it takes floats.
+
+    The draw depends on (seed, epoch, row) and on nothing else: neither the batch that a row stands in nor the number of
+    threads changes its pixels.
+    """
 
     def one(row: int) -> NDArray[np.uint8]:
         # from 1: NumPy pads short seeds with zeros, so row 0 would share its draw with the epoch's order

@@ -18,7 +18,8 @@ from frostline.bench import finals
 from frostline.bench.bench import Bench
 from frostline.bench.curve import grown_cuts
 from frostline.bench.forgetting import forgotten
-from frostline.bench.unit import ALL, kept_weights
+from frostline.bench.task import ALL
+from frostline.bench.unit import kept_weights
 from frostline.formats import model as models
 from frostline.plan import from_json
 from frostline.report import page
