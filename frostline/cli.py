@@ -266,7 +266,7 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
-    to: Annotated[str, typer.Option(help="safetensors, transformers, onnx or torch_export.")],
+    to: Annotated[str, typer.Option(help="safetensors, transformers, onnx, torch_export or keras.")],
     out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT by default.")] = None,
 ) -> None:
     """The model of a run for other libraries, with a card of its evidence."""

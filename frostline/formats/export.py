@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
+from frostline.formats.keras import keras_file
 from frostline.formats.model import Model
 from frostline.formats.whole import CLOSE, Naming, Refused, Serving, whole
 from frostline.training.prepare import predictor
@@ -251,4 +252,5 @@ FORMATS: Mapping[str, Writer] = {
     "transformers": _transformers,
     "onnx": _onnx,
     "torch_export": _torch_export,
+    "keras": keras_file,
 }

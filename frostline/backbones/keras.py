@@ -1,0 +1,216 @@
+"""Networks of Keras 3: by the name of an application, from a file that Keras saved, or as a model."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.backbones.keras_library import drawn, library, quiet, sentence
+from frostline.backbones.keras_network import KerasNetwork, anew, channels_last, every_layer, picture_shape
+from frostline.backbones.sources import PATIENCE, REMEDY, Built, Options, unknown
+from frostline.errors import BackboneError, WeightsError
+from frostline.values import Preprocessing
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+SCALING = ("Rescaling", "Normalization")  # layers with which a network scales its pictures itself
+RAW = "pixels from 0 to 255 as they are, which is how Keras' own data sets bring them,"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is done to pixels from 0 to 255 before a network reads them, channel by channel in the order of RGB."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reverses: bool = False  # it reads blue before red
+
+
+def keras_network(name: str, pretrained: bool, image_size: int | None, options: Options) -> Built:
+    """`keras/NAME` of keras.applications, or `keras/FILE` as Keras saved it.
+
+    `options` are arguments of the application. Raises BackboneError for what is unknown or cannot be built,
+    WeightsError where the weights cannot be had.
+    """
+    if name.endswith(SUFFIXES):
+        return keras_file(Path(name).expanduser(), pretrained, image_size, options)
+    offered = {
+        key: value
+        for key, value in vars(library().applications).items()
+        if inspect.isfunction(value) and key[0].isupper()
+    }
+    if name not in offered:
+        raise unknown(name, "keras", sorted(offered))
+    build = offered[name]
+    return built_of(
+        _application(build, name, pretrained, options),
+        f"keras/{name}" if pretrained else "none",
+        image_size,
+        _reading(sys.modules[build.__module__].preprocess_input),
+    )
+
+
+def keras_file(file: Path, pretrained: bool, image_size: int | None, options: Options) -> Built:
+    """A `.keras` file, or an `.h5` file with architecture and weights. Code in it is not run.
+
+    Raises BackboneError where it is missing or Keras refuses it, with what to do.
+    """
+    if options:
+        raise BackboneError(
+            f"model_kwargs {dict(options)} are given for {file}, whose model is built already; drop them"
+        )
+    if not file.is_file():
+        raise BackboneError(f"{str(file)!r} does not exist; give a file that model.save('network.keras') wrote")
+    keras = library()
+    try:
+        with drawn(0), quiet(), keras.device("cpu"):
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # what a file of anybody's makes Keras raise is of many kinds
+        raise BackboneError(_refusal(file, error)) from error
+    built = built_of(model, str(file), image_size)
+    return built if pretrained else _random(built)
+
+
+def keras_model(model: Any, pretrained: bool, image_size: int | None) -> Built:
+    """A model that the caller holds. It is not touched: a copy learns. Raises BackboneError."""
+    library()
+    copy = anew(model)
+    copy.set_weights(model.get_weights())
+    built = built_of(copy, "as given", image_size)
+    return built if pretrained else _random(built)
+
+
+def read_keras_weights(network: KerasNetwork, file: Path) -> None:
+    """Weights that Keras saved, `.weights.h5` or a whole model, into a network, in place. Raises WeightsError."""
+    if not file.is_file():
+        raise WeightsError(f"weights {str(file)!r} are no file; give what model.save_weights('my.weights.h5') wrote")
+    model = network.model
+    try:
+        with quiet():
+            if file.name.endswith(".weights.h5"):
+                model.load_weights(file)
+            else:
+                with library().device("cpu"):
+                    other = library().models.load_model(file, compile=False, safe_mode=True)
+                model.set_weights(other.get_weights())
+    except Exception as error:  # Keras raises many kinds
+        raise WeightsError(
+            f"{file} does not hold the weights of {model.name!r}: {sentence(error)}; give the file of this very "
+            "architecture, or the whole network as the backbone"
+        ) from error
+
+
+def _application(build: Callable[..., Any], name: str, pretrained: bool, options: Options) -> Any:
+    def made(weights: str | None) -> Any:
+        with drawn(int(torch.randint(2**31, ()))), quiet(), library().device("cpu"):
+            return build(weights=weights, **options)
+
+    try:
+        plain = made(None)
+    except Exception as error:  # an argument that the application does not take
+        raise BackboneError(
+            f"keras/{name} cannot be built with the options {dict(options)}: {sentence(error)}; options are the "
+            f"arguments of keras.applications.{name}"
+        ) from error
+    if not pretrained:
+        return plain
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # what is kept in ~/.keras/models is not asked for
+    try:
+        return made("imagenet")
+    except Exception as error:  # Keras raises a bare Exception where it cannot fetch
+        raise WeightsError(
+            f"the pre-trained weights of keras/{name} cannot be had ({sentence(error)}); {REMEDY}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(waits)
+
+
+def _reading(preprocess: Callable[..., Any]) -> Reading:
+    """What an application does to the pixels of a picture, asked of its own function with pictures of one colour."""
+    dark = np.asarray(preprocess(np.zeros((1, 1, 1, 3), np.float32)), np.float64).ravel()
+    slopes = np.zeros((3, 3))
+    for channel in range(3):
+        lit = np.zeros((1, 1, 1, 3), np.float32)
+        lit[..., channel] = 1
+        slopes[channel] = np.asarray(preprocess(lit), np.float64).ravel() - dark
+    places = np.abs(slopes).argmax(axis=1)  # where each channel comes out
+    slope, base = slopes[range(3), places], dark[places]
+    return Reading(tuple(-base / slope), tuple(1 / slope), bool(places[0] == 2))
+
+
+def built_of(model: Any, weights: str, image_size: int | None, reading: Reading | None = None) -> Built:
+    """A model as a network of pictures; of `image_size` pixels where that is said and it was built for others.
+
+    The model belongs to the network from then on. `reading` None takes pixels as they are. Raises BackboneError.
+    """
+    model = _of_size(model, image_size)
+    shape, last = picture_shape(model), channels_last(model)
+    size, channels = (shape[:2], shape[2]) if last else (shape[1:], shape[0])
+    if channels not in (1, 3):
+        raise BackboneError(f"the Keras model {model.name!r} reads {channels} channels; 1 for grey or 3 for colour")
+    if 0 in size:
+        raise BackboneError(
+            f"the Keras model {model.name!r} leaves the size of its pictures open; say it in pixels with --image-size"
+        )
+    notes: tuple[str, ...] = ()
+    if reading is None:
+        reading = Reading((0.0,) * channels, (1.0,) * channels)
+        if not any(type(layer).__name__ in SCALING for layer in every_layer(model)):
+            notes = (f"it does not say how its pictures were scaled: {RAW} are assumed, else give --mean and --std",)
+    known = Preprocessing((size[0], size[1]), None, reading.mean, reading.std, scale=1.0)
+    reverses = reading.reverses
+
+    def again() -> KerasNetwork:
+        return KerasNetwork(anew(model, seed=int(torch.randint(2**31, ()))), reversed_channels=reverses)
+
+    return Built(KerasNetwork(model, reversed_channels=reverses), again, known, weights, notes=notes)
+
+
+def _of_size(model: Any, image_size: int | None) -> Any:
+    """The model for pictures of another size, with its weights."""
+    shape = picture_shape(model)
+    size = shape[:2] if channels_last(model) else shape[1:]
+    if image_size is None or size == (image_size, image_size):
+        return model
+    try:
+        wanted = anew(model, size=(image_size, image_size))
+        wanted.set_weights(model.get_weights())
+    except (BackboneError, ValueError) as error:
+        raise BackboneError(
+            f"the Keras model {model.name!r} does not read {image_size} pixels: {sentence(error)}; it was built for "
+            f"{size[0]} x {size[1]}"
+        ) from error
+    return wanted
+
+
+def _random(built: Built) -> Built:
+    """The same network with weights that learned nothing."""
+    assert built.make is not None, "every Keras network is built with one"
+    return replace(built, module=built.make(), weights="none")
+
+
+def _refusal(file: Path, error: Exception) -> str:
+    """Why Keras refuses a file, and what to do about it."""
+    told = sentence(error)
+    if "Lambda" in str(error) or "safe_mode" in str(error) or "unsafe" in str(error):
+        return (
+            f"{file} is not opened, since it holds code of its own, which would run ({told}); where you trust it, "
+            "build the network in a Python file and give FILE.py:FACTORY"
+        )
+    if file.suffix != ".keras" and ("Unrecognized keyword" in str(error) or "deserializ" in str(error)):
+        return (
+            f"{file} was saved by Keras 2 in a way that Keras 3 refuses ({told}); load it with tf_keras, build the "
+            "same network in Keras 3, copy its weights with set_weights(old.get_weights()) and save it with "
+            "model.save('network.keras')"
+        )
+    if "config" in str(error) and file.suffix != ".keras":
+        return f"{file} holds weights alone ({told}); give the network as the backbone, and the file with --weights"
+    return f"{file} is no model that Keras can open ({told}); give a file that model.save('network.keras') wrote"
