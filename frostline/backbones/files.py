@@ -27,11 +27,11 @@ def file_network(file: Path, factory: str, pretrained: bool, image_size: int | N
     Raises BackboneError with the line of the file that failed, WeightsError where pre-trained weights are wanted
     and the factory brings none.
     """
-    with on_torch():  # the file may import Keras
+    with on_torch():  # the file may import Keras, and so may what is called below
         made = function(file, factory, BackboneError)
 
     def make(seed: int) -> Built:
-        with torch.random.fork_rng(devices=[]), drawn(seed):
+        with torch.random.fork_rng(devices=[]), drawn(seed), on_torch():
             torch.manual_seed(seed)
             return _called(made, file, factory, image_size, options)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from frostline.backbones.keras_library import drawn, library, quiet, sentence
-from frostline.backbones.keras_network import KerasNetwork, anew, channels_last, every_layer, picture_shape
+from frostline.backbones.keras_network import KerasNetwork, anew, channels_last, every_layer, fill, picture_shape
 from frostline.backbones.sources import PATIENCE, REMEDY, Built, Options, unknown
 from frostline.errors import BackboneError, WeightsError
 from frostline.values import Preprocessing
@@ -82,7 +82,7 @@ def keras_model(model: Any, pretrained: bool, image_size: int | None) -> Built:
     """A model that the caller holds. It is not touched: a copy learns. Raises BackboneError."""
     library()
     copy = anew(model)
-    copy.set_weights(model.get_weights())
+    fill(copy, model)
     built = built_of(copy, "as given", image_size)
     return built if pretrained else _random(built)
 
@@ -99,7 +99,7 @@ def read_keras_weights(network: KerasNetwork, file: Path) -> None:
             else:
                 with library().device("cpu"):
                     other = library().models.load_model(file, compile=False, safe_mode=True)
-                model.set_weights(other.get_weights())
+                fill(model, other)
     except Exception as error:  # Keras raises many kinds
         raise WeightsError(
             f"{file} does not hold the weights of {model.name!r}: {sentence(error)}; give the file of this very "
@@ -182,7 +182,7 @@ def _of_size(model: Any, image_size: int | None) -> Any:
         return model
     try:
         wanted = anew(model, size=(image_size, image_size))
-        wanted.set_weights(model.get_weights())
+        fill(wanted, model)
     except (BackboneError, ValueError) as error:
         raise BackboneError(
             f"the Keras model {model.name!r} does not read {image_size} pixels: {sentence(error)}; it was built for "

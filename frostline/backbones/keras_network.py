@@ -102,6 +102,12 @@ def anew(
     return found
 
 
+def fill(model: Any, like: Any) -> None:
+    """Copy the weights of a model of the same architecture, in place. Raises ValueError where shapes differ."""
+    with quiet():
+        model.set_weights(like.get_weights())
+
+
 def own_classes(model: Any) -> dict[str, type]:
     """Classes in the model that are none of Keras, under every name by which a configuration may call them."""
     kinds = {type(layer) for layer in every_layer(model) if not type(layer).__module__.startswith("keras.")}

@@ -104,19 +104,19 @@ def _output(model: Any, name: str) -> Any:
     """The symbolic result of a layer, reached from the model's own inputs, through the models that stand in it."""
     first, _, rest = name.partition(".")
     layer = model._modules[first]
-    if len(layer._inbound_nodes) != 1:
-        raise Refused(
-            f"the layer {layer.name!r} runs {len(layer._inbound_nodes)} times, so its result is not one; use --to onnx"
-        )
+    graph = getattr(model, "_functional", None) or model  # a sequential model holds its graph
+    runs = [node for nodes in graph._nodes_by_depth.values() for node in nodes if node.operation is layer]
+    if len(runs) != 1 or len(runs[0].outputs) != 1:
+        raise Refused(f"the layer {layer.name!r} runs {len(runs)} times, so its result is not one; use --to onnx")
     if not rest:
-        return layer.output
+        return runs[0].outputs[0]
     if not is_graph(layer):
         raise Refused(
             f"the plan drops what follows {rest!r} inside of {layer.name!r}, a {type(layer).__name__}, which Keras "
             "cannot take apart; use --to onnx"
         )
     inner = library().Model(layer.inputs, _output(layer, rest), name=layer.name)
-    return inner(layer.input if model is layer else layer._inbound_nodes[0].input_tensors[0])
+    return inner(runs[0].input_tensors[0])
 
 
 def _pooled(tensor: Any, how: Pool) -> Any:
