@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_workers import living
 from world import Said, end, once, refused, small, start, tell, tree
 
 
@@ -116,26 +117,3 @@ def test_workers_leave_with_an_interrupted_run_and_come_to_the_answer_of_a_singl
     assert not living(process.pid)
     assert tell(*words_of(place, out, "--workers", 2, "--resume")).code == 0
     assert answer(whole) == answer(out)
-
-
-def test_workers_leave_with_a_run_that_was_killed(place: Path, tmp_path: Path) -> None:
-    process = start(*words_of(place, tmp_path / "run", "--workers", 2), first=os.setsid)
-    patience = time.monotonic() + 240
-    while not [*tmp_path.glob("run/outcomes/*grad*.npz"), *tmp_path.glob("run/outcomes/*tune*.npz")]:
-        assert process.poll() is None, end(process)
-        assert time.monotonic() < patience
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert end(process).code == -signal.SIGKILL
-    assert not living(process.pid)
-
-
-def living(group: int) -> bool:
-    """Whether a process group still has a process, some seconds after its end."""
-    for _ in range(200):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return False
-        time.sleep(0.05)
-    return True
