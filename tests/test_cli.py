@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from world import CLASSES, LETTERS, ONE, Said, draw, end, refused, small, start, tell, tree
+from world import CLASSES, LETTERS, Said, draw, end, known, refused, small, start, tell, tree
 
 from frostline import console
 from frostline.values import Event
@@ -110,9 +110,10 @@ def test_predict_refuses_what_it_cannot_read(finished: Run, tmp_path: Path, plac
 
 
 def test_report_tells_the_answer_again(finished: Run, tmp_path: Path) -> None:
-    page = finished[0] / "report.html"
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    page = run / "report.html"
     page.unlink()
-    said = tell("report", finished[0])
+    said = tell("report", run)
     assert said.code == 0
     assert page.exists()
     assert "Strategies in the race" in said.out
@@ -122,7 +123,7 @@ def test_report_tells_the_answer_again(finished: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model/plan.json", "summary.json"])
 def test_train_takes_the_plan_of_a_run(name: str, finished: Run, place: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    said = tell("train", place / "data", "--plan", finished[0] / name, *LETTERS, "--out", out, "--json")
+    said = tell("train", place / "data", "--plan", finished[0] / name, *known(place), "--out", out, "--json")
     assert said.code == 0, said.err
     assert said.document == json.loads((out / "summary.json").read_text())
     assert said.document["score"]["n"] == 24
@@ -134,12 +135,12 @@ def test_train_takes_the_plan_of_a_run(name: str, finished: Run, place: Path, tm
 def test_train_refuses_the_plan_of_another_network(finished: Run, place: Path, tmp_path: Path) -> None:
     plan, out = finished[0] / "model" / "plan.json", tmp_path / "run"
     said = tell("train", place / "data", "--plan", plan, *small(tmp_path), "--out", out)
-    refused(said, "7 layers", "has 2", "give the plan's backbone")
+    refused(said, "4 layers", "has 2", "give the plan's backbone")
     assert not out.exists()
     broken = tmp_path / "plan.json"
     broken.write_text("{")
-    refused(tell("train", place / "data", "--plan", broken, *LETTERS, "--out", out), "plan.json", "no JSON")
-    refused(tell("train", place / "data", "--plan", tmp_path / "none", *LETTERS, "--out", out), "plan.json")
+    refused(tell("train", place / "data", "--plan", broken, *known(place), "--out", out), "plan.json", "no JSON")
+    refused(tell("train", place / "data", "--plan", tmp_path / "none", *known(place), "--out", out), "plan.json")
 
 
 # ------------------------------------------------------------------------------------------------ dry runs and TOML
@@ -243,9 +244,11 @@ def test_a_file_with_a_wrong_line_is_refused(line: str, parts: tuple[str, ...], 
         (("--workers", "two"), ("--workers", "integer")),
     ],
 )
-def test_a_flag_that_cannot_be_is_refused(words: tuple[str, ...], parts: tuple[str, ...], place: Path) -> None:
-    refused(tell("find", place / "data", *LETTERS, "--out", place / "refused", *words), *parts)
-    assert not (place / "refused").exists()
+def test_a_flag_that_cannot_be_is_refused(
+    words: tuple[str, ...], parts: tuple[str, ...], place: Path, tmp_path: Path
+) -> None:
+    refused(tell("find", place / "data", *LETTERS, "--out", tmp_path / "refused", *words), *parts)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_what_is_missing_is_named(place: Path) -> None:
@@ -269,17 +272,19 @@ def test_what_is_missing_is_named(place: Path) -> None:
     ],
 )
 def test_a_backbone_that_cannot_be_had_is_refused(
-    backbone: tuple[str, ...], parts: tuple[str, ...], place: Path
+    backbone: tuple[str, ...], parts: tuple[str, ...], place: Path, tmp_path: Path
 ) -> None:
-    refused(tell("find", place / "data", "--out", place / "refused", "--backbone", *backbone), *parts)
-    assert not (place / "refused").exists()
+    refused(tell("find", place / "data", "--out", tmp_path / "refused", "--backbone", *backbone), *parts)
+    assert not (tmp_path / "refused").exists()
 
 
-def test_weights_that_cannot_be_fetched_end_with_the_remedy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_fetched_end_with_the_remedy(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    said = tell("find", place / "data", "--backbone", "timm/resnet18", "--out", place / "refused")
+    said = tell("find", place / "data", "--backbone", "timm/resnet18", "--out", tmp_path / "refused")
     refused(said, "weights of timm/resnet18 cannot be had", "--weights none")
-    assert not (place / "refused").exists()
+    assert not (tmp_path / "refused").exists()
 
 
 # ------------------------------------------------------------------------------------------------ bad data
@@ -365,13 +370,15 @@ def test_pictures_of_every_kind_are_searched_and_what_is_odd_is_told(tmp_path: P
 # ------------------------------------------------------------------------------------------------ run directories
 
 
-def test_a_run_is_never_overwritten_silently(finished: Run, place: Path) -> None:
-    before = (finished[0] / "summary.json").read_bytes()
-    refused(tell("find", place / "data", *LETTERS, *ONE, "--epochs", 2, "--out", finished[0]), "finished", "--resume")
-    again = tell("find", place / "data", *LETTERS, *ONE, "--epochs", 2, "--out", finished[0], "--resume", "--json")
+def test_a_run_is_never_overwritten_silently(finished: Run, place: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    before = (out / "summary.json").read_bytes()
+    words = ("find", place / "data", *known(place), "--out", out)
+    refused(tell(*words, "--epochs", 2), "finished", "--resume")
+    again = tell(*words, "--epochs", 2, "--resume", "--json")
     assert again.document == json.loads(before)
-    assert (finished[0] / "summary.json").read_bytes() == before
-    said = tell("find", place / "data", *LETTERS, *ONE, "--epochs", 3, "--out", finished[0], "--resume")
+    assert (out / "summary.json").read_bytes() == before
+    said = tell(*words, "--epochs", 3, "--resume")
     refused(said, "epochs 2", "now it is 3")
 
 

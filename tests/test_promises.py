@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import stage
 from safetensors.numpy import load_file
 from stage import CALIBRATION
-from world import Said, refused, small, tell
+from world import Said, once, refused, small, tell
 
 import frostline
 from frostline import plan as plans
@@ -22,6 +23,8 @@ from frostline.run import course, entrants, terms
 from frostline.run.comparisons import exhaustive_seconds
 from frostline.settings import settings
 
+EPOCHS = 4  # two in the last rung
+
 
 def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
@@ -31,10 +34,10 @@ def weights_of(folder: Path) -> dict[str, Any]:
     return {name: tensor.tobytes() for name, tensor in load_file(folder / "model" / "model.safetensors").items()}
 
 
-@pytest.fixture(scope="module")
-def plan(finished: tuple[Path, Said], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan in which everything learns, for the network of `trained`."""
-    return tmp_path_factory.mktemp("plans") / "plan.json"
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """Where a test writes a plan for the network of `trained`."""
+    return tmp_path / "plan.json"
 
 
 def trained(place: Path, out: Path, plan: Path, *more: object, data: str = "parted") -> Said:
@@ -42,12 +45,16 @@ def trained(place: Path, out: Path, plan: Path, *more: object, data: str = "part
 
 
 @pytest.fixture(scope="module")
-def quick(place: Path) -> Path:
+def quick(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick run whose last rung is shorter than a full training, with a test folder."""
-    out = place / "quick"
-    said = tell("find", place / "parted", *small(place), "--effort", "quick", "--epochs", 9, "--out", out)
-    assert said.code == 0, said.err
-    return out
+
+    def make(folder: Path) -> Path:
+        words = (place / "parted", *small(place), "--effort", "quick", "--epochs", EPOCHS, "--out", folder / "run")
+        said = tell("find", *words)
+        assert said.code == 0, said.err
+        return folder / "run"
+
+    return once(tmp_path_factory, "quick", make)
 
 
 def test_a_quick_run_scores_the_model_that_it_hands_back_on_the_test_folder(quick: Path) -> None:
@@ -205,11 +212,11 @@ def test_a_training_is_not_resumed_with_another_plan(quick: Path, place: Path, p
     refused(trained(place, out, plan_of(quick, plan, lr=2e-2), "--resume"), "plan", "--out")
 
 
-def test_a_search_is_not_resumed_as_a_training(quick: Path, place: Path, plan: Path) -> None:
-    before = (quick / "summary.json").read_bytes()
-    file = quick.with_name("quick.toml")
+def test_a_search_is_not_resumed_as_a_training(quick: Path, place: Path, plan: Path, tmp_path: Path) -> None:
+    run, file = shutil.copytree(quick, tmp_path / "run"), tmp_path / "quick.toml"
+    before = (run / "summary.json").read_bytes()
     file.write_text('effort = "quick"\nthreads = 1\nprecision = "fp32"\n')
-    words = [*small(place)[:4], "--config", file, "--epochs", 9]
-    said = tell("train", place / "parted", *words, "--plan", plan_of(quick, plan), "--out", quick, "--resume")
+    words = [*small(place)[:4], "--config", file, "--epochs", EPOCHS]
+    said = tell("train", place / "parted", *words, "--plan", plan_of(quick, plan), "--out", run, "--resume")
     refused(said, "a search", "--out")
-    assert (quick / "summary.json").read_bytes() == before
+    assert (run / "summary.json").read_bytes() == before

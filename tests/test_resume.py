@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import Said, end, refused, small, start, tell, tree
+from test_workers import living
+from world import Said, end, once, refused, small, start, tell, tree
 
 
 def answer(folder: Path) -> tuple[Any, ...]:
@@ -48,9 +49,21 @@ def begun_again(folder: Path, into: Path) -> Path:
     return into
 
 
+@pytest.fixture(scope="module")
+def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, begun by --resume as nothing was there; the others remember its calibration."""
+
+    def make(folder: Path) -> Path:
+        said = tell(*words_of(place, folder / "run", "--resume"))
+        assert said.code == 0, said.err
+        return folder / "run"
+
+    return once(tmp_path_factory, "whole", make)
+
+
 @pytest.mark.parametrize(("kind", "finished"), [(signal.SIGINT, 4), (signal.SIGKILL, 11)])
 def test_an_ended_run_goes_on_to_the_answer_of_an_uninterrupted_one(
-    kind: int, finished: int, place: Path, tmp_path: Path
+    kind: int, finished: int, whole: Path, place: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     said = interrupted(place, out, kind, finished)
@@ -70,15 +83,11 @@ def test_an_ended_run_goes_on_to_the_answer_of_an_uninterrupted_one(
     again = [name for name, content in before.items() if (out / "outcomes" / name).read_bytes() != content]
     assert len(again) <= 1  # no more than the unit that had its file and not yet its place in the study
     assert not [name for name in tree(out) if "partial" in name]
-    whole = begun_again(out, tmp_path / "whole")
-    assert tell(*words_of(place, whole, "--resume")).code == 0
     assert answer(whole) == answer(out)
 
 
-def test_resuming_begins_what_does_not_exist_and_runs_a_damaged_outcome_again(place: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert tell(*words_of(place, out, "--resume")).code == 0
-    told = answer(out)
+def test_a_damaged_outcome_is_run_again(whole: Path, place: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
     first, second, *_ = sorted(out.glob("outcomes/*.npz"))
     contents = first.read_bytes(), second.read_bytes()
     first.unlink()
@@ -86,16 +95,16 @@ def test_resuming_begins_what_does_not_exist_and_runs_a_damaged_outcome_again(pl
     (out / "summary.json").unlink()
     shutil.rmtree(out / "activations")
     assert tell(*words_of(place, out, "--resume")).code == 0
-    assert answer(out) == told
+    assert answer(out) == answer(whole)
     assert first.exists()
     assert second.read_bytes() != contents[1][:-1] + b"x"
 
 
 def test_workers_leave_with_an_interrupted_run_and_come_to_the_answer_of_a_single_process(
-    place: Path, tmp_path: Path
+    whole: Path, place: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    process = start(*words_of(place, out, "--workers", 2), first=os.setsid)
+    out = begun_again(whole, tmp_path / "run")
+    process = start(*words_of(place, out, "--workers", 2, "--resume"), first=os.setsid)
     patience = time.monotonic() + 240
     while not [*out.glob("outcomes/*grad*.npz"), *out.glob("outcomes/*tune*.npz")]:  # what workers train
         assert process.poll() is None, end(process)
@@ -107,29 +116,4 @@ def test_workers_leave_with_an_interrupted_run_and_come_to_the_answer_of_a_singl
     assert "Traceback" not in said.err
     assert not living(process.pid)
     assert tell(*words_of(place, out, "--workers", 2, "--resume")).code == 0
-    whole = begun_again(out, tmp_path / "whole")
-    assert tell(*words_of(place, whole, "--workers", 1, "--resume")).code == 0
     assert answer(whole) == answer(out)
-
-
-def test_workers_leave_with_a_run_that_was_killed(place: Path, tmp_path: Path) -> None:
-    process = start(*words_of(place, tmp_path / "run", "--workers", 2), first=os.setsid)
-    patience = time.monotonic() + 240
-    while not [*tmp_path.glob("run/outcomes/*grad*.npz"), *tmp_path.glob("run/outcomes/*tune*.npz")]:
-        assert process.poll() is None, end(process)
-        assert time.monotonic() < patience
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert end(process).code == -signal.SIGKILL
-    assert not living(process.pid)
-
-
-def living(group: int) -> bool:
-    """Whether a process group still has a process, some seconds after its end."""
-    for _ in range(200):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return False
-        time.sleep(0.05)
-    return True

@@ -13,7 +13,17 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from frostline.errors import OptionError
-from frostline.search.scores import METRICS, class_weights, losses, resamples, score, sign, tempered, weighted
+from frostline.search.scores import (
+    METRICS,
+    SHARPNESS,
+    class_weights,
+    losses,
+    resamples,
+    score,
+    sign,
+    tempered,
+    weighted,
+)
 from frostline.values import Estimate
 
 
@@ -137,3 +147,18 @@ def test_a_temperature_undoes_overconfidence() -> None:
     assert calm.mean() < 1.02 * losses(honest, truth).mean()
     heavy = np.where(truth == 0, 2.0, 0.0)
     assert (tempered(loud, truth, heavy)[truth > 0] == 0).all()
+
+
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(1, 60), classes=st.integers(1, 12), scale=st.sampled_from([1, 30, 1e4])
+)
+@settings(max_examples=60)
+def test_the_losses_at_the_best_temperature_are_those_of_scipys_logsumexp_to_the_bit(
+    seed: int, n: int, classes: int, scale: float
+) -> None:
+    table, targets = predictions(seed, n, classes)
+    table *= np.float32(scale)
+    table[: n // 2] = np.round(table[: n // 2])  # with equal ones
+    logits = [sharpness * table.astype(np.float64) for sharpness in SHARPNESS]
+    choices = [losses((x - logsumexp(x, axis=1, keepdims=True)).astype(np.float32), targets) for x in logits]
+    assert (tempered(table, targets) == min(choices, key=np.mean)).all()

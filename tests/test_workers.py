@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -61,6 +64,22 @@ def patient(prepared: None, path: Path) -> str:
 
 def dies(prepared: None, path: Path) -> str:
     os._exit(3)
+
+
+LEADER = """
+import sys
+from pathlib import Path
+
+from test_workers import nothing, patient
+
+from frostline.workers import crew
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    with crew(2) as hands:
+        hands.rouse(nothing, place)
+        list(hands.run(patient, [place / "one", place / "two"]))
+"""
 
 
 def test_two_processes_do_every_job_once_with_what_they_were_prepared_with() -> None:
@@ -189,3 +208,28 @@ def test_nothing_works_on_for_one_who_stops_asking(tmp_path: Path) -> None:
     assert 1 <= done < 20
     time.sleep(0.5)
     assert len(list(tmp_path.glob("job*"))) == done
+
+
+def test_processes_leave_in_the_middle_of_their_work_when_the_one_that_leads_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "leader.py").write_text(LEADER)
+    line = [sys.executable, str(tmp_path / "leader.py"), str(tmp_path)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    leader = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True)
+    patience = time.monotonic() + 120
+    while not ((tmp_path / "one").exists() and (tmp_path / "two").exists()):
+        assert leader.poll() is None and time.monotonic() < patience
+        time.sleep(0.02)
+    leader.kill()
+    assert leader.wait() == -signal.SIGKILL
+    assert not living(leader.pid)
+
+
+def living(group: int) -> bool:
+    """Whether a process group still has a process, some seconds after its end."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.05)
+    return True

@@ -6,21 +6,27 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pytest
+import stage
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
 import frostline
 from frostline import cli
 
+T = TypeVar("T")
 HOME = Path(frostline.__file__).parent / "demo"
 LETTERS = ("--backbone", f"{HOME / 'network.py'}:glyphs", "--weights", str(HOME / "letters.safetensors"))
 ONE = ("--config", str(Path(__file__).with_name("one_thread.toml")))  # the tests themselves run side by side
@@ -64,6 +70,21 @@ class Said:
         return json.loads(self.out)
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
+    """What `make` returns, and leaves in a folder of that name: made by the first of all test processes to ask.
+
+    They share it, so whoever would change it takes a copy.
+    """
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    told = root / f"{name}.pickle"
+    with FileLock(root / f"{name}.lock"):
+        if not told.exists():
+            (root / name).mkdir()
+            told.write_bytes(pickle.dumps(make(root / name)))
+    return pickle.loads(told.read_bytes())
+
+
 def draw(folder: Path, count: int, *, seed: int = 0) -> Path:
     """A folder a class with `count` noisy pictures of a bar, a cross or a ring."""
     rng = np.random.default_rng(seed)
@@ -90,8 +111,17 @@ def picture(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
 def small(folder: Path) -> tuple[str, ...]:
     """The flags of a network of two layers with random weights: what is tested is the house, not its answer."""
     file = folder / "small.py"
-    file.write_text(NETWORK)
+    if not file.exists():  # another process may be reading it
+        file.write_text(NETWORK)
     return ("--backbone", f"{file}:Small", "--weights", "none", *ONE)
+
+
+def known(folder: Path) -> tuple[str, ...]:
+    """The flags of a network of four layers with weights in a file: quicker than that of letters, and as good here."""
+    file = folder / "known.safetensors"
+    if not file.exists():
+        save_file(stage.network(seed=1).module.state_dict(), file)
+    return ("--backbone", f"{stage.__file__}:small", "--weights", str(file), *ONE)
 
 
 def tell(*words: object) -> Said:

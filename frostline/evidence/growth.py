@@ -81,9 +81,11 @@ def _growth(
     drawn = np.empty((RESAMPLES, len(sizes)))
     for resample in range(RESAMPLES):
         rows = rng.integers(0, count, count)
+        weights = by[rows]
+        total = weights.sum()
         for place, table in enumerate(hits):
-            some = table[rng.integers(0, len(table), len(table))][:, rows]
-            drawn[resample, place] = np.average(some.mean(axis=0), weights=by[rows])
+            some = table[rng.integers(0, len(table), len(table))].mean(axis=0)
+            drawn[resample, place] = (some[rows] * weights).sum() / total
     seen = np.array([np.average(table.mean(axis=0), weights=by) for table in hits])
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     scores = tuple(Estimate(float(at), *map(float, np.quantile(drawn[:, i], ends))) for i, at in enumerate(seen))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.report import compared, facts, figures, glossary, growth, words
 from frostline.report.facts import Report
 from frostline.report.snippet import snippet
 from frostline.search.decide import further
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -33,12 +37,16 @@ def write(path: Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """The page's text. The same report gives the same bytes."""
+    return _template().render(**_content(report))
+
+
+@cache
+def _template() -> Template:
     # not at the top: a run that writes no page need not load the template engine
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**_content(report))
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _content(report: Report) -> Mapping[str, Any]:

@@ -80,9 +80,16 @@ def blank(width: float, height: float) -> Figure:
 
 def svg(draw: Callable[[Figure], None], narrow: bool, height: float, name: str, wide: float = WIDE) -> str:
     """The picture for use inside a page: no XML header, no fixed size, ids that no other picture has."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     with style(name):
-        figure = blank(NARROW if narrow else wide, height)
+        figure = Figure(figsize=(NARROW if narrow else wide, height))
+        FigureCanvasSVG(figure)
         draw(figure)
+        # a figure that has a layout of its own is drawn twice when it is saved, once for nothing but the layout
+        ConstrainedLayoutEngine().execute(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return embed(buffer.getvalue(), name)
