@@ -34,6 +34,7 @@ from frostline.formats.keras import keras_file
 from frostline.formats.model import Model, open_model
 from frostline.formats.whole import Refused, whole
 from frostline.plan import plan
+from frostline.report.snippet import snippets
 from frostline.tasks import heads
 from frostline.training.prepare import predictor, read_at
 from frostline.values import Backbone, Head, Plan, Recipe
@@ -401,7 +402,7 @@ def test_a_network_that_tensorflow_trained_is_tuned_and_goes_back_there_with_equ
 BACKS: dict[str, dict[str, Any]] = {
     "chain": {"freeze": 2},
     "nested": {"freeze": 1, "keep": 1, "above": "drop"},
-    "attention": {"freeze": 3, "head": Head("mlp")},
+    "attention": {"freeze": 1, "head": Head("mlp")},
     "residual": {"freeze": 0, "train": (False, True, False, False)},
 }
 ASSETS = os.environ.get("FROSTLINE_ASSETS")
@@ -425,6 +426,18 @@ def test_a_real_network_of_tensorflow_is_tuned_to_two_real_tasks_and_goes_back(t
         for file in sorted(folder.iterdir())[:16]:
             shutil.copy(file, flowers / folder.name)
     same_in_tensorflow([found(data, network, tmp_path / f"run_{data.name}") for data in (turned, flowers)])
+
+
+def test_the_code_in_the_report_freezes_the_same_layers_in_keras(tmp_path: Path, monkeypatch: Any) -> None:
+    model = keras_networks.nested()
+    model.save(tmp_path / "network.keras")
+    monkeypatch.chdir(tmp_path)
+    ((title, code),) = snippets(held("nested", freeze=1).plan)
+    assert title == "The same freezing in Keras"
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # what a reader would paste
+    leaves = [layer for layer in scope["network"]._flatten_layers() if layer.weights and not layer._layers]
+    assert {layer.name for layer in leaves if not layer.trainable} == {"low", "norm"}
 
 
 @pytest.mark.skipif(ASSETS is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
