@@ -46,5 +46,5 @@ def held_out(place: Path) -> tuple[Path, Said]:
     out = place / "held_out"
     options = ("--metric", "macro_f1", "--prefer", "inference", "--augment", "flip", "--storage", 0, "--image-size", 12)
     more = ("--effort", "quick", "--batch-size", 8, "--epsilon", 0.05, "--confidence", 0.9, "--seed", 3)
-    network = small(place)
-    return out, tell("find", place / "parted", *network, *options, *more, "--epochs", 2, "--out", out)
+    network, last = small(place), ("--log", "tensorboard", "--epochs", 2, "--out", out)
+    return out, tell("find", place / "parted", *network, *options, *more, *last)
