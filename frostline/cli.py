@@ -88,6 +88,7 @@ def find(
     refit_all: flags.RefitAll = False,
     recalibrate: flags.Recalibrate = False,
     resume: flags.Resume = False,
+    log: flags.Log = None,
     dry_run: flags.DryRun = False,
     config: flags.Config = None,
     json_: flags.Json = False,
@@ -221,6 +222,7 @@ def train(
     seed: flags.Seed = None,
     recalibrate: flags.Recalibrate = False,
     resume: flags.Resume = False,
+    log: flags.Log = None,
     config: flags.Config = None,
     json_: flags.Json = False,
 ) -> None:
