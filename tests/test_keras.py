@@ -224,6 +224,30 @@ def test_pixels_are_read_as_the_application_has_them(tmp_path: Path) -> None:
         torch.testing.assert_close(ours, said, rtol=1e-4, atol=1e-6)
 
 
+def test_a_preset_of_kerashub_is_read_with_its_own_preprocessing(tmp_path: Path) -> None:
+    hub = pytest.importorskip("keras_hub", reason="presets need KerasHub, which is not installed")
+    sizes: dict[str, Any] = {"input_conv_filters": [64], "input_conv_kernel_sizes": [3], "block_type": "basic_block"}
+    stack: dict[str, Any] = {"stackwise_num_filters": [64], "stackwise_num_blocks": [1], "stackwise_num_strides": [1]}
+    body = hub.models.ResNetBackbone(**sizes, **stack, image_shape=(None, None, 3))
+    scale, offset = [1 / 50, 1 / 60, 1 / 70], [-2.0, -1.5, -1.0]
+    converter = hub.layers.ResNetImageConverter(image_size=(32, 32), scale=scale, offset=offset)
+    reads = hub.models.ResNetImageClassifierPreprocessor(image_converter=converter)
+    model = hub.models.ResNetImageClassifier(backbone=body, preprocessor=reads, num_classes=4)
+    model.save_to_preset(str(tmp_path / "mine"))
+    backbone = load(f"keras/{tmp_path / 'mine'}")
+    how = backbone.preprocessing
+    assert how is not None
+    assert (how.size, how.resize, how.scale) == ((32, 32), 32, 1.0)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    ours = torch.from_numpy(pictures.preprocess(picture, how))[None]
+    with torch.no_grad():
+        said = backbone.module(ours)
+        theirs = model(torch.as_tensor(np.asarray(converter(picture[None].astype("float32")))))
+    torch.testing.assert_close(said, theirs, rtol=1e-4, atol=1e-4)
+    assert load(f"keras/{tmp_path / 'mine'}", weights="none").weights == "none"
+    refused(BackboneError, "resnet_50_imagenet", spec="keras/resnet_50_imagenets")
+
+
 def test_weights_that_keras_saved_fit_the_network_or_are_refused(tmp_path: Path) -> None:
     model, other = keras_networks.learned(), keras_networks.chain()
     model.save_weights(tmp_path / "my.weights.h5")
@@ -250,7 +274,7 @@ def test_what_cannot_be_taken_is_refused_with_the_remedy(tmp_path: Path, monkeyp
     deep = keras.Sequential([keras.Input((8, 8, 5)), keras.layers.Conv2D(3, 3)])
     refused(BackboneError, "5 channels", spec=deep)
     fixed = keras_networks.chain()
-    refused(BackboneError, "does not read 24 pixels", "16 x 16", spec=fixed, image_size=24)
+    refused(BackboneError, "does not read 24 x 24 pixels", "16 x 16", spec=fixed, image_size=24)
     free = keras.Sequential(
         [keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
     )

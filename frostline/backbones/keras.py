@@ -15,6 +15,7 @@ import torch
 
 from frostline.backbones.keras_library import drawn, library, quiet, sentence
 from frostline.backbones.keras_network import KerasNetwork, anew, channels_last, every_layer, fill, picture_shape
+from frostline.backbones.keras_presets import preset, presets
 from frostline.backbones.sources import PATIENCE, REMEDY, Built, Options, unknown
 from frostline.errors import BackboneError, WeightsError
 from frostline.values import Preprocessing
@@ -31,10 +32,12 @@ class Reading:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     reverses: bool = False  # it reads blue before red
+    size: tuple[int, int] | None = None  # height, width to which pictures are brought, where that is said
+    crops: bool = False  # the shorter side is, and the centre cut out
 
 
 def keras_network(name: str, pretrained: bool, image_size: int | None, options: Options) -> Built:
-    """`keras/NAME` of keras.applications, or `keras/FILE` as Keras saved it.
+    """`keras/NAME` of keras.applications or KerasHub, or `keras/FILE` as Keras saved it.
 
     `options` are arguments of the application. Raises BackboneError for what is unknown or cannot be built,
     WeightsError where the weights cannot be had.
@@ -46,15 +49,16 @@ def keras_network(name: str, pretrained: bool, image_size: int | None, options: 
         for key, value in vars(library().applications).items()
         if inspect.isfunction(value) and key[0].isupper()
     }
+    weights = f"keras/{name}" if pretrained else "none"
     if name not in offered:
-        raise unknown(name, "keras", sorted(offered))
+        with drawn(int(torch.randint(2**31, ()))):
+            model = preset(name, pretrained, options)
+        if model is None:
+            raise unknown(name, "keras", sorted((*offered, *presets())))
+        return built_of(model, weights, image_size)
     build = offered[name]
-    return built_of(
-        _application(build, name, pretrained, options),
-        f"keras/{name}" if pretrained else "none",
-        image_size,
-        _reading(sys.modules[build.__module__].preprocess_input),
-    )
+    model = _application(build, name, pretrained, options)
+    return built_of(model, weights, image_size, _asked(sys.modules[build.__module__].preprocess_input))
 
 
 def keras_file(file: Path, pretrained: bool, image_size: int | None, options: Options) -> Built:
@@ -133,7 +137,7 @@ def _application(build: Callable[..., Any], name: str, pretrained: bool, options
         socket.setdefaulttimeout(waits)
 
 
-def _reading(preprocess: Callable[..., Any]) -> Reading:
+def _asked(preprocess: Callable[..., Any]) -> Reading:
     """What an application does to the pixels of a picture, asked of its own function with pictures of one colour."""
     dark = np.asarray(preprocess(np.zeros((1, 1, 1, 3), np.float32)), np.float64).ravel()
     slopes = np.zeros((3, 3))
@@ -143,7 +147,22 @@ def _reading(preprocess: Callable[..., Any]) -> Reading:
         slopes[channel] = np.asarray(preprocess(lit), np.float64).ravel() - dark
     places = np.abs(slopes).argmax(axis=1)  # where each channel comes out
     slope, base = slopes[range(3), places], dark[places]
-    return Reading(tuple(-base / slope), tuple(1 / slope), bool(places[0] == 2))
+    return Reading(tuple((-base / slope).tolist()), tuple((1 / slope).tolist()), bool(places[0] == 2))
+
+
+def _converted(model: Any) -> Reading | None:
+    """What KerasHub's converter of pictures does, which a model of it carries along."""
+    converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
+    if converter is None:
+        return None
+    scale, offset = (np.broadcast_to(v, 3) for v in (converter.scale or 1.0, converter.offset or 0.0))
+    size: Any = converter.image_size
+    return Reading(
+        tuple((-offset / scale).tolist()),
+        tuple((1 / scale).tolist()),
+        size=None if size is None or None in size else (int(size[0]), int(size[1])),
+        crops=bool(converter.crop_to_aspect_ratio),
+    )
 
 
 def built_of(model: Any, weights: str, image_size: int | None, reading: Reading | None = None) -> Built:
@@ -151,9 +170,11 @@ def built_of(model: Any, weights: str, image_size: int | None, reading: Reading 
 
     The model belongs to the network from then on. `reading` None takes pixels as they are. Raises BackboneError.
     """
-    model = _of_size(model, image_size)
+    reading = reading or _converted(model)
+    said = (image_size, image_size) if image_size else reading.size if reading else None
+    model = _of_size(model, said)
     shape, last = picture_shape(model), channels_last(model)
-    size, channels = (shape[:2], shape[2]) if last else (shape[1:], shape[0])
+    size, channels = said or (shape[:2] if last else shape[1:]), shape[2] if last else shape[0]
     if channels not in (1, 3):
         raise BackboneError(f"the Keras model {model.name!r} reads {channels} channels; 1 for grey or 3 for colour")
     if 0 in size:
@@ -165,7 +186,8 @@ def built_of(model: Any, weights: str, image_size: int | None, reading: Reading 
         reading = Reading((0.0,) * channels, (1.0,) * channels)
         if not any(type(layer).__name__ in SCALING for layer in every_layer(model)):
             notes = (f"it does not say how its pictures were scaled: {RAW} are assumed, else give --mean and --std",)
-    known = Preprocessing((size[0], size[1]), None, reading.mean, reading.std, scale=1.0)
+    resize = min(size) if reading.crops else None
+    known = Preprocessing((size[0], size[1]), resize, reading.mean[:channels], reading.std[:channels], scale=1.0)
     reverses = reading.reverses
 
     def again() -> KerasNetwork:
@@ -174,20 +196,24 @@ def built_of(model: Any, weights: str, image_size: int | None, reading: Reading 
     return Built(KerasNetwork(model, reversed_channels=reverses), again, known, weights, notes=notes)
 
 
-def _of_size(model: Any, image_size: int | None) -> Any:
-    """The model for pictures of another size, with its weights."""
+def _of_size(model: Any, size: tuple[int, int] | None) -> Any:
+    """The model for pictures of another size, with its weights; itself where it takes any."""
     shape = picture_shape(model)
-    size = shape[:2] if channels_last(model) else shape[1:]
-    if image_size is None or size == (image_size, image_size):
+    own = shape[:2] if channels_last(model) else shape[1:]
+    if size is None or own == size or 0 in own:
         return model
     try:
-        wanted = anew(model, size=(image_size, image_size))
+        wanted = anew(model, size=size)
         fill(wanted, model)
     except (BackboneError, ValueError) as error:
+        wanted, why = model, sentence(error)
+    else:
+        why = "its class builds it for one size"
+    if picture_shape(wanted) == shape:
         raise BackboneError(
-            f"the Keras model {model.name!r} does not read {image_size} pixels: {sentence(error)}; it was built for "
-            f"{size[0]} x {size[1]}"
-        ) from error
+            f"the Keras model {model.name!r} does not read {size[0]} x {size[1]} pixels: {why}; it was built for "
+            f"{own[0]} x {own[1]}"
+        )
     return wanted
 
 
