@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -310,25 +312,7 @@ def test_keras_on_another_backend_and_without_keras_say_what_to_do(monkeypatch: 
 # ------------------------------------------------------------------------------------------------ and back
 
 
-SOURCE = """
-import sys
-import keras, numpy as np
-from sklearn.datasets import load_digits
-sys.path.insert(0, {here!r})
-import keras_networks
-
-assert keras.backend.backend() == "tensorflow"
-keras.utils.set_random_seed(0)
-pictures, labels = load_digits(return_X_y=True)
-pictures = np.repeat(np.kron(pictures.reshape(-1, 8, 8) * 16, np.ones((2, 2)))[..., None], 3, axis=3)
-network = keras_networks.residual()
-body = keras.Model(network.input, network.layers[-2].output)
-source = keras.Sequential([keras.Input((16, 16, 3)), *[body], keras.layers.Dense(10, activation="softmax")])
-source.compile("adam", "sparse_categorical_crossentropy")
-source.fit(pictures[:1000], labels[:1000], epochs=2, verbose=0)
-source.save({out!r})
-"""
-
+PAGE = Path(__file__).parents[1] / "docs/runs/keras.md"  # its code is what is tested
 BACK = """
 import sys
 import keras, numpy as np
@@ -349,10 +333,12 @@ for place in sys.argv[1:]:
 """
 
 
-def in_tensorflow(code: str, *words: str) -> str:
-    pytest.importorskip("tensorflow", reason="TensorFlow opens what is exported; it is not installed")
+def in_tensorflow(code: str, *words: str, cwd: Path | None = None) -> str:
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow opens what is exported; it is not installed")
     env = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, check=False)
+    line = [sys.executable, "-c", code, *words]
+    done = subprocess.run(line, capture_output=True, text=True, env=env, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -410,17 +396,22 @@ def found(data: Path, backbone: object, out: Path, *more: object) -> tuple[Plan,
     return run.plan, kept(place, torch.from_numpy(np.stack(seen)), answers)
 
 
-def test_a_network_that_tensorflow_trained_is_tuned_and_goes_back_there_with_equal_predictions(tmp_path: Path) -> None:
-    source = tmp_path / "source.keras"
-    in_tensorflow(SOURCE.format(here=str(Path(FILE).parent), out=str(source)))
-    pairs = [found(draw(tmp_path / "drawn", 12), source, tmp_path / "run")]
+def test_the_page_of_keras_does_what_it_says_with_a_network_that_tensorflow_trained(tmp_path: Path) -> None:
+    source, back = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    draw(tmp_path / "five_things", 20)
+    draw(tmp_path / "five_others", 12, seed=1)
+    in_tensorflow(source, cwd=tmp_path)
+    plan, place = found(tmp_path / "five_others", tmp_path / "five_things.keras", tmp_path / "runs" / "others")
+    pairs = [(plan, place)]
     inputs = torch.rand(9, 3, 16, 16) * 255
     for kind, given in BACKS.items():
-        model, place = held(kind, **given), tmp_path / kind
-        place.mkdir()
-        keras_file(model, {}, place)
-        pairs.append((model.plan, kept(place, inputs, said(model, inputs))))
+        model, folder = held(kind, **given), tmp_path / kind
+        folder.mkdir()
+        keras_file(model, {}, folder)
+        pairs.append((model.plan, kept(folder, inputs, said(model, inputs))))
     same_in_tensorflow(pairs)
+    frozen = in_tensorflow(back, cwd=tmp_path).splitlines()[0]
+    assert all(repr(name) in frozen for layer in plan.layers[: plan.freeze] for name in [layer.name])
 
 
 BACKS: dict[str, dict[str, Any]] = {
