@@ -233,5 +233,6 @@ def test_a_search_with_pictures_that_vary_reports_what_an_own_metric_says_of_its
     assert json.loads((out / "summary.json").read_text()) == found
     alone = ("--metric", f"{file}:takings", "--epsilon", 2, "--out", tmp_path / "other")
     refused(tell(*words, *alone), "--values", "takings")
-    refused(tell(*words, "--values", "worth", "--out", tmp_path / "other"), "--epsilon", "its own units")
+    unsized = ("--metric", f"{file}:takings", "--values", "worth", "--out", tmp_path / "other")
+    refused(tell(*words, *unsized), "--epsilon", "its own units")
     refused(tell("find", place / "data", *small(place), "--values", "worth"), "values is 'worth'", "--metric FILE.py")
