@@ -6,11 +6,15 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.errors import CutError, PlanError
 from frostline.values import Above, Adapter, Cut, Head, Layer, Plan, Recipe, Statistics
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FORMAT = "frostline.plan/1"
 
@@ -139,19 +143,17 @@ def with_epochs(plan: Plan, epochs: int) -> Plan:
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """A plan as plain JSON values; `from_json` reads it back to an equal plan."""
-    from pydantic import TypeAdapter
-
-    return {"format": FORMAT, **TypeAdapter(Plan).dump_python(plan, mode="json")}
+    return {"format": FORMAT, **_adapter().dump_python(plan, mode="json")}
 
 
 def from_json(document: dict[str, Any]) -> Plan:
     """The plan that `to_json` wrote. Raises PlanError naming the field that is wrong."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if document.get("format") != FORMAT:
         raise PlanError(f"the plan's format is {document.get('format')!r}; this version reads {FORMAT!r}")
     try:
-        found = TypeAdapter(Plan).validate_python({k: v for k, v in document.items() if k != "format"})
+        found = _adapter().validate_python({k: v for k, v in document.items() if k != "format"})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -160,6 +162,13 @@ def from_json(document: dict[str, Any]) -> Plan:
     if unknown:
         raise PlanError(f"the plan's field {unknown!r} is none that a plan has; leave it out or mend its name")
     return found
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)
 
 
 def _unknown(given: Any, known: Any, where: str = "") -> str | None:

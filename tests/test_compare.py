@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import stage
 import torch
-from world import LETTERS, ONE, Said, small, tell
+from world import LETTERS, Said, once, small, tell
 
 from frostline import journey
 from frostline.bench import forgetting
@@ -27,9 +27,12 @@ from frostline.values import Arm, Examples, Head, Recipe, Unit
 
 @pytest.fixture(scope="module")
 def run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
-    out = tmp_path_factory.mktemp("compare") / "run"
-    options = ("--epochs", 2, "--effort", "quick", "--image-size", 8, "--out", out, "--json")
-    return out, tell("compare", place / "parted", *small(place), *ONE, *options)
+    def make(folder: Path) -> tuple[Path, Said]:
+        out = folder / "run"
+        options = ("--epochs", 2, "--effort", "quick", "--image-size", 8, "--out", out, "--json")
+        return out, tell("compare", place / "parted", *small(place), *options)
+
+    return once(tmp_path_factory, "compare", make)
 
 
 def rows(run: tuple[Path, Said]) -> dict[str, Any]:
@@ -169,6 +172,6 @@ def test_a_search_compares_nothing_of_the_kind(finished: tuple[Path, Said]) -> N
 
 
 def test_a_dry_run_names_the_strategies(place: Path, tmp_path: Path) -> None:
-    said = tell("compare", place / "parted", *small(place), *ONE, "--dry-run", "--json", "--out", tmp_path / "run")
+    said = tell("compare", place / "parted", *small(place), "--dry-run", "--json", "--out", tmp_path / "run")
     assert {"l2_sp", "wise_ft", "lora", "lp_ft"} <= set(said.document["forecast"]["arms"])
     assert not (tmp_path / "run").exists()

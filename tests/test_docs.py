@@ -12,7 +12,7 @@ import stage
 import torch
 from PIL import Image
 from test_callbacks import BATCH, ROWS, Model, data
-from world import LETTERS, draw
+from world import draw
 
 import frostline
 from frostline import journey
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_block_of_python_runs_after_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what a page says is the reader's own; a network that must be downloaded is the one of letters.
+    """With what a page says is the reader's own; a network that must be downloaded is a small one.
 
     Searches are quick ones, and the same search of two pages is made once.
     """
@@ -56,9 +56,10 @@ def test_every_block_of_python_runs_after_those_before_it(tmp_path: Path, monkey
 
     def resolve(source: Any, backbone: Any, options: Any) -> Any:
         small = {"epochs": 1, "batch_size": 8, "threads": 1, "device": "cpu"}
+        small |= {"image_size": 8} if "image_size" in options else {}
         if isinstance(backbone, str):
             assert backbone.startswith("timm/")
-            backbone, small = LETTERS[1], {**small, "weights": LETTERS[3]}
+            backbone, small = f"{stage.__file__}:small", {**small, "weights": "none"}
         return real(source, backbone, {**options, **small})
 
     known, real_find = dict[str, Any](), journey.find

@@ -11,7 +11,7 @@ import pytest
 import stage
 import torch
 from PIL import Image
-from world import draw, refused, tell
+from world import draw, once, refused, tell
 
 import frostline
 from frostline.errors import OptionError, StoreError
@@ -26,10 +26,13 @@ OPTIONS = {"weights": "none", "device": "cpu", "epochs": 1, "batch_size": 8, "th
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Larger than they are read, and not square: resizing and cutting are part of what is exported."""
-    folder = draw(tmp_path_factory.mktemp("pictures") / "data", 12)
-    for file in folder.rglob("*.png"):
+    return once(tmp_path_factory, "pictures", _pictures)
+
+
+def _pictures(folder: Path) -> Path:
+    for file in draw(folder / "data", 12).rglob("*.png"):
         Image.open(file).convert("RGB").resize((52, 40), Image.Resampling.BICUBIC).save(file)
-    return folder
+    return folder / "data"
 
 
 def trained(pictures: Path, out: Path, backbone: str, wish: Wish | str, **given: Any) -> Result:
@@ -38,15 +41,20 @@ def trained(pictures: Path, out: Path, backbone: str, wish: Wish | str, **given:
 
 @pytest.fixture(scope="module")
 def of_timm(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    out = tmp_path_factory.mktemp("timm") / "run"
-    return trained(pictures, out, "timm/test_resnet", "lp_ft", image_size=32)
+    def make(folder: Path) -> Result:
+        return trained(pictures, folder / "run", "timm/test_resnet", "lp_ft", image_size=32)
+
+    return once(tmp_path_factory, "of_timm", make)
 
 
 @pytest.fixture(scope="module")
 def of_transformers(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return once(tmp_path_factory, "of_transformers", lambda folder: _of_transformers(pictures, folder))
+
+
+def _of_transformers(pictures: Path, place: Path) -> Result:
     from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, MobileNetV1ImageProcessor
 
-    place = tmp_path_factory.mktemp("hf")
     torch.manual_seed(0)
     config = MobileNetV1Config(depth_multiplier=0.25, image_size=32, num_labels=5)
     MobileNetV1ForImageClassification(config).save_pretrained(place / "model")
@@ -58,8 +66,10 @@ def of_transformers(pictures: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def dropped(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    out = tmp_path_factory.mktemp("dropped") / "run"
-    return trained(pictures, out, f"{stage.__file__}:small", "truncation")
+    def make(folder: Path) -> Result:
+        return trained(pictures, folder / "run", f"{stage.__file__}:small", "truncation")
+
+    return once(tmp_path_factory, "dropped", make)
 
 
 def own(run: Result, files: list[Path]) -> np.ndarray:

@@ -95,12 +95,12 @@ def test_a_probe_forecasts_what_the_search_stores(data: Path, tmp_path: Path) ->
 def test_costs_are_measured_and_storing_is_weighed_by_what_one_training_reads(tmp_path: Path) -> None:
     """Pictures of a test part take no part in it: no training reads them."""
     few, many = tmp_path / "few", tmp_path / "many"
-    for folder, count in ((few, 4), (many, 400)):
+    for folder, count in ((few, 4), (many, 160)):
         draw(folder / "train", 20)
         draw(folder / "test", count, seed=1)
     small, large = (both(given(folder, workers=1), tmp_path / f"{folder.name}-run")[1] for folder in (few, many))
     assert small.forecast.without == pytest.approx(large.forecast.without)
-    assert lay(given(many, recalibrate=True), Source(), dry=True).calibration.batch == 16  # that of 48, not of 1,248
+    assert lay(given(many, recalibrate=True), Source(), dry=True).calibration.batch == 16  # that of 48, not of 528
 
 
 def test_what_crosses_a_cut_is_stored_of_what_may_be_learned_and_pooled_features_of_all(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_five_pictures_a_class_certify_nothing_and_say_so(tmp_path: Path) -> Non
     assert "negative_transfer" not in {verdict["kind"] for verdict in summary["verdicts"] if verdict["holds"]}
 
 
-def test_three_of_a_class_beside_three_hundred_stand_on_both_sides_and_weigh_as_much(tmp_path: Path) -> None:
-    data, rng = draw(tmp_path / "data", 150), np.random.default_rng(7)
+def test_three_of_a_class_beside_a_hundred_stand_on_both_sides_and_weigh_as_much(tmp_path: Path) -> None:
+    data, rng = draw(tmp_path / "data", 50), np.random.default_rng(7)
     shutil.rmtree(data / "ring")
     (data / "ring").mkdir()
     for number in range(3):
@@ -53,18 +53,18 @@ def test_three_of_a_class_beside_three_hundred_stand_on_both_sides_and_weigh_as_
     assert summary["score"]["high"] - summary["score"]["low"] > 0.15
 
 
-def test_two_hundred_classes_are_searched(tmp_path: Path) -> None:
+def test_more_than_a_hundred_classes_are_searched(tmp_path: Path) -> None:
     rng, data = np.random.default_rng(0), tmp_path / "data"
-    for label in range(200):
+    for label in range(110):
         pattern = rng.integers(0, 255, (4, 4)).repeat(4, axis=0).repeat(4, axis=1)
         (data / f"{label:03d}").mkdir(parents=True)
         for number in range(4):
             pixels = np.clip(pattern + rng.normal(0, 20, (16, 16)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(data / f"{label:03d}" / f"{number}.png")
     summary = found(searched(tmp_path, data))
-    assert len(summary["data"]["classes"]) == 200
-    assert summary["score"]["low"] > 0.03  # chance is 0.005
-    assert "roc_auc" not in summary["metrics"]  # of two hundred classes it would take minutes
+    assert len(summary["data"]["classes"]) == 110
+    assert summary["score"]["low"] > 0.05  # chance is 0.009
+    assert "roc_auc" not in summary["metrics"]  # of so many classes it would take minutes
 
 
 def test_labels_that_mean_nothing_are_seen_through(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.report.facts import front
-from tests.world import draw, refused, small, tell
+from tests.world import draw, once, refused, small, tell
 
 DECIDING = ("decision", "score", "metrics", "verdicts", "notes")
 
@@ -31,15 +31,18 @@ def inverted(source: Path, target: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """A search with shifted examples, and the same one without."""
-    folder = tmp_path_factory.mktemp("shifted")
+    return once(tmp_path_factory, "shifted", _searched)
+
+
+def _searched(folder: Path) -> tuple[Path, Any, Any]:
     data, there = draw(folder / "data", 30), inverted(draw(folder / "other", 8, seed=5), folder / "there")
     for number in range(20):  # lopsided, and the other place the other way round: weights of classes are the data's own
         (data / "ring" / f"{number:03d}.png").unlink()
     for number in range(6):
         (there / "bar" / f"{number:03d}.png").unlink()
-    common = ("find", data, *small(folder), "--epochs", "2", "--json", "--metric", "balanced_accuracy")
-    with_them = tell(*common, "--out", folder / "with", "--shifted", there)
-    without = tell(*common, "--out", folder / "without")
+    words = ("find", data, *small(folder), "--epochs", 2, "--effort", "quick", "--metric", "balanced_accuracy")
+    with_them = tell(*words, "--json", "--out", folder / "with", "--shifted", there)
+    without = tell(*words, "--json", "--out", folder / "without")
     assert (with_them.code, without.code) == (0, 0), with_them.err + without.err
     return folder, with_them.document, without.document
 
@@ -81,13 +84,11 @@ def test_the_report_tells_of_them(run: tuple[Path, Any, Any]) -> None:
     assert there["decision"]["arm"] in page
 
 
-def test_the_score_there_is_that_of_the_models_predictions(tmp_path: Path) -> None:
-    data, there = draw(tmp_path / "data", 20), inverted(draw(tmp_path / "other", 6, seed=5), tmp_path / "there")
-    network = small(tmp_path)
-    found = tell("find", data, *network, "--epochs", "2", "--effort", "quick", "--out", tmp_path / "run", "--json")
-    plan = tmp_path / "run" / "model" / "plan.json"
-    again = tell("train", data, *network, "--plan", plan, "--shifted", there, "--out", tmp_path / "again", "--json")
-    assert (found.code, again.code) == (0, 0), found.err + again.err
+def test_the_score_there_is_that_of_the_models_predictions(run: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    folder, there = run[0], run[0] / "there"
+    words = ("train", folder / "data", *small(folder), "--plan", folder / "with" / "model" / "plan.json")
+    again = tell(*words, "--shifted", there, "--out", tmp_path / "again", "--json")
+    assert again.code == 0, again.err
     files = sorted(there.rglob("*.png"))
     said = tell("predict", tmp_path / "again", *files, "--json")
     labels = [line.split('"label": "')[1].split('"')[0] for line in said.out.splitlines()]

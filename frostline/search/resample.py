@@ -44,10 +44,10 @@ def sample(
     rows = np.unique(np.concatenate([o.rows for group in groups for o in group]))
     drawn = [[np.empty(0)] * len(group) for group in groups]
     for step in chunks(len(rows), DRAWS):
-        counts = resamples(rng, len(rows), step)
+        counts = np.asfortranarray(resamples(rng, len(rows), step))  # in which an example's counts lie together
         for a, group in enumerate(groups):
             for i, o in enumerate(group):
-                weights = counts[:, np.searchsorted(rows, o.rows)]
+                weights = counts.T[np.searchsorted(rows, o.rows)].T
                 part = towards * weighted(metric, o.log_probabilities, targets[o.rows], weights, o.rows)
                 drawn[a][i] = np.concatenate([drawn[a][i], part])
     share = [shares(group) for group in groups]

@@ -230,7 +230,8 @@ def standings(
 
 
 def _counts(examples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    return (resamples(rng, examples, step) for step in chunks(examples, DRAWS))
+    # the counts of an example lie together: `_scores` picks examples
+    return (np.asfortranarray(resamples(rng, examples, step)) for step in chunks(examples, DRAWS))
 
 
 def _configurations(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -270,5 +271,5 @@ def _mean(
 
 
 def _scores(outcome: Outcome, rows: NDArray[np.int64], targets: NDArray[np.int64], aim: Aim, weights: Floats) -> Floats:
-    picked = weights[:, np.searchsorted(rows, outcome.rows)]
+    picked = weights.T[np.searchsorted(rows, outcome.rows)].T
     return weighted(aim.metric, outcome.log_probabilities, targets[outcome.rows], picked, outcome.rows)
