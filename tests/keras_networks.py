@@ -84,6 +84,24 @@ def attention() -> Any:
     return keras.Model(given, layers.Dense(CLASSES)(x), name="attention")
 
 
+def adapted() -> Any:
+    """It scales by statistics that it measured, adds by `+`, holds a layer of the user's own and shares weights."""
+    import keras
+    import numpy as np
+
+    layers = keras.layers
+    given = keras.Input((SIZE, SIZE, 3))
+    scale = layers.Normalization(name="scale")
+    scale.adapt(np.random.default_rng(0).uniform(50, 200, (8, SIZE, SIZE, 3)))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(scale(given))
+    x = layers.Conv2D(8, 3, padding="same", name="one")(x) + x
+    x = _classes()[0](8, name="own")(x)
+    twice = layers.Conv2D(8, 3, padding="same", activation="relu", name="twice")
+    x = twice(layers.MaxPool2D()(twice(x)))
+    x = layers.SpectralNormalization(layers.Conv2D(8, 3, name="inner"), name="spectral")(x)
+    return keras.Model(given, layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x)), name="adapted")
+
+
 def learned() -> Any:
     """A network that brings weights of its own, the same at every call."""
     import keras

@@ -26,13 +26,14 @@ import frostline
 from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.backbones.keras_library import library
-from frostline.backbones.keras_network import KerasNetwork
+from frostline.backbones.keras_models import own_classes
+from frostline.backbones.keras_network import KerasNetwork, plain
 from frostline.backbones.load import load
 from frostline.backbones.pooling import pool
 from frostline.data import pictures
 from frostline.errors import BackboneError, WeightsError
 from frostline.formats.export import FORMATS
-from frostline.formats.keras import keras_file
+from frostline.formats.keras import write_keras
 from frostline.formats.model import Model, open_model
 from frostline.formats.whole import Refused, whole
 from frostline.plan import plan
@@ -42,7 +43,9 @@ from frostline.training.prepare import predictor, read_at
 from frostline.values import Backbone, Head, Plan, Recipe
 
 # Keras asks NumPy for arrays in a way that NumPy 2 warns of
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning", "ignore:`build..` was called on layer:UserWarning"
+)
 FILE = keras_networks.__file__
 KINDS = {
     "chain": ["conv2d", "conv2d_1", "dense"],
@@ -50,6 +53,7 @@ KINDS = {
     "nested": ["base.low", "base.high"],
     "subclassed": ["stem", "blocks_0", "blocks_1"],
     "attention": ["patches", "attention0", "mlp0", "attention1", "mlp1"],
+    "adapted": ["stem", "one", "own", "twice", "spectral"],
 }
 
 
@@ -79,17 +83,18 @@ def varied(network: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_computes_what_keras_does_and_every_weight_is_a_parameter_of_the_layer_that_holds_it(kind: str) -> None:
-    backbone = made(kind)
-    network = backbone.module
+    model, rng = getattr(keras_networks, kind)(), np.random.default_rng(0)
+    model.set_weights([w + rng.uniform(0, 0.1, w.shape).astype(w.dtype) for w in model.get_weights()])
+    network = load(model).module
     assert isinstance(network, KerasNetwork)
-    varied(network)
     inputs = torch.rand(3, 3, 16, 16) * 255
     with torch.no_grad():
-        ours, theirs = network(inputs), network.model(inputs.permute(0, 2, 3, 1))
-    assert torch.equal(ours, theirs)
+        theirs = model(inputs.permute(0, 2, 3, 1))
+        assert torch.equal(network(inputs), theirs)
+        assert torch.equal(copy.deepcopy(network)(inputs), theirs)
     held = [tensor.detach().numpy() for tensor in (*network.parameters(), *network.buffers())]
-    weights = network.model.get_weights()
-    assert sorted(array.tobytes() for array in held) == sorted(array.tobytes() for array in weights)
+    weights = {weight.tobytes() for weight in model.get_weights()}
+    assert {array.tobytes() for array in held} == weights
     network.train()
     network(inputs).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -103,9 +108,10 @@ def test_its_layers_are_cut_where_one_tensor_crosses_and_each_suffix_gives_the_w
     varied(backbone.module)
     anatomy = dissect(backbone)
     assert [layer.name for layer in anatomy.layers] == names
-    assert all(layer.cut and layer.error == 0 for layer in anatomy.layers)
+    assert all(layer.cut and layer.error == 0 for layer in anatomy.layers), [layer.why for layer in anatomy.layers]
     owned = [name for layer in anatomy.layers for name in layer.members]
-    every = [name for name, _ in (*backbone.module.named_parameters(), *backbone.module.named_buffers())]
+    weights = backbone.module.named_parameters(remove_duplicate=False)  # some stand in two layers
+    every = [name for name, _ in (*weights, *backbone.module.named_buffers())]
     behind = [name for name in every if name.startswith(tuple(f"{head}." for head in anatomy.head))]
     assert sorted((*owned, *behind)) == sorted(every)
     if kind in ("residual", "nested"):
@@ -284,6 +290,11 @@ def test_what_cannot_be_taken_is_refused_with_the_remedy(tmp_path: Path, monkeyp
     hidden = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Conv2D(2, 3)])
     hidden.save(tmp_path / "code.keras")
     refused(BackboneError, "code of its own", "FILE.py:FACTORY", spec=str(tmp_path / "code.keras"))
+    keras_networks.adapted().save(tmp_path / "own.keras")
+    refused(BackboneError, "a class that Keras does not know", "FILE.py:FACTORY", spec=str(tmp_path / "own.keras"))
+    (tmp_path / "folder.keras").mkdir()
+    refused(BackboneError, "is a folder", spec=str(tmp_path / "folder.keras"))
+    refused(BackboneError, "does not read 64 x 64", spec="keras/VGG16", weights="none", image_size=64)
     monkeypatch.setattr(
         keras.applications, "MobileNetV2", unreachable := lambda **given: _unfetched(**given), raising=True
     )
@@ -407,7 +418,7 @@ def test_the_page_of_keras_does_what_it_says_with_a_network_that_tensorflow_trai
     for kind, given in BACKS.items():
         model, folder = held(kind, **given), tmp_path / kind
         folder.mkdir()
-        keras_file(model, {}, folder)
+        write_keras(model, {}, folder)
         pairs.append((model.plan, kept(folder, inputs, said(model, inputs))))
     same_in_tensorflow(pairs)
     frozen = in_tensorflow(back, cwd=tmp_path).splitlines()[0]
@@ -419,6 +430,7 @@ BACKS: dict[str, dict[str, Any]] = {
     "nested": {"freeze": 1, "keep": 1, "above": "drop"},
     "attention": {"freeze": 1, "head": Head("mlp")},
     "residual": {"freeze": 0, "train": (False, True, False, False)},
+    "adapted": {"freeze": 2},
 }
 ASSETS = os.environ.get("FROSTLINE_ASSETS")
 
@@ -443,16 +455,48 @@ def test_a_real_network_of_tensorflow_is_tuned_to_two_real_tasks_and_goes_back(t
     same_in_tensorflow([found(data, network, tmp_path / f"run_{data.name}") for data in (turned, flowers)])
 
 
-def test_the_code_in_the_report_freezes_the_same_layers_in_keras(tmp_path: Path, monkeypatch: Any) -> None:
-    model = keras_networks.nested()
-    model.save(tmp_path / "network.keras")
+def frozen_weights(model: Any) -> set[bytes]:
+    return {weight.numpy().tobytes() for weight in model.non_trainable_weights if weight.dtype == "float32"}
+
+
+def expected(model: Model) -> set[bytes]:
+    """The weights of layers that the plan freezes, and statistics, which Keras never counts as trainable."""
+    frozen = {name for layer in model.plan.layers[: model.plan.freeze] for name in layer.members}
+    tensors = {**dict(model.network.named_parameters()), **dict(model.network.named_buffers())}
+    still = {name for name in tensors if name in frozen or name in dict(model.network.named_buffers())}
+    return {tensors[name].detach().numpy().tobytes() for name in still if tensors[name].dtype == torch.float32}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_in_the_report_freezes_the_same_weights_in_keras(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = held(kind, freeze=2)
+    kinds = own_classes(model.network.model)
+    plain(model.network)[0].save(tmp_path / "network.keras")
     monkeypatch.chdir(tmp_path)
-    ((title, code),) = snippets(held("nested", freeze=1).plan)
+    ((title, code),) = snippets(model.plan)
     assert title == "The same freezing in Keras"
     scope: dict[str, Any] = {}
-    exec(code, scope)  # what a reader would paste
-    leaves = [layer for layer in scope["network"]._flatten_layers() if layer.weights and not layer._layers]
-    assert {layer.name for layer in leaves if not layer.trainable} == {"low", "norm"}
+    with library().saving.custom_object_scope(kinds):
+        exec(code, scope)  # what a reader would paste
+    assert frozen_weights(scope["network"]) == expected(model)
+
+
+@pytest.mark.parametrize("kind", ["subclassed", "adapted"])
+def test_what_classes_of_ones_own_forget_is_said_again_beside_the_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = held(kind, freeze=3 if kind == "adapted" else 2)
+    kinds = own_classes(model.network.model)
+    use, _ = write_keras(model, {}, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    with library().saving.custom_object_scope(kinds):
+        exec(use, scope)
+    assert frozen_weights(scope["network"]) == expected(model)
+    still = [layer for layer in scope["network"]._flatten_layers() if type(layer).__name__ == "BatchNormalization"]
+    assert not still[0].trainable
 
 
 @pytest.mark.skipif(ASSETS is None, reason="FROSTLINE_ASSETS names no folder with networks and data sets")
@@ -474,7 +518,7 @@ def test_every_kind_of_network_and_head_is_read_back_from_its_file(
 ) -> None:
     model = held(kind, **given)
     inputs = torch.rand(5, 3, 16, 16) * 255
-    use, ask = keras_file(model, {}, tmp_path)
+    use, ask = write_keras(model, {}, tmp_path)
     torch.testing.assert_close(ask(inputs), said(model, inputs), rtol=0, atol=1e-6)
     assert 'load_model("model.keras")' in use
     assert ("# define or import Block, Net first" in use) == (kind == "subclassed")
@@ -492,7 +536,7 @@ def test_what_keras_cannot_hold_is_refused_and_goes_by_onnx(
 ) -> None:
     model = held(kind, **given)
     with pytest.raises(Refused, match=rf"{words}.*--to onnx"):
-        keras_file(model, {}, tmp_path)
+        write_keras(model, {}, tmp_path)
     with pytest.raises(Refused, match="one of Keras"):
         whole(model)
     inputs = torch.rand(5, 3, 16, 16) * 255

@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from frostline.backbones.keras_library import drawn, library, quiet, sentence
-from frostline.backbones.keras_network import KerasNetwork, anew, channels_last, every_layer, fill, picture_shape
+from frostline.backbones.keras_models import channels_last, copy_weights, every_layer, picture_shape, rebuilt
+from frostline.backbones.keras_network import KerasNetwork
 from frostline.backbones.keras_presets import preset, presets
 from frostline.backbones.sources import PATIENCE, REMEDY, Built, Options, unknown
 from frostline.errors import BackboneError, WeightsError
 from frostline.values import Preprocessing
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+USUAL = (224, 224)  # pixels of an application that leaves them open
 SCALING = ("Rescaling", "Normalization")  # layers with which a network scales its pictures itself
 RAW = "pixels from 0 to 255 as they are, which is how Keras' own data sets bring them,"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class InputScaling:
     """What is done to pixels from 0 to 255 before a network reads them, channel by channel in the order of RGB."""
 
     mean: tuple[float, ...]
@@ -70,6 +73,8 @@ def keras_file(file: Path, pretrained: bool, image_size: int | None, options: Op
         raise BackboneError(
             f"model_kwargs {dict(options)} are given for {file}, whose model is built already; drop them"
         )
+    if file.is_dir():
+        raise BackboneError(f"{str(file)!r} is a folder, in which Keras 3 saves no model; give a file of model.save()")
     if not file.is_file():
         raise BackboneError(f"{str(file)!r} does not exist; give a file that model.save('network.keras') wrote")
     keras = library()
@@ -85,9 +90,19 @@ def keras_file(file: Path, pretrained: bool, image_size: int | None, options: Op
 def keras_model(model: Any, pretrained: bool, image_size: int | None) -> Built:
     """A model that the caller holds. It is not touched: a copy learns. Raises BackboneError."""
     library()
-    copy = anew(model)
-    fill(copy, model)
+    copy = rebuilt(model)
+    try:
+        copy_weights(copy, model)
+    except ValueError as error:
+        raise BackboneError(
+            f"the Keras model {model.name!r}, built again from its configuration, has other weights "
+            f"({sentence(error)}); let get_config say all that its weights depend on"
+        ) from error
     built = built_of(copy, "as given", image_size)
+    frozen = [layer.name for layer in every_layer(model) if layer.weights and not layer.trainable]
+    if frozen:
+        thawed = f"{', '.join(frozen[:4])}{', ..' if len(frozen) > 4 else ''} had trainable False and may learn here"
+        built = replace(built, notes=(*built.notes, thawed))
     return built if pretrained else _random(built)
 
 
@@ -103,7 +118,7 @@ def read_keras_weights(network: KerasNetwork, file: Path) -> None:
             else:
                 with library().device("cpu"):
                     other = library().models.load_model(file, compile=False, safe_mode=True)
-                fill(model, other)
+                copy_weights(model, other)
     except Exception as error:  # Keras raises many kinds
         raise WeightsError(
             f"{file} does not hold the weights of {model.name!r}: {sentence(error)}; give the file of this very "
@@ -137,27 +152,28 @@ def _application(build: Callable[..., Any], name: str, pretrained: bool, options
         socket.setdefaulttimeout(waits)
 
 
-def _asked(preprocess: Callable[..., Any]) -> Reading:
+def _asked(preprocess: Callable[..., Any]) -> InputScaling:
     """What an application does to the pixels of a picture, asked of its own function with pictures of one colour."""
-    dark = np.asarray(preprocess(np.zeros((1, 1, 1, 3), np.float32)), np.float64).ravel()
-    slopes = np.zeros((3, 3))
-    for channel in range(3):
-        lit = np.zeros((1, 1, 1, 3), np.float32)
-        lit[..., channel] = 1
-        slopes[channel] = np.asarray(preprocess(lit), np.float64).ravel() - dark
+
+    def asked(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+        # in float64, and with the channels where they stand here, whatever Keras is configured to
+        return np.asarray(preprocess(picture.copy(), data_format="channels_last"), np.float64).ravel()
+
+    dark = asked(np.zeros((1, 1, 1, 3)))
+    slopes = np.stack([asked(np.eye(3)[channel].reshape(1, 1, 1, 3)) - dark for channel in range(3)])
     places = np.abs(slopes).argmax(axis=1)  # where each channel comes out
     slope, base = slopes[range(3), places], dark[places]
-    return Reading(tuple((-base / slope).tolist()), tuple((1 / slope).tolist()), bool(places[0] == 2))
+    return InputScaling(tuple((0.0 - base / slope).tolist()), tuple((1 / slope).tolist()), bool(places[0] == 2), USUAL)
 
 
-def _converted(model: Any) -> Reading | None:
+def _converted(model: Any) -> InputScaling | None:
     """What KerasHub's converter of pictures does, which a model of it carries along."""
     converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
     if converter is None:
         return None
     scale, offset = (np.broadcast_to(v, 3) for v in (converter.scale or 1.0, converter.offset or 0.0))
     size: Any = converter.image_size
-    return Reading(
+    return InputScaling(
         tuple((-offset / scale).tolist()),
         tuple((1 / scale).tolist()),
         size=None if size is None or None in size else (int(size[0]), int(size[1])),
@@ -165,13 +181,15 @@ def _converted(model: Any) -> Reading | None:
     )
 
 
-def built_of(model: Any, weights: str, image_size: int | None, reading: Reading | None = None) -> Built:
+def built_of(model: Any, weights: str, image_size: int | None, scaling: InputScaling | None = None) -> Built:
     """A model as a network of pictures; of `image_size` pixels where that is said and it was built for others.
 
-    The model belongs to the network from then on. `reading` None takes pixels as they are. Raises BackboneError.
+    The model belongs to the network from then on. `scaling` None takes pixels as they are. Raises BackboneError.
     """
-    reading = reading or _converted(model)
-    said = (image_size, image_size) if image_size else reading.size if reading else None
+    scaling = scaling or _converted(model)
+    said = (image_size, image_size) if image_size else None
+    if said is None and scaling is not None and 0 in picture_shape(model):
+        said = scaling.size
     model = _of_size(model, said)
     shape, last = picture_shape(model), channels_last(model)
     size, channels = said or (shape[:2] if last else shape[1:]), shape[2] if last else shape[0]
@@ -182,16 +200,16 @@ def built_of(model: Any, weights: str, image_size: int | None, reading: Reading 
             f"the Keras model {model.name!r} leaves the size of its pictures open; say it in pixels with --image-size"
         )
     notes: tuple[str, ...] = ()
-    if reading is None:
-        reading = Reading((0.0,) * channels, (1.0,) * channels)
+    if scaling is None:
+        scaling = InputScaling((0.0,) * channels, (1.0,) * channels)
         if not any(type(layer).__name__ in SCALING for layer in every_layer(model)):
             notes = (f"it does not say how its pictures were scaled: {RAW} are assumed, else give --mean and --std",)
-    resize = min(size) if reading.crops else None
-    known = Preprocessing((size[0], size[1]), resize, reading.mean[:channels], reading.std[:channels], scale=1.0)
-    reverses = reading.reverses
+    resize = min(size) if scaling.crops else None
+    known = Preprocessing((size[0], size[1]), resize, scaling.mean[:channels], scaling.std[:channels], scale=1.0)
+    reverses = scaling.reverses
 
     def again() -> KerasNetwork:
-        return KerasNetwork(anew(model, seed=int(torch.randint(2**31, ()))), reversed_channels=reverses)
+        return KerasNetwork(rebuilt(model, seed=int(torch.randint(2**31, ()))), reversed_channels=reverses)
 
     return Built(KerasNetwork(model, reversed_channels=reverses), again, known, weights, notes=notes)
 
@@ -203,9 +221,11 @@ def _of_size(model: Any, size: tuple[int, int] | None) -> Any:
     if size is None or own == size or 0 in own:
         return model
     try:
-        wanted = anew(model, size=size)
-        fill(wanted, model)
-    except (BackboneError, ValueError) as error:
+        wanted = rebuilt(model, size=size)
+        copy_weights(wanted, model)
+    except BackboneError as error:
+        wanted, why = model, sentence(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    except ValueError as error:
         wanted, why = model, sentence(error)
     else:
         why = "its class builds it for one size"
@@ -231,12 +251,17 @@ def _refusal(file: Path, error: Exception) -> str:
             f"{file} is not opened, since it holds code of its own, which would run ({told}); where you trust it, "
             "build the network in a Python file and give FILE.py:FACTORY"
         )
-    if file.suffix != ".keras" and ("Unrecognized keyword" in str(error) or "deserializ" in str(error)):
+    if "Could not locate" in str(error) or "Unknown layer" in str(error) or "register_keras_serializable" in str(error):
+        return (
+            f"{file} has layers of a class that Keras does not know ({told}); load it in a Python file that defines "
+            "the class, and give FILE.py:FACTORY"
+        )
+    if file.suffix != ".keras" and isinstance(error, TypeError):
         return (
             f"{file} was saved by Keras 2 in a way that Keras 3 refuses ({told}); load it with tf_keras, build the "
             "same network in Keras 3, copy its weights with set_weights(old.get_weights()) and save it with "
             "model.save('network.keras')"
         )
-    if "config" in str(error) and file.suffix != ".keras":
+    if file.suffix != ".keras" and "config" in str(error):
         return f"{file} holds weights alone ({told}); give the network as the backbone, and the file with --weights"
     return f"{file} is no model that Keras can open ({told}); give a file that model.save('network.keras') wrote"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import re
 import sys
 import warnings
 from collections.abc import Generator
@@ -13,13 +14,15 @@ from typing import Any
 
 from frostline.errors import BackboneError
 
+FRAMES = ("Exception encountered when calling", "Arguments received by")  # which Keras puts around a cause
+
 
 def library() -> Any:
     """Keras, on its torch backend. Raises BackboneError where it is not installed or loaded with another backend."""
     if "keras" not in sys.modules:
         if importlib.util.find_spec("keras") is None:
             raise BackboneError("Keras is not installed, and a Keras network needs it: pip install 'frostline[keras]'")
-        with on_torch(), quiet():
+        with on_torch(), quiet(), _muted():
             import keras
     import keras
 
@@ -40,18 +43,29 @@ def library() -> Any:
 @contextmanager
 def on_torch() -> Generator[None]:
     """While open, whoever imports Keras for the first time gets its torch backend."""
-    # TensorFlow, where it is installed too, is loaded with Keras and greets everybody
-    wanted = {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = os.environ.get("KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = "torch"
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if before is None:
+            os.environ.pop("KERAS_BACKEND", None)
+        else:
+            os.environ["KERAS_BACKEND"] = before
+
+
+@contextmanager
+def _muted() -> Generator[None]:
+    """Nothing is written to standard error, by whatever language: TensorFlow greets whoever loads Keras beside it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -101,7 +115,8 @@ def is_keras(thing: Any) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, of a message that may go on for pages: the words of Keras itself, else the first line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    own = [line.partition("Exception encountered: ")[2] for line in lines if "Exception encountered: " in line]
-    return (own or lines or [type(error).__name__])[0][:240]
+    """What went wrong, of a message that may go on for pages: its first line that is no frame around the cause."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line.rpartition("Exception encountered: ")[2] for line in lines]
+    told = [line for line in lines if line and not line.startswith(FRAMES)]
+    return (told or [type(error).__name__])[0][:240].rstrip(".")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from frostline.backbones.files import file_network, first_channels, given_network
 from frostline.backbones.keras import SUFFIXES, keras_model, keras_network, read_keras_weights
-from frostline.backbones.keras_library import is_keras
+from frostline.backbones.keras_library import is_keras, sentence
 from frostline.backbones.keras_network import KerasNetwork
 from frostline.backbones.preprocessing import overridden
 from frostline.backbones.sources import Built, Options, timm_network, torchvision_network, transformers_network
@@ -179,6 +179,6 @@ def _runs(module: nn.Module, name: str, example: Mapping[str, Tensor]) -> None:
             module(**example)
     except Exception as error:  # whatever a forward of anybody's may raise
         raise BackboneError(
-            f"{name} fails on an example batch ({shapes}): {type(error).__name__}: {error}; "
+            f"{name} fails on an example batch ({shapes}): {type(error).__name__}: {sentence(error)}; "
             "give the size it was made for with `--image-size`, or mend its forward"
         ) from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
-from frostline.formats.keras import keras_file
+from frostline.formats.keras import write_keras
 from frostline.formats.model import Model
 from frostline.formats.whole import CLOSE, Naming, Refused, Serving, whole
 from frostline.training.prepare import predictor
@@ -256,5 +256,5 @@ FORMATS: Mapping[str, Writer] = {
     "transformers": _transformers,
     "onnx": _onnx,
     "torch_export": _torch_export,
-    "keras": keras_file,
+    "keras": write_keras,
 }

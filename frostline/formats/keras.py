@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Pool
 from frostline.backbones.keras_library import library, quiet
-from frostline.backbones.keras_network import KerasNetwork, anew, every_layer, is_graph, own_classes
+from frostline.backbones.keras_models import every_layer, is_graph, nodes_of, own_classes, rebuilt, variables_of
+from frostline.backbones.keras_network import KerasNetwork, plain
+from frostline.errors import BackboneError
 from frostline.formats.model import Model
-from frostline.formats.whole import Refused
+from frostline.formats.whole import CLOSE, Refused
 from frostline.tasks.heads import Mlp
 from frostline.training.prepare import read_at
 from frostline.values import Plan
@@ -23,10 +25,11 @@ HEAD = "frostline_head"  # the layers of the new head
 EPSILON = 1e-5  # PyTorch's, in the normalisation of an MLP head
 
 
-def keras_file(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
+def write_keras(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
     """`model.keras`: from pictures (n, height, width, channels), preprocessed, to the probability of every class.
 
-    Layers of the plan that never learn have `trainable` False. Raises Refused where Keras cannot hold the model.
+    Layers of the plan that never learn have `trainable` False; where a class of the user's own forgets that, the code
+    that is handed back says it again. Raises Refused where Keras cannot hold the model.
     """
     if not isinstance(model.network, KerasNetwork):
         raise Refused(
@@ -34,89 +37,112 @@ def keras_file(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, 
             "safetensors, onnx or torch_export"
         )
     keras, network = library(), copy.deepcopy(model.network).cpu().eval()
-    file = folder / "model.keras"
-    own = own_classes(network.model)
+    file, own = folder / "model.keras", own_classes(network.model)
     with quiet(), keras.device("cpu"):
-        built, ends = _graph(model, network) if is_graph(network.model) else _class(model, network)
+        built = _graph(model, network) if is_graph(network.model) else _class(model, network)
         built.save(file)
         with keras.saving.custom_object_scope(own):
             again = keras.models.load_model(file, compile=False)
+    flags = [layer.trainable for layer in every_layer(again)]
     asked = KerasNetwork(again, reversed_channels=network.reversed_channels).eval()
+    wanted = _frozen(asked, model.plan)
+    forgotten = [n for n, flag in enumerate(flags) if n in wanted and flag]
+    ends = _ends(asked, model)
 
     def ask(pictures: Tensor) -> Tensor:
         with torch.inference_mode():
             said = asked(pictures)
         return said if ends else torch.softmax(said, dim=1)
 
-    return _use(model, network, own, ends), ask
+    return _use(model, network, own, ends, forgotten), ask
 
 
-def _use(model: Model, network: KerasNetwork, own: Mapping[str, Any], ends: bool) -> str:
+def _ends(asked: KerasNetwork, model: Model) -> bool:
+    """Whether it ends in probabilities, or in logits as its class has them."""
+    with torch.inference_mode():
+        said = asked(torch.as_tensor(model.anatomy.example[model.anatomy.data]))
+    return bool((said >= 0).all()) and bool((said.sum(1) - 1).abs().max() < CLOSE)
+
+
+def _use(model: Model, network: KerasNetwork, own: Mapping[str, Any], ends: bool, forgotten: Sequence[int]) -> str:
     how = model.preprocessing
     lines = ["import keras", ""]
     if own:
         lines.append(f"# define or import {', '.join(sorted({kind.__name__ for kind in own.values()}))} first")
-    lines += ['network = keras.models.load_model("model.keras")']
+    lines.append('network = keras.models.load_model("model.keras")')
+    if forgotten:
+        lines += [
+            "layers = list(network._flatten_layers())  # classes of your own do not keep what is frozen in them",
+            f"for number in {list(forgotten)}:",
+            "    layers[number].trainable = False",
+        ]
     if how is not None:
         lines.append(f"# pictures of {how.size[0]} x {how.size[1]} pixels, each pixel (0..255) / {how.scale:g}, less")
         lines.append(f"# {how.mean}, over {how.std}; {'BGR' if network.reversed_channels else 'RGB'}")
-    lines.append(f"{'probabilities' if ends else 'logits'} = network.predict(pictures)")
+    lines.append(f"# {'probabilities' if ends else 'logits'} of the classes are network.predict(pictures)")
     return "\n".join(lines)
 
 
-def _mark(network: KerasNetwork, plan: Plan) -> None:
-    """Set `trainable` as the plan has it: False for what never learns."""
+def _frozen(network: KerasNetwork, plan: Plan) -> set[int]:
+    """The places, among all layers of a model, of those with weights of which none ever learns."""
     rates = plan.rates()
-    frozen = {name for layer, rate in zip(plan.layers, rates, strict=True) if rate is None for name in layer.members}
-    names = {id(tensor): name for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    for layer in every_layer(network.model):
-        held = [names[id(variable._value)] for part in every_layer(layer) for variable in _variables(part)]
-        if held and frozen.issuperset(held):
-            layer.trainable = False
-
-
-def _variables(layer: Any) -> Sequence[Any]:
-    return (*layer._trainable_variables, *layer._non_trainable_variables)
+    still = {name for layer, rate in zip(plan.layers, rates, strict=True) if rate is None for name in layer.members}
+    names: dict[int, str] = {}
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        names[id(tensor)] = name
+    found = set[int]()
+    for number, layer in enumerate(every_layer(network.model)):
+        own = [names[id(variable._value)] for part in every_layer(layer) for variable in variables_of(part)]
+        if own and still.issuperset(own):
+            found.add(number)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ chains and graphs
 
 
-def _graph(model: Model, network: KerasNetwork) -> tuple[Any, bool]:
+def _graph(model: Model, network: KerasNetwork) -> Any:
     """The graph up to the cuts that the head reads, and the head on them; it ends in probabilities."""
-    keras, plan, anatomy = library(), model.plan, model.anatomy
-    inputs, tops = network.model.inputs, list[Any]()
+    keras, plan, anatomy, tops = library(), model.plan, model.anatomy, list[Any]()
+    free, counterpart = plain(network)
+    for number in sorted(_frozen(network, plan)):
+        list(every_layer(free))[number].trainable = False
     for depth in read_at(plan):
         port = anatomy.port(depth)
         if len(port.leaves) != 1 or port.axes != (0,):
             raise Refused(f"{len(port.leaves)} tensors cross depth {depth}, and one is needed; use --to onnx")
-        tops.append(_pooled(_output(network.model, anatomy.calls[port.call].name), anatomy.pools[depth - 1][0]))
+        tensor = _output(network.model, free, anatomy.calls[port.call].name, counterpart)
+        tops.append(_pooled(tensor, anatomy.pools[depth - 1][0]))
     features = tops[0] if len(tops) == 1 else keras.layers.Concatenate(name=f"{HEAD}_features")(tops)
-    logits, fill = _headed(model.head, features)
-    built = keras.Model(inputs, keras.layers.Softmax(name=f"{HEAD}_probabilities")(logits), name=network.model.name)
-    for layer, weights in fill:
-        layer.set_weights([tensor.detach().cpu().numpy() for tensor in weights])
-    _mark(network, plan)
-    return built, True
+    logits, weights = _headed(model.head, features)
+    built = keras.Model(free.inputs, keras.layers.Softmax(name=f"{HEAD}_probabilities")(logits), name=free.name)
+    for layer, tensors in weights:
+        layer.set_weights([tensor.detach().cpu().numpy() for tensor in tensors])
+    return built
 
 
-def _output(model: Any, name: str) -> Any:
-    """The symbolic result of a layer, reached from the model's own inputs, through the models that stand in it."""
+def _output(held: Any, free: Any, name: str, counterpart: Mapping[int, Any]) -> Any:
+    """The symbolic result of a step, reached from the inputs of `free`, a twin of `held` that nobody took over.
+
+    Where the step stands in a model inside, a new model up to it is made, with the same layers.
+    """
     first, _, rest = name.partition(".")
-    layer = model._modules[first]
-    graph = getattr(model, "_functional", None) or model  # a sequential model holds its graph
-    runs = [node for nodes in graph._nodes_by_depth.values() for node in nodes if node.operation is layer]
-    if len(runs) != 1 or len(runs[0].outputs) != 1:
-        raise Refused(f"the layer {layer.name!r} runs {len(runs)} times, so its result is not one; use --to onnx")
+    step = held._modules[first]
+    numbers = [number for number, node in enumerate(nodes_of(held)) if node.operation is step]
+    node = nodes_of(free)[numbers[0]] if len(numbers) == 1 else None
+    if node is None or len(node.outputs) != 1:
+        raise Refused(f"the layer {first!r} runs {len(numbers)} times, so its result is not one; use --to onnx")
     if not rest:
-        return runs[0].outputs[0]
-    if not is_graph(layer):
+        return node.outputs[0]
+    if not is_graph(step):
         raise Refused(
-            f"the plan drops what follows {rest!r} inside of {layer.name!r}, a {type(layer).__name__}, which Keras "
-            "cannot take apart; use --to onnx"
+            f"the plan drops what follows {rest!r} inside of {first!r}, a {type(step).__name__}, which Keras cannot "
+            "take apart; use --to onnx"
         )
-    inner = library().Model(layer.inputs, _output(layer, rest), name=layer.name)
-    return inner(runs[0].input_tensors[0])
+    inside = counterpart[id(step)]
+    inner = library().Model(inside.inputs, _output(step, inside, rest, counterpart), name=inside.name)
+    baked = {key: value for key, value in node.arguments.kwargs.items() if key == "training" and value is not None}
+    return inner(node.input_tensors[0], **baked)
 
 
 def _pooled(tensor: Any, how: Pool) -> Any:
@@ -155,7 +181,7 @@ def _headed(head: nn.Module, features: Any) -> tuple[Any, list[tuple[Any, tuple[
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def _class(model: Model, network: KerasNetwork) -> tuple[Any, bool]:
+def _class(model: Model, network: KerasNetwork) -> Any:
     """A model of the user's own class, built for as many classes as there are, with the head as its output layer.
 
     Its configuration must say the number of classes: that is the entry that holds the output layer's.
@@ -163,9 +189,8 @@ def _class(model: Model, network: KerasNetwork) -> tuple[Any, bool]:
     keras, head = library(), model.head
     behind = tuple(f"{name}." for name in model.anatomy.head)
     parts = dict(network.named_modules())
-    found = [
-        name for name, part in parts.items() if f"{name}.".startswith(behind) and isinstance(part, keras.layers.Dense)
-    ]
+    dense = [name for name, part in parts.items() if isinstance(part, keras.layers.Dense)]
+    found = [name for name in dense if f"{name}.".startswith(behind)]
     if model.plan.above == "drop" or not isinstance(head, nn.Linear) or len(found) != 1:
         raise Refused(
             f"the network is a {type(network.model).__name__}, a class of its own, which Keras cannot take apart, and "
@@ -175,16 +200,19 @@ def _class(model: Model, network: KerasNetwork) -> tuple[Any, bool]:
     old: Any = parts[name]
     config = network.model.get_config()
     entries = [key for key, value in config.items() if value == old.units and not isinstance(value, bool)]
+    state = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith(f"{name}.")}
+    state |= {f"{name}.kernel": head.weight.detach().T, f"{name}.bias": head.bias.detach()}
     for entry in entries:
-        again = KerasNetwork(anew(network.model, config={**config, entry: head.out_features}))
-        state = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith(f"{name}.")}
-        state |= {f"{name}.kernel": head.weight.detach().T, f"{name}.bias": head.bias.detach()}
         try:
+            again = KerasNetwork(rebuilt(network.model, config={**config, entry: head.out_features}))
             again.load_state_dict(state)
-        except RuntimeError:  # another entry that holds the same number
+        except (BackboneError, RuntimeError):  # another entry that holds the same number
             continue
-        _mark(again, model.plan)
-        return again.model, getattr(old.activation, "__name__", "") == "softmax"
+        frozen = _frozen(again, model.plan)
+        for number, layer in enumerate(every_layer(again.model)):
+            if number in frozen:
+                layer.trainable = False
+        return again.model
     raise Refused(
         f"no entry of the configuration of {type(network.model).__name__} is the number of its classes, {old.units}; "
         "let get_config say it, or use --to onnx"

@@ -68,16 +68,32 @@ def of_keras(plan: Plan) -> str:
     """Keras' own freezing of the same layers, through the models that stand in the model."""
     rates = plan.rates()
     frozen = [layer for layer, rate in zip(plan.layers, rates, strict=True) if rate is None and layer.index < plan.keep]
-    places: dict[str, list[str]] = {}
-    for member in _members(frozen):
-        *outer, name, _ = member.split(".")
-        inside = places.setdefault("".join(f".get_layer({part!r})" for part in outer), [])
-        if name not in inside:
-            inside.append(name)
-    lines = ["import keras", "", 'network = keras.models.load_model("network.keras")', "network.trainable = True"]
-    for place, names in places.items():
-        held = "".join(f"{name!r}, " for name in names).rstrip()
-        lines += [f"for name in ({held}):", f"    network{place}.get_layer(name).trainable = False"]
+    paths = shortest(_members(frozen), _members(layer for layer in plan.layers if layer not in frozen))
+    lines = [
+        "import keras",
+        "",
+        "FROZEN = (",
+        *(f"    {path!r}," for path in dict.fromkeys(_layer(path, frozen) for path in paths)),
+        ")",
+        "",
+        "",
+        "def inside(layer, name):",
+        "    for part in layer._layers:",
+        '        if "".join(c if c.isalnum() else "_" for c in part.name) == name:',
+        "            return part",
+        '    attribute, _, number = name.rpartition("_")  # of a class of your own: "blocks_0" is blocks[0]',
+        "    found = getattr(layer, name, None) or getattr(layer, '_' + name, None)",
+        "    return found if found is not None else getattr(layer, attribute)[int(number)]",
+        "",
+        "",
+        'network = keras.models.load_model("network.keras")',
+        "network.trainable = True",
+        "for path in FROZEN:",
+        "    layer = network",
+        '    for name in path.split("."):',
+        "        layer = inside(layer, name)",
+        "    layer.trainable = False",
+    ]
     recipe = plan.recipe
     kind = f"SGD({recipe.lr:.3g}, momentum=0.9" if recipe.optimiser == "sgd" else f"AdamW({recipe.lr:.3g}"
     lines += [
@@ -92,6 +108,11 @@ def of_keras(plan: Plan) -> str:
     if plan.thaw:
         lines.append("# the plan unfreezes layers over the epochs: set trainable and compile again for each step of it")
     return "\n".join(lines)
+
+
+def _layer(path: str, layers: Iterable[Layer]) -> str:
+    """The path of a layer: a weight's own name at its end is left away."""
+    return path.rpartition(".")[0] if path in set(_members(layers)) else path
 
 
 def of_ultralytics(plan: Plan, numbers: Iterable[int]) -> str:

@@ -22,7 +22,7 @@ from frostline.training.step import Batch, Learner
 from frostline.values import Backbone, Plan
 
 HEAD = "frostline_head"  # the name of the new head's groups, which no layer bears
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def top(plan: Plan) -> int:
@@ -141,26 +141,37 @@ def reestimate(learner: Learner, batches: Iterator[Batch], plan: Plan) -> None:
     momenta = [norm.momentum for norm in norms]
     sums = [(torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)) for norm in norms]
     for norm in norms:
-        norm.momentum = 1.0 if isinstance(norm, NORMS) else 0.0  # the batch alone: Keras counts what stays
+        norm.momentum = _of_one_batch(norm)
         norm.train()
+    count = 0
     with torch.no_grad():
-        count = 0
         for inputs, _ in batches:
             count += 1
             learner.forward(inputs)
             for norm, (mean, variance) in zip(norms, sums, strict=True):
                 mean += norm.running_mean
                 variance += norm.running_var
-        for norm, momentum, (mean, variance) in zip(norms, momenta, sums, strict=True):
-            norm.running_mean.copy_(mean / count)
-            norm.running_var.copy_(variance / count)
-            norm.momentum = momentum
-            norm.eval()
+    assert count, "an epoch has a batch"
+    for norm, momentum, (mean, variance) in zip(norms, momenta, sums, strict=True):
+        norm.running_mean.copy_(mean / count)
+        norm.running_var.copy_(variance / count)
+        norm.momentum = momentum
+        norm.eval()
 
 
 def norms_of(network: nn.Module) -> dict[str, Any]:
-    """The modules that hold statistics of what they read, by name: batch norms, of whatever library."""
-    return {n: m for n, m in network.named_modules() if "running_mean" in dict(m.named_buffers(recurse=False))}
+    """The batch norms that hold statistics, by name: PyTorch's and Keras'."""
+    kinds = {name: module for name, module in network.named_modules() if isinstance(module, NORMS) or _of_keras(module)}
+    return {name: module for name, module in kinds.items() if module.running_mean is not None}
+
+
+def _of_keras(module: nn.Module) -> bool:
+    return type(module).__name__ == "BatchNormalization" and "running_mean" in dict(module.named_buffers(recurse=False))
+
+
+def _of_one_batch(norm: nn.Module) -> float:
+    """The momentum with which its statistics become the last batch's: Keras counts what stays of the old ones."""
+    return 1.0 if isinstance(norm, NORMS) else 0.0
 
 
 def _weights(backbone: Backbone, plan: Plan, seed: int) -> nn.Module:
