@@ -59,7 +59,7 @@ def nested() -> Any:
 
 def subclassed() -> Any:
     """A class of the user's own with parts in a list, one of them a layer of the user's own."""
-    model = _classes()[1](width=8, classes=CLASSES)
+    model = classes()[1](width=8, classes=CLASSES)
     import numpy as np
 
     model(np.zeros((1, SIZE, SIZE, 3), "float32"))
@@ -95,7 +95,7 @@ def adapted() -> Any:
     scale.adapt(np.random.default_rng(0).uniform(50, 200, (8, SIZE, SIZE, 3)))
     x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(scale(given))
     x = layers.Conv2D(8, 3, padding="same", name="one")(x) + x
-    x = _classes()[0](8, name="own")(x)
+    x = classes()[0](8, name="own")(x)
     twice = layers.Conv2D(8, 3, padding="same", activation="relu", name="twice")
     x = twice(layers.MaxPool2D()(twice(x)))
     x = layers.SpectralNormalization(layers.Conv2D(8, 3, name="inner"), name="spectral")(x)
@@ -115,7 +115,7 @@ def learned() -> Any:
     return model
 
 
-def _classes() -> tuple[Any, Any]:
+def classes() -> tuple[Any, Any]:
     import keras
 
     class Block(keras.layers.Layer):

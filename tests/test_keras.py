@@ -47,6 +47,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning", "ignore:`build..` was called on layer:UserWarning"
 )
 FILE = keras_networks.__file__
+HERE = str(Path(FILE).parent)
 KINDS = {
     "chain": ["conv2d", "conv2d_1", "dense"],
     "residual": ["stem", "first0", "first1", "first2"],
@@ -325,13 +326,19 @@ def test_keras_on_another_backend_and_without_keras_say_what_to_do(monkeypatch: 
 
 PAGE = Path(__file__).parents[1] / "docs/runs/keras.md"  # its code is what is tested
 BACK = """
-import sys
+import os, sys
 import keras, numpy as np
+sys.path.insert(0, sys.argv[1])
+import keras_networks
 
 assert keras.backend.backend() == "tensorflow"
-for place in sys.argv[1:]:
-    network = keras.models.load_model(f"{place}/model.keras", compile=False)
-    pictures, ours = np.load(f"{place}/pictures.npy"), np.load(f"{place}/said.npy")
+own = {kind.__name__: kind for kind in keras_networks.classes()}
+for place in sys.argv[2:]:
+    os.chdir(place)
+    scope = {}
+    with keras.saving.custom_object_scope(own):
+        exec(open("use.py").read(), scope)
+    network, pictures, ours = scope["network"], np.load("pictures.npy"), np.load("said.npy")
     off = np.abs(network.predict(pictures, verbose=0) - ours).max()
     leaves = [layer for layer in network._flatten_layers() if layer.weights and not layer._layers]
     still = {layer.name: layer.get_weights() for layer in leaves if not layer.trainable}
@@ -374,8 +381,9 @@ def said(model: Model, inputs: Tensor) -> Tensor:
     return predictor(model.network, model.head, model.anatomy, model.plan)(inputs).exp()
 
 
-def kept(place: Path, inputs: Tensor, answers: Tensor) -> str:
-    """Pictures beside an exported network, as Keras reads them, and what we say of them."""
+def kept(place: Path, use: str, inputs: Tensor, answers: Tensor) -> str:
+    """Beside an exported network how it is opened, pictures as Keras reads them, and what we say of them."""
+    (place / "use.py").write_text(use)
     np.save(place / "pictures.npy", inputs.permute(0, 2, 3, 1).numpy())
     np.save(place / "said.npy", answers.numpy())
     return str(place)
@@ -383,7 +391,9 @@ def kept(place: Path, inputs: Tensor, answers: Tensor) -> str:
 
 def same_in_tensorflow(pairs: list[tuple[Plan, str]]) -> None:
     """What stands in these folders says the same there, and goes on learning with the same layers frozen."""
-    for (of, place), line in zip(pairs, in_tensorflow(BACK, *(place for _, place in pairs)).splitlines(), strict=True):
+    for (of, place), line in zip(
+        pairs, in_tensorflow(BACK, HERE, *(place for _, place in pairs)).splitlines(), strict=True
+    ):
         where, off, still, unmoved = line.split("|")
         assert where == place
         assert float(off) <= 1e-4
@@ -399,12 +409,12 @@ def found(data: Path, backbone: object, out: Path, *more: object) -> tuple[Plan,
     told = tell("find", data, "--backbone", backbone, "--effort", "quick", "--epochs", 1, "--out", out, *ONE, *more)
     assert told.code == 0, told.err
     run = frostline.load(out)
-    place = frostline.export(out, "keras").folder
+    written = frostline.export(out, "keras")
     model, files = open_model(out), sorted(data.rglob("*.*g"))[::9]
     assert model.preprocessing is not None
     seen = [pictures.preprocess(pictures.open_picture(file), model.preprocessing) for file in files]
     answers = torch.tensor([list(row["scores"].values()) for row in run.predict(files)])
-    return run.plan, kept(place, torch.from_numpy(np.stack(seen)), answers)
+    return run.plan, kept(written.folder, written.use, torch.from_numpy(np.stack(seen)), answers)
 
 
 def test_the_page_of_keras_does_what_it_says_with_a_network_that_tensorflow_trained(tmp_path: Path) -> None:
@@ -418,8 +428,8 @@ def test_the_page_of_keras_does_what_it_says_with_a_network_that_tensorflow_trai
     for kind, given in BACKS.items():
         model, folder = held(kind, **given), tmp_path / kind
         folder.mkdir()
-        write_keras(model, {}, folder)
-        pairs.append((model.plan, kept(folder, inputs, said(model, inputs))))
+        use, _ = write_keras(model, {}, folder)
+        pairs.append((model.plan, kept(folder, use, inputs, said(model, inputs))))
     same_in_tensorflow(pairs)
     frozen = in_tensorflow(back, cwd=tmp_path).splitlines()[0]
     assert all(repr(name) in frozen for layer in plan.layers[: plan.freeze] for name in [layer.name])

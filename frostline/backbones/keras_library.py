@@ -14,6 +14,7 @@ from typing import Any
 
 from frostline.errors import BackboneError
 
+CAUSE = "Exception encountered: "  # before what happened while a file was read
 FRAMES = ("Exception encountered when calling", "Arguments received by")  # which Keras puts around a cause
 
 
@@ -117,6 +118,6 @@ def is_keras(thing: Any) -> bool:
 def sentence(error: Exception) -> str:
     """What went wrong, of a message that may go on for pages: its first line that is no frame around the cause."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
-    lines = [line.rpartition("Exception encountered: ")[2] for line in lines]
-    told = [line for line in lines if line and not line.startswith(FRAMES)]
+    causes = [line.partition(CAUSE)[2] for line in lines if CAUSE in line]
+    told = [line for line in (*causes, *lines) if line and not line.startswith(FRAMES)]
     return (told or [type(error).__name__])[0][:240].rstrip(".")
