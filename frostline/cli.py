@@ -88,6 +88,7 @@ def find(
     refit_all: flags.RefitAll = False,
     recalibrate: flags.Recalibrate = False,
     resume: flags.Resume = False,
+    log: flags.Log = None,
     dry_run: flags.DryRun = False,
     config: flags.Config = None,
     json_: flags.Json = False,
@@ -221,6 +222,7 @@ def train(
     seed: flags.Seed = None,
     recalibrate: flags.Recalibrate = False,
     resume: flags.Resume = False,
+    log: flags.Log = None,
     config: flags.Config = None,
     json_: flags.Json = False,
 ) -> None:
@@ -266,7 +268,7 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
-    to: Annotated[str, typer.Option(help="safetensors, transformers, onnx or torch_export.")],
+    to: Annotated[str, typer.Option(help="safetensors, transformers, onnx, torch_export or keras.")],
     out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/export/FORMAT by default.")] = None,
 ) -> None:
     """The model of a run for other libraries, with a card of its evidence."""

@@ -76,6 +76,9 @@ Seed = Annotated[int | None, of_run(help="Decides every random draw [0].")]
 Workers = Annotated[int | None, of_machine(help="Processes that train at the same time; as many as pay by default.")]
 Recalibrate = Annotated[bool, of_machine("--recalibrate", help="Measure this machine anew, whatever it remembers.")]
 Resume = Annotated[bool, of_run("--resume", help="Go on with an interrupted run.")]
+Log = Annotated[
+    list[str] | None, of_run("--log", help="Log the run for tensorboard or mlflow too, in its directory; repeatable.")
+]
 Config = Annotated[Path | None, of_run(help="A TOML file with the same keys; a flag overrides it.")]
 Json = Annotated[bool, of_run("--json", help="Print one JSON document instead of text.")]
 RefitAll = Annotated[bool, of_run("--refit-all", help="Train the choice once more on all data.")]

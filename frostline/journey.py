@@ -27,7 +27,7 @@ from frostline.formats.export import Exported
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
-from frostline.run import comparisons, course, directory, ending, entrants, judging, notes, summary, terms
+from frostline.run import comparisons, course, directory, ending, entrants, judging, logged, notes, summary, terms
 from frostline.run.ended import Ended
 from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
@@ -114,6 +114,7 @@ def find_with(given: Settings, *, source: Source | None = None, show: Show = sil
         ended = Ended(bench, curves, race, finalists, chosen, decision, known, checks)
         ending.hand_back(bench, decision.plan, handed, run.folder)
         written = ending.conclude(run, ended)
+        logged.caught_up(run.logs, run.study)
         course.cleared(run)
         return Result(run.folder, written)
 
@@ -230,6 +231,7 @@ def train_with(given: Settings, plan: Plan | Wish, *, source: Source | None = No
         show(Event("train", 1 + given.refit_all, 1 + given.refit_all))
         ending.hand_back(bench, plan, handed, run.folder)
         written = ending.conclude_training(run, bench, arm, outcome, handed)
+        logged.caught_up(run.logs, run.study)
         course.cleared(run)
         return Result(run.folder, written)
 

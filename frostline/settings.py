@@ -27,6 +27,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
+LOGS = ("tensorboard", "mlflow")  # libraries that a run can be logged for, besides what it always keeps
 KINDS: Mapping[type, tuple[str, ...]] = {
     str: (
         *("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "source", "device", "out"),
@@ -36,13 +37,13 @@ KINDS: Mapping[type, tuple[str, ...]] = {
     float: ("epsilon", "confidence", "budget"),
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
-    tuple: ("rivals", "rival_weights"),
+    tuple: ("rivals", "rival_weights", "log"),
 }
 ONE_POINT = 0.01
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
     "train": ("rivals", "effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
-    "probe": ("out", "resume", "refit_all", "prefer", "epsilon"),
+    "probe": ("out", "resume", "refit_all", "prefer", "epsilon", "log"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {
@@ -99,6 +100,7 @@ class Settings:
     recalibrate: bool = False  # measure this machine anew, whatever it remembers
     resume: bool = False
     refit_all: bool = False
+    log: tuple[str, ...] = ()  # of `LOGS`: the run is logged for these too, in files of its directory
 
     def __post_init__(self) -> None:
         self._refuse_wrong_types()
@@ -114,6 +116,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low < value < 1.0 and not (name == "epsilon" and is_own(self.metric)):
                 raise OptionError(f"{name} is {value}; it lies above {low:g} and below 1: {usual}")
+        for name in self.log:
+            if name not in LOGS or self.log.count(name) > 1:
+                close = difflib.get_close_matches(str(name), LOGS, n=1) if name not in LOGS else []
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise OptionError(f"log is {name!r}; allowed are {', '.join(LOGS)}, each of them once{hint}")
         self._refuse_half_a_metric()
         if self.epsilon is None:
             object.__setattr__(self, "epsilon", ONE_POINT)
@@ -196,7 +203,7 @@ def settings(given: Mapping[str, Any], *, config: Path | None = None) -> Setting
     for name in ("data", "weights", "shifted", "source", "out"):
         if isinstance(merged.get(name), os.PathLike):
             merged[name] = os.fspath(merged[name])
-    for name in ("rivals", "rival_weights"):
+    for name in ("rivals", "rival_weights", "log"):
         if isinstance(merged.get(name), list):  # as a config.json has them
             merged[name] = tuple(merged[name])
     for name in ("mean", "std"):

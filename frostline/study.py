@@ -43,6 +43,16 @@ class Study:
     storage: optuna.storages.RDBStorage
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """One finished unit in the study."""
+
+    outcome: Outcome
+    loss: float  # mean log-loss in nats
+    when: float  # it was recorded, in seconds since 1970
+    attributes: Mapping[str, Any]  # of its trial: the unit's own, the name of its file, and what else was said of it
+
+
 def open_study(folder: Path, *, resume: bool) -> Study:
     """The study of a run directory: a new one, or with `resume` the one that is there (begun where there is none).
 
@@ -79,16 +89,18 @@ def close_study(study: Study) -> None:
     study.storage.engine.dispose()
 
 
-def record(study: Study, outcome: Outcome, targets: NDArray[np.int64]) -> None:
+def record(study: Study, outcome: Outcome, targets: NDArray[np.int64], about: Mapping[str, Any] | None = None) -> Kept:
     """Keep one finished unit: its file, then its trial, whose value is the mean log-loss in nats.
 
-    `targets` are those of all examples. A unit that is recorded again takes the place of the earlier one. Raises
-    StoreError naming the file where the disk is full or cannot be written; nothing half-written stays.
+    `targets` are those of all examples; `about` are further attributes of the trial, as JSON. A unit that is recorded
+    again takes the place of the earlier one. Raises StoreError naming the file where the disk is full or cannot be
+    written; nothing half-written stays.
     """
     unit, path = outcome.unit, _file(study.folder, outcome.unit)
     content = _packed(outcome)
     _write(path, content)
-    kept = {
+    attributes = {
+        **(about or {}),
         **asdict(unit),
         "key": unit.key,
         "file": path.name,
@@ -97,24 +109,30 @@ def record(study: Study, outcome: Outcome, targets: NDArray[np.int64]) -> None:
         "diverged": outcome.diverged,
     }
     value = float(losses(outcome.log_probabilities, targets[outcome.rows]).mean())
-    trial = optuna.trial.create_trial(state=TrialState.COMPLETE, value=value, user_attrs=kept)
+    trial = optuna.trial.create_trial(state=TrialState.COMPLETE, value=value, user_attrs=attributes)
     with _database(study):
         study.trials.add_trial(trial)
+    return _kept(outcome, trial)
 
 
 def outcomes(study: Study) -> tuple[Outcome, ...]:
-    """Every unit that is finished and whole, in the order of units.
+    """Every unit that is finished and whole, in the order of units."""
+    return tuple(each.outcome for each in kept(study))
+
+
+def kept(study: Study) -> tuple[Kept, ...]:
+    """As `outcomes`, with what was kept beside them.
 
     A unit whose file is missing or is not the one that was recorded is left out: it simply runs again.
     """
     with _database(study):
         trials = study.trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     latest = {_unit(trial): trial for trial in sorted(trials, key=lambda t: t.number)}
-    found: list[Outcome] = []
+    found: list[Kept] = []
     for unit in sorted(latest):
         outcome = _unpacked(study.folder / "outcomes" / latest[unit].user_attrs["file"], latest[unit])
         if outcome is not None:
-            found.append(outcome)
+            found.append(_kept(outcome, latest[unit]))
     return tuple(found)
 
 
@@ -128,6 +146,11 @@ def noted(study: Study, name: str) -> Any:
     """The value of a note, None where there is none."""
     with _database(study):
         return study.trials.user_attrs.get(NOTE + name)
+
+
+def _kept(outcome: Outcome, trial: FrozenTrial) -> Kept:
+    assert trial.value is not None and trial.datetime_complete is not None, "units are entered when they are finished"
+    return Kept(outcome, trial.value, trial.datetime_complete.timestamp(), trial.user_attrs)
 
 
 def _file(folder: Path, unit: Unit) -> Path:

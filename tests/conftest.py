@@ -60,7 +60,7 @@ def held_out(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
     def make(folder: Path) -> tuple[Path, Said]:
         out = folder / "run"
-        given = (*small(place), *options, *more, "--epochs", 2, "--out", out)
+        given = (*small(place), *options, *more, "--log", "tensorboard", "--epochs", 2, "--out", out)
         return out, tell("find", place / "parted", *given)
 
     return once(tmp_path_factory, "held_out", make)

@@ -74,7 +74,7 @@ def stored(dtype: torch.dtype, depth: int) -> tuple[Any, ...]:
     """What crosses a cut, computed in other batches than the training's."""
     backbone, anatomy = network(dtype)
     halves = Halves(backbone.module, anatomy)
-    parts = [halves.prefix({"x": part}, depth) for part in data(dtype)[0].split(5)]
+    parts = [halves.prefix({backbone.data: part}, depth) for part in data(dtype)[0].split(5)]
     return tuple(torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
 
 

@@ -260,7 +260,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.pth").write_bytes(b"")
     torch.save({"epoch": 3}, tmp_path / "c.pth")
     (tmp_path / "d.h5").write_bytes(b"x")
-    told = {"a.safetensors": "as safetensors", "b.pth": "b.pth", "c.pth": "no tensors by name", "d.h5": "no PyTorch"}
+    told = {"a.safetensors": "as safetensors", "b.pth": "b.pth", "c.pth": "no tensors by name", "d.h5": "of Keras"}
     for name, words in told.items():
         with pytest.raises(WeightsError, match=words):
             read_weights(tmp_path / name)

@@ -636,7 +636,9 @@ def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
     # the second block, "blocks.1", must not take "blocks.10" with it
     plan = Plan(layers, 12, 3, "tune", tuple(i >= 3 for i in range(12)), Recipe(2, 1e-2, layer_decay=0.5))
     scope: dict[str, Any] = {"model": model}
-    exec(snippet.snippet(plan), scope)  # what a reader would paste
+    exec(
+        dict(snippet.snippets(plan))["The same freezing in a training loop of your own"], scope
+    )  # what a reader would paste
     rates = dict(zip(parts, plan.rates(), strict=True))
     groups = {id(p): group["lr"] for group in scope["optimiser"].param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
@@ -646,6 +648,19 @@ def test_snippet_freezes_the_same_parameters_as_the_plan() -> None:
         assert groups.get(id(parameter)) == (None if rate is None else pytest.approx(rate, rel=5e-3)), name
     assert [not block.training for block in model["blocks"]] == [True, True, *[False] * 9]
     assert not any(block[1].training for block in model["blocks"])  # the plan keeps the stored statistics
+
+
+def test_modules_that_are_numbered_as_ultralytics_does_are_frozen_by_its_numbers() -> None:
+    def of(*members: str) -> tuple[Layer, ...]:
+        return tuple(Layer(i, f"l{i}", 1, 1, (1,), 1, True, members=(name,)) for i, name in enumerate(members))
+
+    yolo = of("model.0.conv.weight", "model.1.conv.weight", "model.10.cv1.weight", "model.10.cv2.weight")
+    learns = (False, False, True, True)
+    told = dict(snippet.snippets(Plan(yolo, 4, 2, "tune", learns, Recipe(9, 1e-2))))["The same freezing in Ultralytics"]
+    assert "epochs=9, freeze=[0, 1])" in told
+    halved = Plan(yolo, 4, 3, "tune", (False, False, False, True), Recipe(9, 1e-2))
+    other = Plan(of("model.0.conv.weight", "stem.weight"), 2, 1, "tune", (False, True), Recipe(9, 1e-2))
+    assert len(snippet.snippets(halved)) == len(snippet.snippets(other)) == 1
 
 
 @given(st.lists(st.sampled_from(["a", "a.b", "a.b.c", "ab", "a.c", "b.a", "b"]), unique=True), st.data())

@@ -74,6 +74,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         ("budget", 0), ("budget", float("inf")), ("budget", "-1m"), ("resume", "yes"), ("model_kwargs", ["a=b"]),
         ("mean", 0.5), ("std", "a,b"), ("label", 3), ("out", 3), ("image_size", 1), ("mean", "nan"),
         ("std", (1, "inf", 1)), ("mean", "0.5,-inf,0.5"), ("std", "0"), ("std", (1.0, -1.0, 1.0)),
+        ("log", "tensorboard"), ("log", [3]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_its_name(name: str, value: Any) -> None:

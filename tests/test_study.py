@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from frostline.errors import RunError, StoreError
 from frostline.search.scores import score
-from frostline.study import Study, close_study, note, noted, open_study, outcomes, record
+from frostline.study import Study, close_study, kept, note, noted, open_study, outcomes, record
 from frostline.values import Epoch, Outcome, Unit
 
 ROOT = Path(__file__).parent.parent
@@ -54,11 +55,11 @@ def again(study: Study) -> tuple[Outcome, ...]:
 
 
 def test_what_is_recorded_comes_back_bit_for_bit_in_the_order_of_units(study: Study) -> None:
-    kept = [outcome(seed) for seed in (2, 0, 1)]
-    for o in kept:
+    told = [outcome(seed) for seed in (2, 0, 1)]
+    for o in told:
         record(study, o, TARGETS)
     assert [o.unit.seed for o in again(study)] == [0, 1, 2]
-    assert all(same(a, b) for a, b in zip(again(study), sorted(kept, key=lambda o: o.unit), strict=True))
+    assert all(same(a, b) for a, b in zip(again(study), sorted(told, key=lambda o: o.unit), strict=True))
 
 
 def test_a_trial_tells_its_unit_and_its_mean_log_loss(study: Study) -> None:
@@ -72,6 +73,20 @@ def test_a_trial_tells_its_unit_and_its_mean_log_loss(study: Study) -> None:
         o.unit.key,
     )
     assert trial.params == {}
+
+
+def test_optuna_itself_opens_the_database_of_a_run_as_its_dashboard_does(study: Study) -> None:
+    told = [outcome(seed) for seed in (0, 1)]
+    for o in told:
+        record(study, o, TARGETS, {"keep": 5, "freeze": 3, "score": 0.5})
+    storage = f"sqlite:///{study.folder / 'study.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    found = optuna.load_study(study_name=name, storage=storage)
+    assert found.best_value == min(score("log_loss", o.log_probabilities, TARGETS[o.rows]) for o in told)
+    table = found.trials_dataframe(("number", "value", "state", "user_attrs"))
+    assert set(table["state"]) == {"COMPLETE"}
+    assert list(table["user_attrs_key"]) == [o.unit.key for o in told]
+    assert {"arm", "rate", "seconds", "keep", "freeze", "score"} <= {n.removeprefix("user_attrs_") for n in table}
 
 
 def test_a_study_that_is_there_is_refused_without_resume(study: Study) -> None:
@@ -110,6 +125,14 @@ def test_a_file_without_a_trial_is_a_unit_that_was_not_finished(study: Study, tm
     (path,) = (tmp_path / "other" / "outcomes").iterdir()
     (study.folder / "outcomes" / path.name).write_bytes(path.read_bytes())
     assert again(study) == ()
+
+
+def test_what_is_told_of_a_unit_is_kept_beside_it(study: Study) -> None:
+    told = record(study, outcome(), TARGETS, {"score": 0.5, "arm": "another"})
+    (found,) = kept(study)
+    assert same(found.outcome, told.outcome)
+    assert (found.loss, found.when, found.attributes) == (told.loss, told.when, told.attributes)
+    assert (found.attributes["score"], found.attributes["arm"]) == (0.5, "freeze@3")  # a unit's own stay
 
 
 def test_recording_again_takes_the_place_of_the_earlier(study: Study) -> None:

@@ -232,5 +232,18 @@ def _channels_first(seen: View, part: Segment) -> bool:
     nodes = seen.trace.nodes
     for node in sorted(node for node in seen.live if nodes[node].time > part.end and nodes[node].activation):
         if seen.trace.learned.get(nodes[node].time):
-            return any(word in nodes[node].operation for word in ("conv", "batch_norm", "group_norm"))
+            convolves = any(word in nodes[node].operation for word in ("conv", "batch_norm", "group_norm"))
+            return convolves != _turned(seen, node, part.end)
+    return False
+
+
+def _turned(seen: View, node: int, end: int) -> bool:
+    """Whether maps were turned, channels first to last or back, between a segment's result and what reads it."""
+    nodes = seen.trace.nodes
+    while nodes[node].time > end:
+        if nodes[node].operation == "aten::permute" and len(seen.trace.shapes[node]) == 4:
+            return True
+        node = next((read for read in nodes[node].reads if nodes[read].activation), -1)
+        if node < 0:
+            break
     return False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from frostline.backbones.keras import built_of
+from frostline.backbones.keras_library import drawn, is_keras, library, on_torch
 from frostline.backbones.preprocessing import from_timm
 from frostline.backbones.sources import REMEDY, Built, Options
 from frostline.errors import BackboneError, WeightsError
@@ -17,36 +20,40 @@ from frostline.userfile import failed, function
 from frostline.values import Preprocessing
 
 
-def file_network(file: Path, factory: str, pretrained: bool, options: Options) -> Built:
+def file_network(file: Path, factory: str, pretrained: bool, image_size: int | None, options: Options) -> Built:
     """What `factory` of the user's file builds.
 
     It is called twice under different seeds, to learn whether it brings weights of its own: what differs is random.
     Raises BackboneError with the line of the file that failed, WeightsError where pre-trained weights are wanted
     and the factory brings none.
     """
-    made = function(file, factory, BackboneError)
+    with on_torch():  # the file may import Keras, and so may what is called below
+        made = function(file, factory, BackboneError)
 
-    def make(seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
+    def make(seed: int) -> Built:
+        with torch.random.fork_rng(devices=[]), drawn(seed), on_torch():
             torch.manual_seed(seed)
-            return _called(made, file, factory, options)
+            return _called(made, file, factory, image_size, options)
 
-    module, other = make(0), make(1)
-    random = {n for n, p in module.named_parameters() if not torch.equal(p, dict(other.named_parameters())[n])}
+    one, other = make(0), dict(make(1).module.named_parameters())
+    module = one.module
+    random = {name for name, parameter in module.named_parameters() if not torch.equal(parameter, other[name])}
     matrices = {name for name, parameter in module.named_parameters() if parameter.ndim > 1}
     brings = bool(matrices) and not matrices <= random
-    again = (lambda: reset(copy.deepcopy(module))) if brings else (lambda: _called(made, file, factory, options))
-    known, notes = own_configuration(module)
+
+    def drawn_again() -> nn.Module:
+        return reset(copy.deepcopy(module)) if brings else make(int(torch.randint(2**31, ()))).module
+
+    again = one.make or drawn_again
     if not pretrained:
-        return Built(again() if brings else module, again, known, "none", notes=notes)
+        return replace(one, module=again() if brings else module, make=again, weights="none")
     if not brings:
         raise WeightsError(
             f"{file}:{factory} builds a network with random weights, and pre-trained ones are wanted; {REMEDY}"
         )
     fresh = tuple(name for name, _ in module.named_parameters() if name in random)
-    if fresh:
-        notes += (f"{file.name}:{factory} leaves {', '.join(fresh[:4])} random",)
-    return Built(module, again, known, f"{file.name}:{factory}", unloaded=fresh, notes=notes)
+    left = (f"{file.name}:{factory} leaves {', '.join(fresh[:4])} random",) if fresh else ()
+    return replace(one, make=again, unloaded=fresh, notes=one.notes + left)
 
 
 def given_network(module: nn.Module, pretrained: bool) -> Built:
@@ -101,12 +108,20 @@ def reset(module: nn.Module) -> nn.Module:
     return module
 
 
-def _called(made: Callable[..., Any], file: Path, name: str, options: Options) -> nn.Module:
+def _called(made: Callable[..., Any], file: Path, name: str, image_size: int | None, options: Options) -> Built:
+    """What the user's factory builds, as a network of PyTorch; `make` is None where that is not known."""
     try:
         module = made(**options)
     except Exception as error:  # whatever a user's factory may raise
         call = f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
         raise failed(error, file, f"fails in {call}", BackboneError) from error
+    weights = f"{file.name}:{name}"
+    if is_keras(module):
+        library()  # tells of the backend
+        return built_of(module, weights, image_size)
     if not isinstance(module, nn.Module):
-        raise BackboneError(f"{file}:{name} returns a {type(module).__name__}; a torch.nn.Module is needed")
-    return module
+        raise BackboneError(
+            f"{file}:{name} returns a {type(module).__name__}; a torch.nn.Module or a Keras model is needed"
+        )
+    known, notes = own_configuration(module)
+    return Built(module, None, known, weights, notes=notes)

@@ -26,8 +26,11 @@ Frontier = tuple[Tensor, ...]
 REMEMBERED = 32  # input shapes whose stand-ins are kept; texts of many lengths would fill the memory
 
 
-class Reached(Exception):
-    """The forward pass has come as far as it was asked to; never leaves this file."""
+class Reached(BaseException):
+    """The forward pass has come as far as it was asked to; never leaves this file.
+
+    No Exception: networks and libraries catch those, and Keras raises them anew with words of its own.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline.backbones.files import file_network, first_channels, given_network
+from frostline.backbones.keras import SUFFIXES, keras_model, keras_network, read_keras_weights
+from frostline.backbones.keras_library import is_keras
+from frostline.backbones.keras_network import KerasNetwork
 from frostline.backbones.preprocessing import overridden
 from frostline.backbones.sources import Built, Options, timm_network, torchvision_network, transformers_network
 from frostline.backbones.weights import fit, read_weights
@@ -23,8 +26,9 @@ SOURCES: Mapping[str, Callable[[str, bool, int | None, Options], Built]] = {
     "timm": timm_network,
     "torchvision": torchvision_network,
     "hf": transformers_network,
+    "keras": keras_network,
 }
-ALLOWED = "timm/NAME, torchvision/NAME, hf/NAME, hf/FOLDER and FILE.py:FACTORY"
+ALLOWED = "timm/NAME, torchvision/NAME, hf/NAME, hf/FOLDER, keras/NAME, FILE.keras and FILE.py:FACTORY"
 TOKENS = 16  # length of an example text
 
 
@@ -45,14 +49,12 @@ def load(
     No draw here touches the caller's random state. Raises BackboneError for networks that are unknown or cannot be
     built, WeightsError where the weights cannot be had or belong to another network.
     """
-    name = spec if isinstance(spec, str) else type(spec).__name__
+    name = _name(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = _built(spec, weights is None, image_size, model_kwargs or {})
     if weights is not None and weights != "none":
-        file = Path(weights).expanduser()
-        unloaded, notes = fit(built.module, read_weights(file), str(file), heads=built.heads)
-        built = replace(built, weights=str(file), unloaded=unloaded, notes=built.notes + notes)
+        built = _filled(built, Path(weights).expanduser())
     if weights == "none":
         built = replace(built, notes=(*built.notes, "its weights are random: nothing was learned before"))
     module = built.module.float().eval()
@@ -62,7 +64,7 @@ def load(
         mean=mean,
         std=std,
         interpolation=interpolation,
-        channels=first_channels(module),
+        channels=first_channels(module) if built.preprocessing is None else len(built.preprocessing.mean),
     )
     data = _data_argument(module, name)
     example = _example(module, name, data, known)
@@ -80,14 +82,40 @@ def load(
     )
 
 
+def _name(spec: Any) -> str:
+    if isinstance(spec, str):
+        return spec
+    return str(spec.name) if is_keras(spec) else type(spec).__name__
+
+
+def _module(spec: Any) -> nn.Module:
+    if not isinstance(spec, nn.Module):
+        raise BackboneError(
+            f"backbone is a {type(spec).__name__}; a name as on the command line, a torch.nn.Module or a Keras model "
+            "on the torch backend is needed"
+        )
+    return spec
+
+
+def _filled(built: Built, file: Path) -> Built:
+    """The network with the weights of a file."""
+    if isinstance(built.module, KerasNetwork) and file.suffix in SUFFIXES:
+        read_keras_weights(built.module, file)
+        return replace(built, weights=str(file))
+    unloaded, notes = fit(built.module, read_weights(file), str(file), heads=built.heads)
+    return replace(built, weights=str(file), unloaded=unloaded, notes=built.notes + notes)
+
+
 def _built(spec: str | nn.Module, pretrained: bool, image_size: int | None, options: Options) -> Built:
-    if isinstance(spec, nn.Module):
+    if not isinstance(spec, str):
         if options:
             raise BackboneError(f"model_kwargs {dict(options)} are given for a module that is already built; drop them")
-        return given_network(spec, pretrained)
+        return keras_model(spec, pretrained, image_size) if is_keras(spec) else given_network(_module(spec), pretrained)
+    if spec.endswith(SUFFIXES):
+        return keras_network(spec.removeprefix("keras/"), pretrained, image_size, options)
     file, _, factory = spec.rpartition(":")
     if file.endswith(".py"):
-        return file_network(Path(file).expanduser(), factory, pretrained, options)
+        return file_network(Path(file).expanduser(), factory, pretrained, image_size, options)
     source, _, name = spec.partition("/")
     if source not in SOURCES or not name:
         raise _unknown_source(spec)

@@ -32,7 +32,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights {str(file)!r} are no file{seen}; give a .safetensors or PyTorch file, or `none`")
     if file.suffix == ".safetensors":
         return _safetensors(file)
-    if file.suffix in (".h5", ".keras", ".onnx", ".npz", ".msgpack"):
+    if file.suffix in (".h5", ".keras"):
+        raise WeightsError(f"{file} is of Keras, and this network is not; give the file itself as the backbone")
+    if file.suffix in (".onnx", ".npz", ".msgpack"):
         raise WeightsError(f"{file} is no PyTorch checkpoint; safetensors and PyTorch files are read; convert it")
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)

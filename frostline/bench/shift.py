@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.evidence.similarity import batchnorm_shift
-from frostline.training.prepare import NORMS
+from frostline.training.prepare import norms_of
 
 
 @dataclass(slots=True)
@@ -24,8 +24,8 @@ class _Moments:
     total: Tensor | None = None
     squares: Tensor | None = None
 
-    def add(self, activations: Tensor) -> None:
-        values = activations.detach().double().transpose(0, 1).flatten(1)
+    def add(self, activations: Tensor, channel: int) -> None:
+        values = activations.detach().double().movedim(channel, 0).flatten(1)
         self.count += values.shape[1]
         self.total = values.sum(1) if self.total is None else self.total + values.sum(1)
         squares = values.square().sum(1)
@@ -40,7 +40,7 @@ def shifts(
     Depths without a batch norm of their own are left out; without any, nothing is computed. The network runs in eval
     mode, and is left as it is.
     """
-    norms = {n: m for n, m in module.named_modules() if isinstance(m, NORMS) and m.running_mean is not None}
+    norms = norms_of(module)
     seen = {name: _Moments() for name in norms}
     if not norms:
         return {}
@@ -62,7 +62,7 @@ def shifts(
 
 def _noting(moments: _Moments) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        moments.add(inputs[0])
+        moments.add(inputs[0], getattr(module, "axis", 1))  # Keras says where the channels are
 
     return note
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
+from frostline.formats.keras import keras_file
 from frostline.formats.model import Model
 from frostline.formats.whole import CLOSE, Naming, Refused, Serving, whole
 from frostline.training.prepare import predictor
@@ -198,10 +199,14 @@ def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Calla
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", message="Constant folding")
-        torch.onnx.export(
-            serving, (example,), file, input_names=["pixels"], output_names=["probabilities"], dynamo=False,
-            dynamic_axes={"pixels": {0: "pictures"}, "probabilities": {0: "pictures"}},
-        )  # fmt: skip
+        try:
+            torch.onnx.export(
+                serving, (example,), file, input_names=["pixels"], output_names=["probabilities"], dynamo=False,
+                dynamic_axes={"pixels": {0: "pictures"}, "probabilities": {0: "pictures"}},
+            )  # fmt: skip
+        except (RuntimeError, ValueError, NotImplementedError) as error:  # torch.onnx's own are runtime errors
+            told = str(error).splitlines()[0]
+            raise Refused(f"ONNX cannot hold this network: {told}; use --to torch_export or safetensors") from error
     onnx.checker.check_model(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
@@ -251,4 +256,5 @@ FORMATS: Mapping[str, Writer] = {
     "transformers": _transformers,
     "onnx": _onnx,
     "torch_export": _torch_export,
+    "keras": keras_file,
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.backbones.graph import results_of
+from frostline.backbones.keras_network import KerasNetwork
 from frostline.errors import OptionError
 from frostline.formats.model import Model
 from frostline.training.prepare import answering, predictor
@@ -51,6 +52,8 @@ def whole(model: Model) -> nn.Module:
     in one of its size, or where what it then says is not what the run's own model says.
     """
     plan, head = model.plan, model.head
+    if isinstance(model.network, KerasNetwork):
+        raise Refused("the network is one of Keras, and no library of PyTorch has it; use --to keras or --to onnx")
     if plan.above == "drop":
         raise Refused(
             f"the plan drops the layers above {plan.keep} of {len(plan.layers)}, so no network of the source's own "

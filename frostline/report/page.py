@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.report import compared, facts, figures, glossary, growth, words
 from frostline.report.facts import Report
-from frostline.report.snippet import snippet
+from frostline.report.snippet import snippets
 from frostline.search.decide import further
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "trainable": facts.trainable(plan),
         "learned": facts.learned(plan),
         "again": facts.again(report),
-        "snippet": snippet(plan),
+        "snippets": snippets(plan),
         "figures": _figures(report, rows),
         "costs": _costs(summary["cost"]),
         "side_by_side": sum(took for _, took in _costs(summary["cost"])) > summary["cost"]["total_seconds"],

@@ -1,13 +1,24 @@
-"""A plan as plain PyTorch that a reader can paste."""
+"""A plan as code that a reader can paste: plain PyTorch, or the words of the library that the network is of."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from frostline.values import Layer, Plan
 
 
-def snippet(plan: Plan) -> str:
+def snippets(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """A plan for those who train elsewhere: for each place its title and the code."""
+    if any(name.endswith(".kernel") for layer in plan.layers for name in layer.members):  # Keras' word for a weight
+        return (("The same freezing in Keras", of_keras(plan)),)
+    found = [("The same freezing in a training loop of your own", of_torch(plan))]
+    if (numbers := _numbered(plan)) is not None:
+        found.append(("The same freezing in Ultralytics", of_ultralytics(plan, numbers)))
+    return tuple(found)
+
+
+def of_torch(plan: Plan) -> str:
     """Plain PyTorch that freezes the same layers and gives the others the same rates, by name."""
     rates = plan.rates()
     pairs = list(zip(plan.layers, rates, strict=True))[: plan.keep]
@@ -51,6 +62,61 @@ def snippet(plan: Plan) -> str:
     if plan.recipe.optimiser == "sgd":
         lines = [line.replace("torch.optim.AdamW(", "torch.optim.SGD(") for line in lines]
     return "\n".join(lines)
+
+
+def of_keras(plan: Plan) -> str:
+    """Keras' own freezing of the same layers, through the models that stand in the model."""
+    rates = plan.rates()
+    frozen = [layer for layer, rate in zip(plan.layers, rates, strict=True) if rate is None and layer.index < plan.keep]
+    places: dict[str, list[str]] = {}
+    for member in _members(frozen):
+        *outer, name, _ = member.split(".")
+        inside = places.setdefault("".join(f".get_layer({part!r})" for part in outer), [])
+        if name not in inside:
+            inside.append(name)
+    lines = ["import keras", "", 'network = keras.models.load_model("network.keras")', "network.trainable = True"]
+    for place, names in places.items():
+        held = "".join(f"{name!r}, " for name in names).rstrip()
+        lines += [f"for name in ({held}):", f"    network{place}.get_layer(name).trainable = False"]
+    recipe = plan.recipe
+    kind = f"SGD({recipe.lr:.3g}, momentum=0.9" if recipe.optimiser == "sgd" else f"AdamW({recipe.lr:.3g}"
+    lines += [
+        "# give it an output layer of your classes, then compile it: what is frozen later needs compiling again",
+        f"optimiser = keras.optimizers.{kind}, weight_decay={recipe.weight_decay:.3g})",
+        'network.compile(optimiser, "sparse_categorical_crossentropy", metrics=["accuracy"])',
+    ]
+    if len({rate for rate in rates if rate is not None}) > 1:
+        lines.append("# the plan gives each layer a rate of its own, which an optimiser of Keras does not")
+    if plan.statistics != "batch":
+        lines.append("# the plan keeps the statistics of batch norms that learn: call those with training=False")
+    if plan.thaw:
+        lines.append("# the plan unfreezes layers over the epochs: set trainable and compile again for each step of it")
+    return "\n".join(lines)
+
+
+def of_ultralytics(plan: Plan, numbers: Iterable[int]) -> str:
+    """The argument with which Ultralytics freezes the same modules."""
+    return "\n".join(
+        [
+            "from ultralytics import YOLO",
+            "",
+            f'YOLO("network.pt").train(data="photos", epochs={plan.recipe.epochs}, freeze={list(numbers)})',
+            "# it moves the statistics of frozen batch norms all the same, which the plan does not",
+        ]
+    )
+
+
+def _numbered(plan: Plan) -> tuple[int, ...] | None:
+    """The numbers of the frozen modules where all of a network's are numbered as Ultralytics does, "model.3.conv"."""
+    owners: dict[int, set[bool]] = {}
+    for layer, rate in zip(plan.layers, plan.rates(), strict=True):
+        for member in layer.members:
+            found = re.match(r"model\.(\d+)\.", member)
+            if found is None:
+                return None
+            owners.setdefault(int(found[1]), set()).add(rate is None and layer.index < plan.keep)
+    whole = all(len(kinds) == 1 for kinds in owners.values())  # a module in two layers cannot be half frozen there
+    return tuple(sorted(number for number, kinds in owners.items() if True in kinds)) if owners and whole else None
 
 
 def shortest(wanted: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:

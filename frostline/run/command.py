@@ -11,7 +11,7 @@ from frostline.settings import Settings, apart
 # said already, or change nothing
 UNSAID = (
     *("data", "backbone", "weights", "rivals", "rival_weights", "strategies"),
-    *("resume", "out", "workers", "threads", "recalibrate"),
+    *("resume", "out", "workers", "threads", "recalibrate", "log"),
 )
 DEFAULTS: Mapping[str, Any] = Settings("", "").document()
 

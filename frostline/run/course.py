@@ -25,8 +25,9 @@ from frostline.bench.finals import certify
 from frostline.bench.lay import Demands, lay
 from frostline.bench.unit import FINALISTS, UNDERWAY, kept_weights, stackable
 from frostline.errors import RunError, RunFailed, StoreError
+from frostline.logs.entry import Log
 from frostline.plan import to_json, with_rate
-from frostline.run import directory, entrants, terms
+from frostline.run import directory, entrants, logged, terms
 from frostline.run.wish import Wish
 from frostline.search import race as races
 from frostline.search.arms import exact
@@ -66,6 +67,7 @@ class Run:
     study: Study
     started: float  # on the performance counter
     hands: workers.Crew | None  # other processes; they start when they are first needed
+    logs: tuple[Log, ...] = ()  # for other libraries; this process alone writes them
     ahead: float = 0.0  # seconds that the trainings still to come are forecast to take, one after the other
 
     @property
@@ -86,8 +88,8 @@ def begun(given: Settings) -> Generator[Run]:
         study = studies.open_study(folder, resume=given.resume)
         run = Run(folder, given, study, time.perf_counter(), hands)
         try:
-            with single_blas():
-                yield run
+            with single_blas(), logged.opened(given, study) as logs:
+                yield replace(run, logs=logs)
         finally:
             if not run.finished:
                 with suppress(StoreError):  # on a full disk, what failed first is what matters
@@ -217,13 +219,13 @@ def trained(
         jobs = bundled(bench, jobs)
     there = [job for job in jobs if not exact(job.arm)]
     for job in jobs if hands is None else (job for job in jobs if exact(job.arm)):
-        yield from [_kept(bench, run, outcome) for outcome in again.done(bench, job)]
+        yield from [_kept(bench, run, job.arm, outcome) for outcome in again.done(bench, job)]
     if hands is None:
         return
     hands.rouse(again.laid, again.blueprints(bench))
     _begin(hands, run, aside)
     for job, outcomes in hands.run(again.done, there):
-        kept = [_kept(bench, run, outcome) for outcome in outcomes]
+        kept = [_kept(bench, run, job.arm, outcome) for outcome in outcomes]
         if job in there:
             yield from kept
         else:
@@ -284,8 +286,10 @@ def once(bench: Bench, arm: Arm, unit: Unit, run: Run, *, keep: bool = True) -> 
     return outcome
 
 
-def _kept(bench: Bench, run: Run, outcome: Outcome) -> Outcome:
-    studies.record(run.study, outcome, bench.examples.targets)
+def _kept(bench: Bench, run: Run, arm: Arm, outcome: Outcome) -> Outcome:
+    kept = studies.record(run.study, outcome, bench.examples.targets, logged.about(bench, arm, outcome))
+    for log in run.logs:
+        log.write(logged.of_unit(kept))
     last = outcome.epochs[-1].number + 1 if outcome.epochs else 0
     ended = f"the loss was no number any more in epoch {last}" if outcome.diverged else "its schedule was at its end"
     directory.log(

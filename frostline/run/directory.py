@@ -16,7 +16,8 @@ from frostline.errors import RunError, StoreError
 from frostline.settings import Settings
 
 ODD = "backslashreplace"  # for file names that are no UTF-8: JSON reads such an escape back as the same name
-ALWAYS_NEW = ("recalibrate", "resume", "workers", "threads", "out")  # may differ between a run and its resumption
+# may differ between a run and its resumption
+ALWAYS_NEW = ("recalibrate", "resume", "workers", "threads", "out", "log")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Mlp(nn.Module):
         self.output = _silent(hidden, classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        inner = functional.gelu(self.hidden(functional.layer_norm(features, features.shape[-1:])))
+        inner = functional.gelu(self.hidden(functional.layer_norm(features, (self.hidden.in_features,))))
         return self.linear(features) + self.output(inner)
 
 
@@ -42,8 +42,8 @@ class Attention(nn.Module):
 
     def forward(self, features: Tensor, positions: Tensor, counts: Tensor | None = None) -> Tensor:
         """`positions` (n, places, features) are what `features` were pooled of; `counts` is 0 where none is."""
-        inner = functional.layer_norm(positions, positions.shape[-1:])
-        scores = inner @ self.queries.T / positions.shape[-1] ** 0.5
+        inner = functional.layer_norm(positions, (self.linear.in_features,))
+        scores = inner @ self.queries.T / self.linear.in_features**0.5
         if counts is not None:
             scores = scores.masked_fill(counts[..., None] == 0, float("-inf"))
         seen = torch.einsum("npq,npf->nqf", scores.softmax(dim=1), inner)

@@ -136,20 +136,31 @@ def reestimate(learner: Learner, batches: Iterator[Batch], plan: Plan) -> None:
     Source: Li et al., "Revisiting batch normalization for practical domain adaptation", arXiv:1603.04779.
     """
     frozen = {name for layer in plan.layers[: plan.freeze] for name in layer.modules}
-    network = learner.module.get_submodule("network")
-    norms = [m for name, m in network.named_modules() if isinstance(m, NORMS) and name not in frozen]
+    norms = [m for name, m in norms_of(learner.module.get_submodule("network")).items() if name not in frozen]
     learner.mode(None)
     momenta = [norm.momentum for norm in norms]
+    sums = [(torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)) for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
+        norm.momentum = 1.0 if isinstance(norm, NORMS) else 0.0  # the batch alone: Keras counts what stays
         norm.train()
     with torch.no_grad():
+        count = 0
         for inputs, _ in batches:
+            count += 1
             learner.forward(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+            for norm, (mean, variance) in zip(norms, sums, strict=True):
+                mean += norm.running_mean
+                variance += norm.running_var
+        for norm, momentum, (mean, variance) in zip(norms, momenta, sums, strict=True):
+            norm.running_mean.copy_(mean / count)
+            norm.running_var.copy_(variance / count)
+            norm.momentum = momentum
+            norm.eval()
+
+
+def norms_of(network: nn.Module) -> dict[str, Any]:
+    """The modules that hold statistics of what they read, by name: batch norms, of whatever library."""
+    return {n: m for n, m in network.named_modules() if "running_mean" in dict(m.named_buffers(recurse=False))}
 
 
 def _weights(backbone: Backbone, plan: Plan, seed: int) -> nn.Module:

@@ -134,16 +134,15 @@ def _stacked(learners: Sequence[Learner]) -> Callable[[tuple[Tensor, ...]], Sequ
         return lambda inputs: [first.forward(inputs)]
     names = {id(parameter): name for name, parameter in first.module.named_parameters()}
     learned = [names[id(parameter)] for group in first.groups for parameter in group["params"]]
-    weights: dict[str, list[Tensor]] = {
-        name: [learner.module.get_parameter(name) for learner in learners] for name in learned
-    }
+    each = [dict(learner.module.named_parameters()) for learner in learners]
+    weights: dict[str, list[Tensor]] = {name: [parameters[name] for parameters in each] for name in learned}
     called = _Called(first)
 
     def forward(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
         def one(stacked: dict[str, Tensor]) -> Tensor:
             return functional_call(called, {f"module.{name}": tensor for name, tensor in stacked.items()}, (inputs,))
 
-        stacked = {name: torch.stack(each) for name, each in weights.items()}
+        stacked = {name: torch.stack(replicas) for name, replicas in weights.items()}
         return torch.vmap(one, randomness="same")(stacked).unbind()
 
     return forward
