@@ -59,13 +59,13 @@ def _timm(name: str, size: int = 64, **options: Any) -> Backbone:
 
 TIMM: Mapping[str, Callable[[], Backbone]] = {
     "resnet18": lambda: _timm("resnet18"),
-    "resnet50": lambda: _timm("resnet50"),
-    "densenet121": lambda: _timm("densenet121"),
-    "mobilenetv2_100": lambda: _timm("mobilenetv2_100"),
+    "resnet50": lambda: _timm("resnet50", size=32),
+    "densenet121": lambda: _timm("densenet121", size=32),
+    "mobilenetv2_100": lambda: _timm("mobilenetv2_100", size=32),
     "mobilenetv3_small_050": lambda: _timm("mobilenetv3_small_050"),
-    "efficientnet_b0": lambda: _timm("efficientnet_b0"),
+    "efficientnet_b0": lambda: _timm("efficientnet_b0", size=32),
     "regnety_002": lambda: _timm("regnety_002"),
-    "convnext_atto": lambda: _timm("convnext_atto"),
+    "convnext_atto": lambda: _timm("convnext_atto", size=32),
     "vit_tiny_patch16_224": lambda: _timm("vit_tiny_patch16_224", img_size=64),
     "swin_tiny_patch4_window7_224": lambda: _timm("swin_tiny_patch4_window7_224", img_size=64, window_size=2),
     "mixer_s32_224": lambda: _timm("mixer_s32_224", img_size=96, size=96),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_underway import ends_at_the_same_bits
-from world import refused, tell
+from world import ONE, refused, tell
 
 import frostline
 from frostline.backbones.cuts import dissect
@@ -80,7 +80,7 @@ def resnet32():
 
 def test_a_linear_probe_of_a_small_mobilenet_tells_ants_from_bees() -> None:
     backbone = f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}"
-    found = tell("probe", DATA / "hymenoptera", "--backbone", backbone, "--json").document
+    found = tell("probe", DATA / "hymenoptera", "--backbone", backbone, *ONE, "--json").document
     assert found["data"]["classes"] == ["ants", "bees"]
     assert found["data"]["train"] == 244
     assert found["data"]["validation"] == 153
@@ -101,7 +101,8 @@ def test_copies_that_were_encoded_or_sized_anew_stand_on_one_side_with_their_ori
         if number % 2:
             picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
         picture.save(file.with_name(f"{file.stem}_copy.jpg"), quality=95 if number % 2 else 60)
-    bench = frostline.probe(tmp_path, f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}", workers=1).bench
+    options = {"workers": 1, "threads": 1, "precision": "fp32"}
+    bench = frostline.probe(tmp_path, f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}", **options).bench
     pairs = bench.profile.near_duplicates
     assert pairs is not None
     # two photographs of one scene may be among the originals
@@ -193,7 +194,7 @@ def test_a_real_network_goes_on_in_the_middle_of_gradual_unfreezing_to_the_same_
         shutil.copy(file, place)
     (tmp_path / "run").mkdir()
     given = {"data": str(tmp_path / "data"), "backbone": f"hf/{WEIGHTS / 'mobilenetv1_025_128_in1k' / 'hf'}"}
-    given |= {"image_size": 64, "epochs": 6, "batch_size": 16, "threads": 1, "workers": 1, "device": "cpu"}
+    given |= {"image_size": 64, "epochs": 6, "batch_size": 16, "threads": 1, "workers": 1, "precision": "fp32"}
     bench = lay(settings(given), Source(), folder=tmp_path / "run")
     thawing = gradual(bench.anatomy.layers, Recipe(6, 3e-3, batch=16))
     assert [sum(flags) for _, flags in thawing.thaw] == [9, 18, 27]

@@ -183,7 +183,7 @@ def test_flags_go_before_the_file_and_the_file_may_name_all(place: Path, tmp_pat
     config = tmp_path / "run.toml"
     config.write_text(
         f'data = {str(place / "data")!r}\nbackbone = {network[1]!r}\nweights = "none"\nbatch-size = 7\nepochs = 1\n'
-        f'effort = "quick"\nthreads = 1\nout = {str(tmp_path / "run")!r}\nseed = 4\n'
+        f'effort = "quick"\nthreads = 1\nprecision = "fp32"\nout = {str(tmp_path / "run")!r}\nseed = 4\n'
     )
     said = tell("find", "--config", config, "--seed", 5)
     assert said.code == 0, said.err

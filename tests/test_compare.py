@@ -71,7 +71,8 @@ def test_a_network_that_never_learned_has_nothing_to_forget(run: tuple[Path, Sai
 @pytest.fixture(scope="module")
 def bench(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     given = {"data": str(place / "parted"), "backbone": LETTERS[1], "weights": LETTERS[3]}
-    resolved = settings({**given, "device": "cpu", "threads": 1, "workers": 1, "epochs": 2, "batch_size": 16})
+    given |= {"device": "cpu", "threads": 1, "workers": 1, "precision": "fp32"}
+    resolved = settings({**given, "epochs": 2, "batch_size": 16})
     return lay(resolved, Source(), folder=tmp_path_factory.mktemp("forget"))
 
 

@@ -243,5 +243,5 @@ TEXT = {"bert": {"first"}, "distilbert": {"first"}, "llama": {"last"}, "wav2vec2
 def test_channels_are_found_in_both_orders() -> None:
     swin = dissect(TIMM["swin_tiny_patch4_window7_224"]())
     assert {pool.channel for row in swin.pools[:-1] for pool in row} == {3}
-    resnet = dissect(TIMM["resnet50"]())
+    resnet = dissect(TIMM["resnet18"]())
     assert {pool.channel for row in resnet.pools for pool in row} == {1}

@@ -55,7 +55,7 @@ def test_every_block_of_python_runs_after_those_before_it(tmp_path: Path, monkey
     real = journey.resolve
 
     def resolve(source: Any, backbone: Any, options: Any) -> Any:
-        small = {"epochs": 1, "batch_size": 8, "threads": 1, "device": "cpu"}
+        small = {"epochs": 1, "batch_size": 8, "threads": 1, "device": "cpu", "precision": "fp32"}
         small |= {"image_size": 8} if "image_size" in options else {}
         if isinstance(backbone, str):
             assert backbone.startswith("timm/")

@@ -19,7 +19,8 @@ from world import once
 import frostline
 from frostline.errors import DataError, OptionError
 
-OPTIONS = {"weights": "none", "effort": "quick", "epochs": 1, "batch_size": 16, "device": "cpu", "threads": 1}
+OPTIONS = {"weights": "none", "effort": "quick", "epochs": 1, "batch_size": 16}
+OPTIONS |= {"device": "cpu", "threads": 1, "precision": "fp32"}
 BACKBONE = f"{stage.__file__}:small"
 
 

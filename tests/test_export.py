@@ -20,7 +20,7 @@ from frostline.formats.whole import Refused
 from frostline.journey import Result
 from frostline.run.wish import Wish
 
-OPTIONS = {"weights": "none", "device": "cpu", "epochs": 1, "batch_size": 8, "threads": 1}
+OPTIONS = {"weights": "none", "device": "cpu", "epochs": 1, "batch_size": 8, "threads": 1, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,8 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("source")
     given = {"data": str(draw(folder / "shapes", 40)), "backbone": f"{HOME / 'network.py'}:glyphs"}
     given |= {"weights": str(network.WEIGHTS), "source": str(letters(folder / "letters", named=request.param))}
-    resolved = settings({**given, "device": "cpu", "threads": 1, "workers": 1, "epochs": 3, "batch_size": 16})
+    given |= {"device": "cpu", "threads": 1, "workers": 1, "precision": "fp32"}
+    resolved = settings({**given, "epochs": 3, "batch_size": 16})
     (folder / "run").mkdir()
     return lay(resolved, Source(), folder=folder / "run")
 

@@ -80,7 +80,7 @@ def test_a_forecast_keeps_pooled_features_alone(data: Path, tmp_path: Path) -> N
 
 
 def test_a_probe_forecasts_what_the_search_stores(data: Path, tmp_path: Path) -> None:
-    wanted = given(data, workers=1, storage=5 * MEBIBYTE)
+    wanted = given(data, workers=1, storage=5 * MEBIBYTE, precision="fp32")
     events: list[Event] = []
     probed = probe_with(wanted, show=events.append)
     learned = len(probed.bench.split.folds[0].train)
@@ -100,7 +100,9 @@ def test_costs_are_measured_and_storing_is_weighed_by_what_one_training_reads(tm
         draw(folder / "test", count, seed=1)
     small, large = (both(given(folder, workers=1), tmp_path / f"{folder.name}-run")[1] for folder in (few, many))
     assert small.forecast.without == pytest.approx(large.forecast.without)
-    assert lay(given(many, recalibrate=True), Source(), dry=True).calibration.batch == 16  # that of 48, not of 528
+    assert (
+        lay(given(many, recalibrate=True, precision="fp32"), Source(), dry=True).calibration.batch == 16
+    )  # that of 48, not of 528
 
 
 def test_what_crosses_a_cut_is_stored_of_what_may_be_learned_and_pooled_features_of_all(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
-from world import Said, refused, small, tell, tree
+from world import Said, once, refused, small, tell, tree
 
 from frostline import study
 from frostline.errors import StoreError
@@ -71,7 +71,7 @@ assert not asked, asked
 
 def words_of(place: Path, out: Path, *more: object) -> tuple[object, ...]:
     """Two trainings in full, the second one on all examples."""
-    config = place / "refit.toml"
+    config = out.parent / "refit.toml"
     config.write_text('refit_all = true\nthreads = 1\nprecision = "fp32"\n')
     words = ("train", place / "parted", *small(place)[:4], "--config", config, "--strategy", "full_finetune")
     return (*words, "--epochs", 2, "--out", out, *more)
@@ -83,7 +83,12 @@ def cut_off(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It may not reach the network, says nothing, and leaves its environment and its working directory as they were.
     """
-    out, cwd = tmp_path_factory.mktemp("logged") / "run", tmp_path_factory.mktemp("cwd")
+    return once(tmp_path_factory, "cut_off", lambda folder: _cut_off(place, folder))
+
+
+def _cut_off(place: Path, folder: Path) -> Path:
+    out, cwd = folder / "run", folder / "cwd"
+    cwd.mkdir()
     tests = ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")  # where MLflow itself asks nobody
     env = {name: value for name, value in os.environ.items() if name not in tests and "MLFLOW" not in name}
     line = [sys.executable, "-c", ALONE, str(place / "parted"), small(place)[1], str(out)]
@@ -96,11 +101,14 @@ def cut_off(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(cut_off: Path, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run at its end, logged for both since it goes on."""
-    out = tmp_path_factory.mktemp("ended") / "run"
-    shutil.copytree(cut_off, out)
-    said = tell(*words_of(place, out, "--resume", *BOTH))
-    assert said.code == 0, said.err
-    return out
+
+    def make(folder: Path) -> Path:
+        out = shutil.copytree(cut_off, folder / "run")
+        said = tell(*words_of(place, out, "--resume", *BOTH))
+        assert said.code == 0, said.err
+        return out
+
+    return once(tmp_path_factory, "ended", make)
 
 
 def units(folder: Path) -> dict[str, Entry]:

@@ -87,7 +87,8 @@ def test_the_sweep_beside_the_search_has_every_cut_three_rates_and_three_seeds(t
 
 def test_a_run_goes_on_with_the_schedule_that_its_budget_afforded(place: Path, tmp_path: Path) -> None:
     """More workers would afford more, and then one arm's trainings of two lengths would be taken for the same."""
-    given = {"data": str(place / "data"), "backbone": small(tmp_path)[1], "weights": "none", "threads": 1, "workers": 1}
+    given = {"data": str(place / "data"), "backbone": small(tmp_path)[1], "weights": "none"}
+    given |= {"threads": 1, "workers": 1, "precision": "fp32"}
     with course.begun(settings({**given, "budget": 20.0, "out": str(tmp_path / "run")})) as run:
         bench = replace(course.laid(run, Source()), calibration=replace(CALIBRATION, forward=(1e-5,) * 2,
                         backward=(2e-5,) * 2, carry=(1e-5,) * 2, decode=0.0))  # fmt: skip
@@ -176,7 +177,7 @@ def test_a_model_of_everything_has_the_score_of_one_that_did_not_see_the_rows(
 ) -> None:
     plan_of(quick, plan)
     config = tmp_path / "all.toml"
-    config.write_text("refit_all = true\nthreads = 1\n")
+    config.write_text('refit_all = true\nthreads = 1\nprecision = "fp32"\n')
     assert trained(place, tmp_path / "one", plan).code == 0
     flags = [word for word in small(place) if word != "--config" and not word.endswith(".toml")]
     said = tell("train", place / "parted", *flags, "--plan", plan, "--out", tmp_path / "all", "--config", config)

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import stage
-import torch
 from safetensors.torch import save_file
-from world import HOME, ONE, Said, once, refused, tell
+from world import LETTERS, ONE, Said, once, refused, tell
 
 import frostline
+from benchmarks.truth import surgical
+from benchmarks.truth.world import taught
 from frostline.bench.bench import Bench
 from frostline.bench.curve import probe_cuts
-from frostline.demo import network
+from frostline.demo.network import glyphs
 from frostline.errors import OptionError
-from frostline.journey import demo_digits
 from frostline.report import facts
 from frostline.run import entrants, verdicts
 from frostline.search import race as races
@@ -28,47 +28,41 @@ from frostline.search.arms import exact
 from frostline.search.schedule import schedule
 from frostline.settings import apart, settings, tags
 
-GLYPHS = f"{HOME / 'network.py'}:glyphs"
+NETWORK = """
+from benchmarks.truth.surgical import Mlp
+
+
+def reader():
+    return Mlp(0)
+"""
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that say nothing of pictures: each layer's numbers drawn anew, in a file as a source's are."""
-    return once(tmp_path_factory, "weights", _noise)
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network in a file, weights of a related task, weights that say nothing, and pictures in `data`."""
+    return once(tmp_path_factory, "sources", _sources)
 
 
-def _noise(folder: Path) -> Path:
-    torch.manual_seed(5)
-    fresh = {name: t.contiguous() for name, t in network.glyphs().state_dict().items()}
-    save_file(fresh, folder / "noise.safetensors")
-    return folder / "noise.safetensors"
+def _sources(folder: Path) -> Path:
+    (folder / "network.py").write_text(NETWORK)
+    knowing = taught(surgical.Mlp(0), surgical.drawn(4000, 100), epochs=10, mean=0.5, std=surgical.STEP)
+    save_file(knowing.state_dict(), folder / "taught.safetensors")
+    save_file(surgical.Mlp(5).state_dict(), folder / "noise.safetensors")
+    for part, count, seed in (("train", 120, 1), ("test", 60, 2)):
+        surgical.drawn(count, seed, angle=0.3).laid(folder / "data" / part)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of which a network that learned letters knows something."""
-    return once(tmp_path_factory, "digits", _digits)
-
-
-def _digits(folder: Path) -> Path:
-    whole, some = demo_digits(folder / "digits"), folder / "some"
-    for part, count in (("train", 13), ("test", 8)):
-        for label in "0123456789":
-            (some / part / label).mkdir(parents=True)
-            for file in sorted((whole / part / label).glob("*.png"))[:count]:
-                shutil.copy(file, some / part / label)
-    return some
-
-
-def race(digits: Path, empty: Path, out: Path, *more: object) -> Said:
-    both = ("--backbone", GLYPHS, "--weights", empty, "--backbone", GLYPHS, "--weights", network.WEIGHTS)
-    return tell("find", digits, *both, *ONE, "--epochs", 1, "--effort", "quick", "--out", out, *more)
+def race(sources: Path, out: Path, *more: object) -> Said:
+    network = ("--backbone", f"{sources / 'network.py'}:reader", "--weights")
+    both = (*network, sources / "noise.safetensors", *network, sources / "taught.safetensors")
+    return tell("find", sources / "data", *both, *ONE, "--epochs", 1, "--effort", "quick", "--out", out, *more)
 
 
 @pytest.fixture(scope="module")
-def run(digits: Path, empty: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+def run(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     def make(folder: Path) -> tuple[Path, Said]:
-        return folder / "run", race(digits, empty, folder / "run", "--json")
+        return folder / "run", race(sources, folder / "run", "--json")
 
     return once(tmp_path_factory, "rivals", make)
 
@@ -78,21 +72,21 @@ def test_one_race_tries_both_and_the_model_of_the_better_one_is_handed_back(run:
     assert said.code == 0, said.err
     summary = said.document
     first, second = summary["backbones"]
-    assert (first["tag"], second["tag"]) == ("letters", "noise")  # by the weights: the network is the same
+    assert (first["tag"], second["tag"]) == ("taught", "noise")  # by the weights: the network is the same
     assert first["chosen"] and not second["chosen"]
     assert first["probe"]["mean"] > second["probe"]["mean"]
-    assert summary["decision"]["arm"].startswith("letters.")
+    assert summary["decision"]["arm"].startswith("taught.")
     arms = [arm["id"] for arm in summary["arms"]]
-    assert {name.partition(".")[0] for name in arms} == {"letters", "noise"}
-    assert {"noise.lp_ft", "letters.lp_ft", "letters.full_finetune"} <= set(arms)
-    assert {arm["id"].partition(".")[0] for arm in summary["baselines"].values()} == {"letters"}
+    assert {name.partition(".")[0] for name in arms} == {"taught", "noise"}
+    assert {"noise.lp_ft", "taught.lp_ft", "taught.full_finetune"} <= set(arms)
+    assert {arm["id"].partition(".")[0] for arm in summary["baselines"].values()} == {"taught"}
 
 
-def test_what_is_handed_back_predicts_and_needs_nothing_of_the_other(run: tuple[Path, Said], digits: Path) -> None:
-    rows = list(frostline.load(run[0]).predict([next((digits / "test" / "4").glob("*.png"))]))
+def test_what_is_handed_back_predicts_and_needs_nothing_of_the_other(run: tuple[Path, Said], sources: Path) -> None:
+    rows = list(frostline.load(run[0]).predict([next((sources / "data" / "test").rglob("*.png"))]))
     assert sum(rows[0]["scores"].values()) == pytest.approx(1, abs=1e-4)
     card = json.loads((run[0] / "model" / "model.json").read_text())
-    assert card["spec"] == GLYPHS
+    assert card["spec"] == f"{sources / 'network.py'}:reader"
 
 
 def test_an_untaught_source_is_called_irrelevant_by_its_name_and_the_other_is_not(run: tuple[Path, Said]) -> None:
@@ -100,9 +94,9 @@ def test_an_untaught_source_is_called_irrelevant_by_its_name_and_the_other_is_no
     for verdict in run[1].document["verdicts"]:
         if verdict["kind"] == "irrelevant_source":
             told[verdict["evidence"].split(",")[0]] = verdict["holds"]
-    assert told == {"of letters": False, "of noise": True}
+    assert told == {"of taught": False, "of noise": True}
     none = next(v for v in run[1].document["verdicts"] if v["kind"] == "no_relevant_source")
-    assert not none["holds"] and "letters" in none["evidence"]
+    assert not none["holds"] and "taught" in none["evidence"]
 
 
 def test_a_source_whose_features_are_shown_to_be_worse_is_called_weaker(run: tuple[Path, Said]) -> None:
@@ -165,27 +159,27 @@ def test_the_page_and_the_terminal_show_every_backbone(run: tuple[Path, Said]) -
     page = (run[0] / "report.html").read_text()
     assert "The networks that were tried" in page
     said = tell("report", run[0])
-    assert "noise" in said.out and "letters" in said.out
+    assert "noise" in said.out and "taught" in said.out
 
 
 def test_an_interrupted_race_of_several_goes_on_in_two_processes_to_the_same_answer(
-    run: tuple[Path, Said], digits: Path, empty: Path, tmp_path: Path
+    run: tuple[Path, Said], sources: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(run[0], tmp_path / "run")
     (out / "summary.json").unlink()
     for file in sorted((out / "outcomes").glob("*.npz"))[::3]:
         file.unlink()
-    again = race(digits, empty, out, "--workers", 2, "--resume", "--json")
+    again = race(sources, out, "--workers", 2, "--resume", "--json")
     assert again.code == 0, again.err
     assert again.document["decision"] == run[1].document["decision"]
     assert again.document["score"] == run[1].document["score"]
 
 
-def test_a_forecast_says_what_each_probe_comes_to(digits: Path, empty: Path, tmp_path: Path) -> None:
-    said = race(digits, empty, tmp_path / "nowhere", "--dry-run")
+def test_a_forecast_says_what_each_probe_comes_to(sources: Path, tmp_path: Path) -> None:
+    said = race(sources, tmp_path / "nowhere", "--dry-run")
     assert said.code == 0
     assert "noise: the best linear probe scores" in said.err
-    assert "letters.lp_ft" in said.out
+    assert "taught.lp_ft" in said.out
 
 
 def test_several_are_told_apart_by_name_weights_or_number() -> None:
@@ -208,11 +202,11 @@ def test_several_are_told_apart_by_name_weights_or_number() -> None:
 def test_what_cannot_be_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="2 backbones and weights for 1"):
         settings({"data": "d", "backbone": ["a", "b"], "weights": "w"})
-    both = ("--backbone", GLYPHS, "--backbone", GLYPHS)
+    both = ("--backbone", LETTERS[1], "--backbone", LETTERS[1])
     refused(tell("compare", place / "data", *both), "give one, or use find")
     refused(tell("train", place / "data", *both, "--strategy", "lp_ft", "--out", tmp_path / "no"), "one plan is of one")
     assert not (tmp_path / "no").exists()
     with pytest.raises(OptionError, match="each is given by its name"):
-        frostline.find(str(place / "data"), [network.glyphs(), network.glyphs()])
+        frostline.find(str(place / "data"), [glyphs(), glyphs()])
     first = settings({"data": "d", "backbone": ["a", "b"], "weights": [None, "w"]})
     assert (first.weights, first.rival_weights) == (None, ("w",))

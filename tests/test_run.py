@@ -273,7 +273,7 @@ def test_arrays_and_a_module_are_searched_like_files_and_refit_on_everything(tmp
     exec(compile(Path(small(tmp_path)[1].partition(":")[0]).read_text(), "small", "exec"), scope)
     module = scope["Small"]()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    options: Mapping[str, Any] = {"effort": "quick", "epochs": 1, "refit_all": True, "threads": 1}
+    options: Mapping[str, Any] = {"effort": "quick", "epochs": 1, "threads": 1, "precision": "fp32", "refit_all": True}
     found = frostline.find(arrays(60), module, out=str(tmp_path / "run"), **options)
     holds(found.summary, {**CONTRACT, "baselines": {"linear_probe": ARM, "full_finetune": ARM}})
     assert all((tensor == before[name]).all() for name, tensor in module.state_dict().items())

@@ -50,7 +50,7 @@ def stored(name: str) -> Predictions:
 @pytest.mark.parametrize("depth", PLANTED)
 def test_a_planted_depth_is_found(depth: int) -> None:
     """`python -m benchmarks.truth.planted` asks for twenty tasks of each; here is one, with less effort."""
-    found = searched(depth, 0, threads=1, workers=1, batch_size=32, effort="quick")
+    found = searched(depth, 0, threads=1, workers=1, precision="fp32", batch_size=32, effort="quick")
     assert found["freeze"] == depth, found
     assert found["score"] > found["baselines"]["full_finetune"] + 0.02
     assert found["score"] > found["baselines"]["linear_probe"] + 0.02

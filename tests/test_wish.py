@@ -19,7 +19,8 @@ PRESENT = tuple(name for name in KNOWN if name != "best_probe")  # here it may b
 
 
 def trained(wish: Plan | Wish | str, out: Path, **given: Any) -> Result:
-    options = {"weights": "none", "device": "cpu", "epochs": 4, "batch_size": 8, "threads": 1, "out": str(out), **given}
+    options = {"weights": "none", "epochs": 4, "batch_size": 8, "device": "cpu", "threads": 1, "precision": "fp32"}
+    options |= {"out": str(out), **given}
     return frostline.train(stage.pictures(90), f"{stage.__file__}:small", wish, **options)
 
 
