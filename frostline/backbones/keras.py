@@ -25,7 +25,7 @@ from frostline.values import Preprocessing
 SUFFIXES = (".keras", ".h5", ".hdf5")
 USUAL = (224, 224)  # pixels of an application that leaves them open
 SCALING = ("Rescaling", "Normalization")  # layers with which a network scales its pictures itself
-RAW = "pixels from 0 to 255 as they are, which is how Keras' own data sets bring them,"
+RAW = "pixels from 0 to 255, as Keras' own data sets bring them,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,9 @@ def built_of(model: Any, weights: str, image_size: int | None, scaling: InputSca
     if scaling is None:
         scaling = InputScaling((0.0,) * channels, (1.0,) * channels)
         if not any(type(layer).__name__ in SCALING for layer in every_layer(model)):
-            notes = (f"it does not say how its pictures were scaled: {RAW} are assumed, else give --mean and --std",)
+            notes = (
+                f"{model.name!r} does not say how pictures are scaled: {RAW} are assumed; else give --mean and --std",
+            )
     resize = min(size) if scaling.crops else None
     known = Preprocessing((size[0], size[1]), resize, scaling.mean[:channels], scaling.std[:channels], scale=1.0)
     reverses = scaling.reverses

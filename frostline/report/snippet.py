@@ -116,15 +116,9 @@ def _layer(path: str, layers: Iterable[Layer]) -> str:
 
 
 def of_ultralytics(plan: Plan, numbers: Iterable[int]) -> str:
-    """The argument with which Ultralytics freezes the same modules."""
-    return "\n".join(
-        [
-            "from ultralytics import YOLO",
-            "",
-            f'YOLO("network.pt").train(data="photos", epochs={plan.recipe.epochs}, freeze={list(numbers)})',
-            "# it moves the statistics of frozen batch norms all the same, which the plan does not",
-        ]
-    )
+    """The argument with which Ultralytics freezes the same modules, their batch norms too."""
+    call = f'YOLO("network.pt").train(data="photos", epochs={plan.recipe.epochs}, freeze={list(numbers)})'
+    return f"from ultralytics import YOLO\n\n{call}"
 
 
 def _numbered(plan: Plan) -> tuple[int, ...] | None:
