@@ -288,6 +288,10 @@ class Plan:
                 flags = later
         return flags + (self.above == "reinit",) * (len(self.layers) - self.keep)
 
+    def freeze_at(self, epoch: int) -> int:
+        """How many of the first layers stand still in an epoch (from 0): `freeze`, and more before they thaw."""
+        return next((number for number, learns in enumerate(self.learning(epoch)) if learns), self.keep)
+
     def rates(self) -> tuple[float | None, ...]:
         """The peak learning rate of every layer, None for one that never learns.
 

@@ -464,6 +464,14 @@ def test_gradual_unfreezing_thaws_every_layer_once_in_its_order_and_by_its_time(
     assert seen[min(epochs - 1, max(1, int(share * epochs)))] == depth
 
 
+@given(plans(), st.integers(0, 12))
+def test_the_first_layers_that_stand_still_in_an_epoch_are_those_that_apply_would_freeze(of: Plan, epoch: int) -> None:
+    count, learns = of.freeze_at(epoch), of.learning(epoch)
+    assert not any(learns[:count])
+    assert count >= of.freeze
+    assert count == of.keep or learns[count]
+
+
 def test_gradual_unfreezing_goes_from_the_top_down_by_an_epoch_or_a_share_of_the_schedule() -> None:
     recipe = replace(RECIPE, epochs=10)
     by_share, by_epoch = gradual(LAYERS, recipe, until=0.5), gradual(LAYERS, recipe, until=5)
