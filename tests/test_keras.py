@@ -217,6 +217,22 @@ def test_a_models_own_layers_are_never_touched(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_what_a_class_keeps_outside_of_its_weights_is_refused() -> None:
+    keras = library()
+
+    class Hidden(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.scale = torch.rand(3)
+
+        def call(self, x: Any) -> Any:
+            return x * self.scale
+
+    given = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Conv2D(3, 1)(Hidden()(given)))
+    model = keras.Model(given, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    refused(BackboneError, "computes something else", "add_weight", spec=model)
+
+
 def test_pixels_are_read_as_the_application_has_them(tmp_path: Path) -> None:
     keras = library()
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype("float32")

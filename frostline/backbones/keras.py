@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
 
 from frostline.backbones.keras_library import drawn, library, quiet, sentence
 from frostline.backbones.keras_models import channels_last, copy_weights, every_layer, picture_shape, rebuilt
@@ -99,11 +100,34 @@ def keras_model(model: Any, pretrained: bool, image_size: int | None) -> Built:
             f"({sentence(error)}); let get_config say all that its weights depend on"
         ) from error
     built = built_of(copy, "as given", image_size)
+    _refuse_other(built, model)
     frozen = [layer.name for layer in every_layer(model) if layer.weights and not layer.trainable]
     if frozen:
         thawed = f"{', '.join(frozen[:4])}{', ..' if len(frozen) > 4 else ''} had trainable False and may learn here"
         built = replace(built, notes=(*built.notes, thawed))
     return built if pretrained else _random(built)
+
+
+def _refuse_other(built: Built, model: Any) -> None:
+    """Raise BackboneError where a copy computes something else: what a class keeps outside of its weights is lost."""
+    network, how = built.module, built.preprocessing
+    assert isinstance(network, KerasNetwork) and how is not None, "as every Keras network is built"
+    shape = (2, len(how.mean), *(side or own for side, own in zip(_sides(model), how.size, strict=True)))
+    pictures = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad(), quiet(), library().device("cpu"):
+        theirs = tree_leaves(model(pictures.permute(0, 2, 3, 1) if network.channels_last else pictures))
+        ours = tree_leaves(network.eval()(pictures))
+    if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(ours, theirs, strict=True)):
+        raise BackboneError(
+            f"a copy of the Keras model {model.name!r} computes something else than it does; let its layers keep all "
+            "that they use in weights (add_weight), or in get_config"
+        )
+
+
+def _sides(model: Any) -> tuple[int, int]:
+    """Height and width of its pictures in pixels; 0 for what it leaves open."""
+    shape = picture_shape(model)
+    return (shape[0], shape[1]) if channels_last(model) else (shape[1], shape[2])
 
 
 def read_keras_weights(network: KerasNetwork, file: Path) -> None:
@@ -191,8 +215,7 @@ def built_of(model: Any, weights: str, image_size: int | None, scaling: InputSca
     if said is None and scaling is not None and 0 in picture_shape(model):
         said = scaling.size
     model = _of_size(model, said)
-    shape, last = picture_shape(model), channels_last(model)
-    size, channels = said or (shape[:2] if last else shape[1:]), shape[2] if last else shape[0]
+    size, channels = said or _sides(model), picture_shape(model)[-1 if channels_last(model) else 0]
     if channels not in (1, 3):
         raise BackboneError(f"the Keras model {model.name!r} reads {channels} channels; 1 for grey or 3 for colour")
     if 0 in size:
@@ -218,8 +241,7 @@ def built_of(model: Any, weights: str, image_size: int | None, scaling: InputSca
 
 def _of_size(model: Any, size: tuple[int, int] | None) -> Any:
     """The model for pictures of another size, with its weights; itself where it takes any."""
-    shape = picture_shape(model)
-    own = shape[:2] if channels_last(model) else shape[1:]
+    own = _sides(model)
     if size is None or own == size or 0 in own:
         return model
     try:
@@ -231,7 +253,7 @@ def _of_size(model: Any, size: tuple[int, int] | None) -> Any:
         wanted, why = model, sentence(error)
     else:
         why = "its class builds it for one size"
-    if picture_shape(wanted) == shape:
+    if _sides(wanted) == own:
         raise BackboneError(
             f"the Keras model {model.name!r} does not read {size[0]} x {size[1]} pixels: {why}; it was built for "
             f"{own[0]} x {own[1]}"
