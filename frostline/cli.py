@@ -64,6 +64,8 @@ def find(
     weights: flags.Weights = None,
     model_kwargs: flags.Kwargs = None,
     image_size: flags.ImageSize = None,
+    max_length: flags.MaxLength = None,
+    seconds: flags.Seconds = None,
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
@@ -130,6 +132,8 @@ def layers(
     ] = "none",
     model_kwargs: flags.Kwargs = None,
     image_size: flags.ImageSize = None,
+    max_length: flags.MaxLength = None,
+    seconds: flags.Seconds = None,
     json_: flags.Json = False,
 ) -> None:
     """The layers and legal cuts: parameters, MACs, bytes at each cut."""
@@ -137,7 +141,8 @@ def layers(
     from frostline.report import tables
 
     with console.told(json_):
-        found = journey.layers(backbone, weights=weights, model_kwargs=_pairs(model_kwargs), image_size=image_size)
+        sizes = {"image_size": image_size, "max_length": max_length, "seconds": seconds}
+        found = journey.layers(backbone, weights=weights, model_kwargs=_pairs(model_kwargs), **sizes)
     if json_:
         _print_json({"layers": [tables.layer_row(layer) for layer in found]})
     else:
@@ -159,6 +164,8 @@ def probe(
     weights: flags.Weights = None,
     model_kwargs: flags.Kwargs = None,
     image_size: flags.ImageSize = None,
+    max_length: flags.MaxLength = None,
+    seconds: flags.Seconds = None,
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
@@ -207,6 +214,8 @@ def train(
     weights: flags.Weights = None,
     model_kwargs: flags.Kwargs = None,
     image_size: flags.ImageSize = None,
+    max_length: flags.MaxLength = None,
+    seconds: flags.Seconds = None,
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
@@ -241,7 +250,7 @@ def train(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
-    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    files: Annotated[list[Path], typer.Argument(help="Pictures, recordings, texts, or tables of texts.")],
     json_: flags.Json = False,
 ) -> None:
     """Labels and probabilities, with the model of a run."""

@@ -18,7 +18,7 @@ of_run = partial(typer.Option, rich_help_panel="Run")
 Data = Annotated[
     str | None,
     typer.Argument(
-        help="A folder of pictures, a table (CSV, TSV, JSONL, Parquet) or a saved data set; --config may name it."
+        help="A folder (pictures, recordings, texts), a table (CSV, TSV, JSONL, Parquet) or a saved data set."
     ),
 ]
 Backbone = Annotated[
@@ -33,19 +33,24 @@ Weights = Annotated[
 ]
 Kwargs = Annotated[list[str] | None, of_backbone("--model-kwargs", help="KEY=VALUE for the model; may be repeated.")]
 ImageSize = Annotated[int | None, of_backbone(help="Pixels of a side; the backbone's own by default.")]
+MaxLength = Annotated[int | None, of_backbone(help="Tokens of a text that are read; the backbone's own, up to 512.")]
+Seconds = Annotated[float | None, of_backbone(help="Seconds of a recording that are heard; the longest's by default.")]
 Mean = Annotated[str | None, of_backbone(help="Channel means, 0.485,0.456,0.406.")]
 Std = Annotated[str | None, of_backbone(help="Channel deviations, 0.229,0.224,0.225.")]
 Interpolation = Annotated[str | None, of_backbone(help="nearest, bilinear, bicubic or lanczos.")]
 DataFormat = Annotated[str | None, of_data(help="folder, table or huggingface; detected by default.")]
 Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
-PathColumn = Annotated[str | None, of_data("--path", help="The column of paths or pictures, in a table.")]
+PathColumn = Annotated[
+    str | None,
+    of_data("--path", help="The column of paths, files or texts; ONE,OTHER hold pairs of texts."),
+]
 Group = Annotated[str | None, of_data(help="A column: rows of one group stay on one side of every split.")]
 Values = Annotated[str | None, of_data(help="A column of numbers, for a metric of your own.")]
 Shifted = Annotated[
-    str | None, of_data(help="More pictures of the same classes, from another place: scored, never decided by.")
+    str | None, of_data(help="More examples of the same classes, from another place: scored, never decided by.")
 ]
 Source = Annotated[
-    str | None, of_data(help="Labelled pictures of what the backbone was trained on: how far, and what is forgotten.")
+    str | None, of_data(help="Labelled examples of what the backbone was trained on: how far, and what is forgotten.")
 ]
 Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
 Metric = Annotated[
@@ -59,7 +64,7 @@ Epochs = Annotated[int | None, of_spending(help="Epochs of a full training; from
 Prefer = Annotated[str | None, of_aim(help="Which cost to keep low: training, inference or memory.")]
 Augment = Annotated[str | None, of_spending(help="How pictures vary in training: none, flip, crop or flip_crop.")]
 Views = Annotated[
-    int | None, of_spending(help="Views of each picture that short trainings learn from, with --augment [up to 4].")
+    int | None, of_spending(help="Views of each example that short trainings learn from, with --augment [up to 4].")
 ]
 BatchSize = Annotated[int | None, of_spending(help="Examples in a training step; from the data's size by default.")]
 Device = Annotated[str | None, of_machine(help="Where to compute: auto, cpu, cuda or mps.")]

@@ -59,9 +59,12 @@ class Result:
             raise RunError(f"the run in {str(self.folder)!r} trained one plan; a report tells of a search: use find")
         return ending.report_of(self.summary, directory.read_json(self.folder / "report.json"))
 
-    def predict(self, files: Sequence[Path | str], *, module: Any = None) -> Iterator[dict[str, Any]]:
-        """Label and probabilities of every file; `module` is needed where the run was given a module."""
-        return models.predict(models.open_model(self.folder, module), [Path(file) for file in files])
+    def predict(self, inputs: Sequence[Any], *, module: Any = None) -> Iterator[dict[str, Any]]:
+        """Label and probabilities of every file; `module` is needed where the run was given a module.
+
+        A model of texts takes texts, pairs of texts, and paths of files and of tables.
+        """
+        return models.predict(models.open_model(self.folder, module), inputs)
 
 
 def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:

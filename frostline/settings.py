@@ -33,13 +33,14 @@ KINDS: Mapping[type, tuple[str, ...]] = {
         *("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "source", "device", "out"),
         *CHOICES,
     ),
-    int: ("image_size", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
-    float: ("epsilon", "confidence", "budget"),
+    int: ("image_size", "max_length", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
+    float: ("epsilon", "confidence", "budget", "seconds"),
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
     tuple: ("rivals", "rival_weights", "log"),
 }
 ONE_POINT = 0.01
+LONGEST = 3600.0  # seconds of a recording
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
     "train": ("rivals", "effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
@@ -67,6 +68,8 @@ class Settings:
     rival_weights: tuple[str | None, ...] = ()  # of each of them
     model_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])  # straight to the model's constructor
     image_size: int | None = None  # pixels
+    max_length: int | None = None  # tokens of a text
+    seconds: float | None = None  # of a recording
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
@@ -86,8 +89,8 @@ class Settings:
     epochs: int | None = None  # of the full schedule
     budget: float | None = None  # seconds; scales the schedule once, at the start
     prefer: Literal["training", "inference", "memory"] = "training"  # by which the cheapest arm is chosen
-    augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # how pictures vary; a plan brings its own
-    views: int | None = None  # of each picture, where pictures vary, that short trainings learn from; None: up to 4
+    augment: Literal["none", "flip", "crop", "flip_crop"] | None = None  # how examples vary; a plan brings its own
+    views: int | None = None  # of each example, where they vary, that short trainings learn from; None: up to 4
     batch_size: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where calibration finds it faster
@@ -124,12 +127,15 @@ class Settings:
         self._refuse_half_a_metric()
         if self.epsilon is None:
             object.__setattr__(self, "epsilon", ONE_POINT)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("views", 1), ("workers", 1), ("image_size", 2)):
+        ones, twos = ("epochs", "batch_size", "views", "workers"), ("max_length", "image_size")
+        for name, least in (*((name, 1) for name in ones), *((name, 2) for name in twos)):
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
                 raise OptionError(f"{name} is {value}; it must be at least {least}")
         if self.out == "":
             raise OptionError("out is empty; give the name of a folder for the run, or leave it away")
+        if self.seconds is not None and not 0.01 <= self.seconds <= LONGEST:
+            raise OptionError(f"seconds is {self.seconds:g}; a recording has between 0.01 and {LONGEST:g} of them here")
         if self.image_size is not None and self.image_size > LARGEST:
             raise OptionError(f"image_size is {self.image_size} pixels; at most {LARGEST} are allowed")
         if self.seed < 0 or self.storage < 0:
@@ -137,7 +143,7 @@ class Settings:
         if self.budget is not None and not 0 < self.budget < float("inf"):
             raise OptionError(f"budget is {self.budget} s; give a time such as 90s, 30m or 1.5h")
         if self.views is not None and self.augment in (None, "none"):
-            raise OptionError(f"views is {self.views}, and no picture varies; add --augment, or leave views away")
+            raise OptionError(f"views is {self.views}, and no example varies; add --augment, or leave views away")
         if self.budget is not None and self.epochs is not None:
             raise OptionError(
                 f"budget {self.budget:.0f} s and epochs {self.epochs} both say how long; give one of them"

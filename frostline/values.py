@@ -5,7 +5,7 @@ Nothing here loads torch: the search, the study and the report live on these nou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -21,6 +21,7 @@ Statistics = Literal["eval", "batch", "reestimate"]
 Part = Literal["", "train", "validation", "test", "shifted"]
 Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Augment = Literal["none", "flip", "crop", "flip_crop"]  # how examples vary
 
 
 # ------------------------------------------------------------------------------------------------ the network
@@ -67,10 +68,35 @@ class Preprocessing:
     scale: float = 255.0  # pixels are divided by it before mean and std
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """From a text, or a pair of texts, to the numbers that the backbone reads."""
+
+    tokenizer: str  # where it lies: a folder, or a name on a hub
+    length: int  # tokens of a text at most; the rest is cut off
+    padding: Mapping[str, int]  # each argument of the forward, the tokens' first, and what fills it behind a text
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """From a recording to what the backbone reads."""
+
+    extractor: str  # where its configuration lies: a folder, or a name on a hub
+    rate: int  # samples a second
+    seconds: float  # of a recording: longer ones are cut, shorter ones end in silence
+    names: tuple[str, ...]  # arguments of the forward, the recording's first
+    fixed: bool = False  # whether the backbone hears this many and no others
+
+
+Prepared = Preprocessing | Tokens | Waves  # how the inputs of a backbone are made
+
 # ------------------------------------------------------------------------------------------------ the data
 
 
-Inputs = tuple[Path | bytes, ...] | NDArray[np.uint8]  # files or their bytes, or n,h,w or n,h,w,c arrays of 0..255
+Kind = Literal["pictures", "texts", "recordings"]
+Text = str | tuple[str, str]  # a pair is read as two segments
+# files or their bytes; texts; or n,h,w or n,h,w,c arrays of 0..255
+Inputs = tuple[Path | bytes, ...] | tuple[Text, ...] | NDArray[np.uint8]
 
 
 def picked(inputs: Inputs, rows: NDArray[np.int64]) -> Inputs:
@@ -92,6 +118,7 @@ class Examples:
     detected: str = ""  # what the reader found, in one sentence
     warnings: tuple[str, ...] = ()
     values: NDArray[np.float64] | None = None  # what a metric of the user's own wants to know of each example
+    kind: Kind = "pictures"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,11 +167,13 @@ class Profile:
     examples: int
     classes: Mapping[str, int]  # examples a class
     imbalance: float  # largest class over smallest
-    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # smallest, median, largest (height, width)
-    duplicates: tuple[tuple[str, ...], ...]  # ids of pictures that are the same, class by class or across classes
+    # smallest, median, largest: height and width in pixels, characters of a text, or milliseconds
+    sizes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    duplicates: tuple[tuple[str, ...], ...]  # ids of examples that are the same, class by class or across classes
     skipped: int
     effective_dimension: float | None = None  # participation ratio of the last cut's features
     near_duplicates: int | None = None  # pairs found among the features
+    kind: Kind = "pictures"
 
 
 # ------------------------------------------------------------------------------------------------ plans and arms
@@ -169,7 +198,7 @@ class Recipe:
     clip: float | None = 1.0  # largest norm of the gradient; None does not clip
     smoothing: float = 0.0  # label smoothing
     balance: bool = False  # classes weigh alike in the loss and in the probe that a head starts from
-    augment: Literal["none", "flip", "crop", "flip_crop"] = "none"
+    augment: Augment = "none"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -589,11 +618,13 @@ class Backbone:
     module: Any
     example: Mapping[str, Any]  # keyword arguments of its forward for a batch of two
     data: str  # which of them carries the data
-    preprocessing: Preprocessing | None
+    preprocessing: Prepared | None
     weights: str  # where they came from, "none" for random
     fresh: Callable[[int], Any] | None = None  # seed -> the same architecture with new random weights
     unloaded: tuple[str, ...] = ()  # parameters that the checkpoint did not bring: they belong to the head
     notes: tuple[str, ...] = field(default=())  # what was replaced or assumed, to be said in every output
+    # what was opened -> arguments of the forward, examples first; None where `preprocessing` says it all
+    encode: Callable[[Sequence[Any]], Mapping[str, NDArray[np.generic]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

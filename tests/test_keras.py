@@ -390,11 +390,11 @@ def held(kind: str, head: Head | None = None, **given: Any) -> Model:
     for name, tensor in new.named_parameters():
         if not name.startswith("linear"):  # what goes beyond a linear head begins silent
             torch.nn.init.normal_(tensor, 0, 0.3, generator=torch.Generator().manual_seed(1))
-    return Model(backbone.module, new, anatomy, of, backbone.preprocessing, ("a", "b", "c"))
+    return Model(backbone.module, new, anatomy, of, backbone, ("a", "b", "c"))
 
 
 def said(model: Model, inputs: Tensor) -> Tensor:
-    return predictor(model.network, model.head, model.anatomy, model.plan)(inputs).exp()
+    return predictor(model.network, model.head, model.anatomy, model.plan)({model.anatomy.data: inputs}).exp()
 
 
 def kept(place: Path, use: str, inputs: Tensor, answers: Tensor) -> str:

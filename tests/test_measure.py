@@ -65,7 +65,7 @@ def test_long_calls_have_two_rounds_after_the_first() -> None:
 def test_a_way_is_one_of_those_allowed_and_leaves_the_network_as_it_was() -> None:
     backbone = stage.network()
     before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
-    trial = Trial(backbone, stage.anatomy(backbone), torch.randn(4, 3, 8, 8))
+    trial = Trial(backbone, stage.anatomy(backbone), {"x": torch.randn(4, 3, 8, 8)})
     threads = torch.get_num_threads()
     try:
         way = fastest(trial, precisions=("bf16",), shares=((1, 2),))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from frostline.bench.passing import as_read
 from frostline.data.batches import batches, decode, frames
+from frostline.data.intake import Pictures
 from frostline.data.pictures import augment, normalised, open_picture, preprocess, size_of
 from frostline.errors import DataError
 from frostline.values import Examples, Preprocessing
@@ -225,4 +225,5 @@ def test_frames_normalised_on_a_device_are_the_very_numbers_that_a_network_is_to
     expected = pictures(of_arrays(9), rows, how, augment="flip", seed=3, epoch=2)
     assert drawn.dtype == np.uint8
     for where in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        assert np.array_equal(as_read(drawn, how, torch.device(where)).cpu().numpy(), expected)
+        found = Pictures(of_arrays(9), how, "x", 1).ready({"x": drawn}, torch.device(where))
+        assert np.array_equal(found["x"].cpu().numpy(), expected)

@@ -268,7 +268,7 @@ def test_the_predictor_of_whole_inputs_tells_what_the_loop_predicts_from_the_cut
     inputs = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     for given in (of(freeze=2), of(freeze=1, keep=3, above="drop"), of(freeze=4)):
         new = head()
-        expected = predictor(backbone.module, new, anatomy, given)(inputs)
+        expected = predictor(backbone.module, new, anatomy, given)({"x": inputs})
 
         def cut(epoch: int, given: Plan = given) -> Iterator[Batch]:
             for part in inputs.split(2):

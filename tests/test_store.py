@@ -202,7 +202,7 @@ def test_a_manifest_is_plain_json_without_paths(tmp_path: Path) -> None:
     written(Store(tmp_path, disk=ROOM), [np.ones((5, 2), np.float32)])
     text = next(tmp_path.glob("*/manifest.json")).read_text()
     assert str(tmp_path) not in text
-    assert json.loads(text)["format"] == "frostline.activations/2"
+    assert json.loads(text)["format"] == "frostline.activations/3"
 
 
 def test_a_fingerprint_notices_every_parameter_and_buffer() -> None:

@@ -211,7 +211,7 @@ def test_kept_weights_predict_from_pictures_what_the_outcome_says(bench: Bench, 
     network = copy.deepcopy(bench.backbone.module)
     head = checkpoint.read(kept_weights(bench, unit), network)
     predict = predictor(network, head, bench.anatomy, arm.plan)
-    found = predict(pictures(bench, outcome.rows)).numpy()
+    found = predict({bench.anatomy.data: pictures(bench, outcome.rows)}).numpy()
     np.testing.assert_allclose(found, outcome.log_probabilities, atol=2e-5 * float(np.abs(found).max()) + 2e-5)
 
 
@@ -252,13 +252,13 @@ def test_models_are_certified_in_one_pass_as_each_would_be_by_itself(
     aside = replace(bench, split=replace(bench.split, certification=np.arange(7)))
     alone = [certify(aside, [model])[0] for model in models]
     opened: list[int] = []
-    decode = batches.decode
+    frames = batches.frames
 
-    def counted(examples: Examples, rows: NDArray[np.int64], *given: Any, **more: Any) -> NDArray[np.float32]:
+    def counted(examples: Examples, rows: NDArray[np.int64], *given: Any, **more: Any) -> NDArray[np.uint8]:
         opened.extend(rows.tolist())
-        return decode(examples, rows, *given, **more)
+        return frames(examples, rows, *given, **more)
 
-    monkeypatch.setattr(batches, "decode", counted)
+    monkeypatch.setattr(batches, "frames", counted)
     together = certify(aside, models)
     assert sorted(opened) == list(range(7))
     assert [outcome.unit for outcome in together] == [unit for _, unit in models]
@@ -402,7 +402,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits_and_the_outcome_says_so(vi
     assert outcome.batch == 2
     assert same(outcome, expected)
     vicious.backbone.module.most = 1
-    with pytest.raises(RunFailed, match=r"even in batches of 2 pictures; give a smaller --image-size"):
+    with pytest.raises(RunFailed, match=r"even in batches of 2 examples; give a smaller --image-size"):
         perform(vicious, arm, stage.unit(arm))
 
 

@@ -15,9 +15,10 @@ from frostline.bench.finals import cached_versus_live
 from frostline.bench.lay import lay
 from frostline.bench.unit import perform
 from frostline.data import batches
+from frostline.data.pictures import normalised
 from frostline.errors import OptionError
 from frostline.settings import settings
-from frostline.values import Event, Outcome, Recipe
+from frostline.values import Augment, Event, Outcome, Recipe
 
 RECIPE = Recipe(epochs=3, lr=1e-2, batch=8, augment="flip")
 
@@ -45,7 +46,8 @@ def test_the_store_holds_each_view_of_the_inputs_and_of_what_crosses_every_cut(b
     assert [view.keys() for view in bench.varied] == [bench.whole.keys()] * 2
     for number in range(3):
         (inputs,) = bench.stored(0, rows, view=number)
-        drawn = batches.view(bench.examples, rows, how, number, augment="flip", seed=0)
+        kind: Augment = "flip" if number else "none"
+        drawn = normalised(batches.frames(bench.examples, rows, how, augment=kind, seed=0, epoch=number), how)
         np.testing.assert_array_equal(inputs, drawn)
     np.testing.assert_array_equal(bench.stored(0, rows)[0], batches.decode(bench.examples, rows, how))
     rows = np.arange(48)  # of three pictures alone, two may be mirrored alike
@@ -91,7 +93,7 @@ def test_no_view_is_stored_that_no_short_training_reads(tmp_path: Path) -> None:
 
 def test_views_that_nothing_reads_are_refused() -> None:
     for augment in (None, "none"):
-        with pytest.raises(OptionError, match="views is 8, and no picture varies; add --augment"):
+        with pytest.raises(OptionError, match="views is 8, and no example varies; add --augment"):
             settings({"data": "d", "backbone": "b", "augment": augment, "views": 8})
 
 

@@ -1,7 +1,7 @@
 """Which activations are worth their bytes: an exact search under a budget, with the forecast in plain numbers.
 
 The model (seconds, N examples): training that freezes f layers for E epochs costs E*N*(decode + F(0..f) + T(f..)) from
-the pictures, and E*N*max(bytes(c)/read, F(c..f) + T(f..)) from what is stored at a cut c <= f, reading overlapped with
+the examples, and E*N*max(bytes(c)/read, F(c..f) + T(f..)) from what is stored at a cut c <= f, reading overlapped with
 computing; F is forward, T forward and backward. Storing c costs N*V*bytes(c)/write once, V views of each example. The
 forward pass that makes the activations of one view is spent anyway, on the pooled features at every cut; each further
 view costs N*(decode + F(0..d)), d the deepest cut that is stored.
@@ -45,7 +45,7 @@ class Forecast:
 
     stored: tuple[tuple[int, Tier], ...]  # depth and tier, shallow first
     seconds: float  # with what is stored, writing it included
-    without: float  # from the pictures at every epoch
+    without: float  # from the examples at every epoch
     writing: float
     bytes: Mapping[Tier, int]
     bound: float  # no store, however large and fast, makes these demands faster than so many times
@@ -64,7 +64,7 @@ class Forecast:
         size = f"{megabytes:.0f}" if megabytes >= 9.5 else f"{megabytes:.2g}"
         # a store that makes heads alone free has no bound worth saying
         most = "" if math.isinf(self.bound) else f"; {self.bound:.2f} times is the most that any store could reach"
-        varied = f" ({self.views} views of each picture)" if self.views > 1 else ""
+        varied = f" ({self.views} views of each example)" if self.views > 1 else ""
         return (
             f"Storing {size} MB of activations at depth {places}{varied} brings the trainings, one after the other, "
             f"from {_seconds(self.without)} to {_seconds(self.seconds)}, "
@@ -131,7 +131,7 @@ def afford(
 
 
 def _live(calibration: Calibration, depths: Sequence[int]) -> NDArray[np.float64]:
-    """Seconds an example and epoch from the pictures, for each freeze depth."""
+    """Seconds an example and epoch from the examples, for each freeze depth."""
     whole = calibration.decode + sum(calibration.forward)
     return np.array([whole + sum(calibration.backward[depth:]) for depth in depths], dtype=np.float64)
 
@@ -257,7 +257,7 @@ def _reason(
     if not fitting:
         smallest = min(option.bytes for option in paying)
         return f"the smallest set that would pay has {smallest} bytes, more than the storage budget leaves"
-    return "passing every view of the pictures through the network would take longer than it saves"
+    return "passing every view of the examples through the network would take longer than it saves"
 
 
 def _seconds(value: float) -> str:

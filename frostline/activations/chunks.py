@@ -1,7 +1,8 @@
 """How activations lie in a file: one chunk holds many examples, and is written whole or not at all.
 
 The layout of a chunk of m rows: for each tensor of the frontier in turn, m rows in C order, little-endian, starting at
-a multiple of 64 bytes. Shapes, dtypes and the checksum of every chunk stand in `manifest.json` beside the chunks.
+a multiple of 64 bytes. Where examples differ in length, rows lie one behind the other, each as long as it is. Shapes,
+dtypes and the checksum of every chunk stand in `manifest.json` beside the chunks.
 bfloat16 is kept as its upper 16 bits in uint16, because NumPy has no such dtype.
 """
 
@@ -28,8 +29,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16"
 class Field:
     """One tensor of a frontier, for one example."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one position, where it is ragged
     dtype: str  # one of DTYPES
+    ragged: bool = False  # whether an example has as many positions as it is long, its first dimension
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -42,35 +44,39 @@ class Field:
 
     @property
     def bytes(self) -> int:
+        """Of one example, or of one position of it."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.array.itemsize
 
 
-def offsets(fields: Sequence[Field], rows: int) -> tuple[tuple[int, ...], int]:
+def offsets(fields: Sequence[Field], rows: int, positions: int = 0) -> tuple[tuple[int, ...], int]:
     """Where each tensor of a chunk of so many rows begins, and the bytes of the whole chunk."""
     starts: list[int] = []
     end = 0
     for field in fields:
         starts.append(-(-end // ALIGNMENT) * ALIGNMENT)
-        end = starts[-1] + field.bytes * rows
+        end = starts[-1] + field.bytes * (positions if field.ragged else rows)
     return tuple(starts), end
 
 
-def views(buffer: NDArray[np.uint8], fields: Sequence[Field], rows: int) -> tuple[NDArray[Any], ...]:
-    """The tensors of a chunk, as arrays that share its memory."""
-    starts, _ = offsets(fields, rows)
+def views(
+    buffer: NDArray[np.uint8], fields: Sequence[Field], rows: int, positions: int = 0
+) -> tuple[NDArray[Any], ...]:
+    """The tensors of a chunk, as arrays that share its memory; of ragged ones the positions of all rows."""
+    starts, _ = offsets(fields, rows, positions)
+    counts = [positions if field.ragged else rows for field in fields]
     return tuple(
-        buffer[start : start + field.bytes * rows].view(field.array).reshape(rows, *field.shape)
-        for field, start in zip(fields, starts, strict=True)
+        buffer[start : start + field.bytes * count].view(field.array).reshape(count, *field.shape)
+        for field, start, count in zip(fields, starts, counts, strict=True)
     )
 
 
-def rows_per_chunk(fields: Sequence[Field], rows: int, batch: int) -> int:
+def rows_per_chunk(fields: Sequence[Field], rows: int, batch: int, *, length: float = 1.0) -> int:
     """Rows of a chunk: about 64 MB and at least eight chunks, so that an interrupted fill keeps most of its work.
 
     Always whole batches: a resumed fill then runs the very batches that the first one would have run, and ends at the
-    same bytes.
+    same bytes. `length` is the mean number of positions of a row.
     """
-    weight = max(1, sum(field.bytes for field in fields))
+    weight = max(1, round(sum(field.bytes * (length if field.ragged else 1) for field in fields)))
     wanted = max(1, min(CHUNK // weight, -(-rows // 8)))
     return max(1, wanted // batch) * batch
 

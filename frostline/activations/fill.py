@@ -26,8 +26,8 @@ NOISE = 1e-5  # of the largest activation: some GPU kernels add in no fixed orde
 class Tapped:
     """A network and how to look into it."""
 
-    tap: Callable[[Any], Mapping[int, Frontier]]  # a batch -> what crosses each cut, by depth
-    pool: Callable[[int, Frontier], Any]  # a depth and what crosses it -> (examples, features)
+    tap: Callable[[Any], Mapping[int, Frontier]]  # a batch -> what each depth holds of it
+    pool: Callable[[int, Frontier], Any]  # a depth and what it holds -> (examples, features)
     module: nn.Module | None = None  # where given, it must be in eval mode, and must not move
 
 
@@ -42,6 +42,12 @@ class Wanted:
     batch: int = 32  # rows of each batch but the last
     dtype: str | None = "float32"  # of floating activations behind depth 0; None keeps the network's own
     learnable: int | None = None  # rows of whole activations: the first ones; None stores all
+    # for each depth of `whole` how many of its tensors are kept, the first ones; None keeps all
+    kept: Mapping[int, int] | None = None
+    sizes: tuple[int, ...] | None = None  # positions of each row, where they differ
+    ragged: Mapping[int, tuple[bool, ...]] = field(
+        default_factory=dict[int, tuple[bool, ...]]
+    )  # which tensors have so many
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 0 < self.count("whole") <= self.rows:
@@ -113,7 +119,7 @@ def _compute(
     row, writings = start, dict[Key, Writing]()
     try:
         for frontiers in _passes(network, batches(start)):
-            arrays = {key: _arrays(network, key, frontiers) for key in missing}
+            arrays = {key: _arrays(network, key, frontiers, wanted) for key in missing}
             if row == start:
                 _unchanged(network.module, before)
                 writings = {key: _begin(store, key, missing[key], arrays[key], wanted) for key in missing}
@@ -164,20 +170,28 @@ def _append(writings: Mapping[Key, Writing], arrays: Mapping[Key, list[NDArray[A
     return count
 
 
-def _arrays(network: Tapped, key: Key, frontiers: Mapping[int, Frontier]) -> list[NDArray[Any]]:
+def _arrays(network: Tapped, key: Key, frontiers: Mapping[int, Frontier], wanted: Wanted) -> list[NDArray[Any]]:
     """What goes into one set for one batch."""
     frontier = frontiers[key.depth]
-    return [_numpy(network.pool(key.depth, frontier))] if key.kind == "pooled" else [*map(_numpy, frontier)]
+    if key.kind == "pooled":
+        return [_numpy(network.pool(key.depth, frontier))]
+    return [*map(_numpy, frontier[: None if wanted.kept is None else wanted.kept[key.depth]])]
 
 
 def _begin(store: Store, key: Key, tier: Tier | None, arrays: list[NDArray[Any]], wanted: Wanted) -> Writing:
     dtype = wanted.dtype if key.kind == "whole" and key.depth else "float32"  # what is probed or read is not rounded
-    fields, rows = tuple(Field(array.shape[1:], _dtype(array, dtype)) for array in arrays), wanted.count(key.kind)
+    rows, whole = wanted.count(key.kind), key.kind == "whole"
+    long = wanted.ragged.get(key.depth, ()) if whole else ()
+    fields = tuple(
+        Field(array.shape[1 + one :], _dtype(array, dtype), one)
+        for array, one in zip(arrays, long or (False,) * len(arrays), strict=True)
+    )
+    sizes = wanted.sizes[:rows] if wanted.sizes is not None and any(long) else None
     if tier is None:
         stored, _ = store.begun(key)
         weight = sum(item.bytes for item in fields) * rows
         tier = stored.tier if stored is not None else "disk" if weight <= store.free("disk") else "memory"
-    return store.begin(key, fields, rows, tier=tier, batch=wanted.batch)
+    return store.begin(key, fields, rows, tier=tier, batch=wanted.batch, sizes=sizes)
 
 
 def _dtype(array: NDArray[Any], wanted: str | None) -> str:

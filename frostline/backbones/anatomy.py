@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ class Port:
     shapes: tuple[tuple[int, ...], ...]  # of those, for the example batch
     axes: tuple[int, ...]  # the dimension of each that grows with the batch
     overwritten: bool  # an in-place operation above writes into it
+    ragged: tuple[bool, ...] = ()  # whether the next dimension of each is as long as the data; () where none can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,32 @@ class Anatomy:
     def cuts(self) -> tuple[Cut, ...]:
         """Every cut that Frostline considers, raw input first."""
         return (Cut(0, "input"), *(Cut(layer.index + 1, layer.name) for layer in self.layers if layer.cut))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arguments of the forward that the network is given, the data's first."""
+        return (self.data, *(name for name in self.example if name != self.data))
+
+    def beside(self, depth: int) -> tuple[str, ...]:
+        """What a suffix is given besides what crosses the cut: raw inputs that it, or pooling, reads again.
+
+        All of them at the bottom; and where inputs differ in length, since their shapes are then those of the batch.
+        """
+        if depth == 0 or any(self.port(depth).ragged):
+            return self.names
+        masks = {pool.mask for pools in self.pools for pool in pools} - {None}
+        again = {*self.needs[depth - 1], *masks}
+        return tuple(name for name in self.names if name in again)
+
+    def crossing(self, depth: int) -> int:
+        """How many tensors cross a cut; at the bottom there are raw inputs alone."""
+        return len(self.port(depth).leaves) if depth else 0
+
+    def parted(self, depth: int, cargo: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What crosses a cut, and the raw inputs of `beside` by name, of all that a suffix is given in this order."""
+        count = self.crossing(depth)
+        given = dict(zip(self.beside(depth), cargo[count:], strict=True))
+        return (tuple(cargo[:count]) if depth else (given[self.data],)), given
 
     def port(self, depth: int) -> Port:
         """Where the cut at this depth is; CutError where there is none."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Anatomy, Call, Port
@@ -16,6 +17,8 @@ from frostline.backbones.pooling import pools
 from frostline.backbones.proof import prove
 from frostline.errors import CutError
 from frostline.values import Backbone, Layer
+
+MORE = 4  # positions that an example is made longer by, to see what grows with it
 
 
 def dissect(backbone: Backbone, *, most: int = 16) -> Anatomy:
@@ -51,6 +54,7 @@ def dissect(backbone: Backbone, *, most: int = 16) -> Anatomy:
         head=_head(seen, bounds[-1]),
     )
     anatomy = replace(anatomy, ports=_axes(backbone.module, anatomy))
+    anatomy = replace(anatomy, ports=_ragged(backbone.module, anatomy))
     anatomy = _proven(backbone.module, anatomy)
     first = tuple(_channels_first(seen, part) for part in parts)
     return replace(anatomy, pools=pools(backbone.module, anatomy, _last_tokens(seen), first))
@@ -203,6 +207,31 @@ def _axes(module: nn.Module, anatomy: Anatomy) -> tuple[Port | None, ...]:
             grown = [n for n, (a, b) in enumerate(zip(old, new.shape, strict=True)) if a * (batch + 1) == b * batch]
             axes.append(next((n for n in grown if old[n] != new.shape[n]), 0))
         ports[depth - 1] = replace(port, axes=tuple(axes))
+    return tuple(ports)
+
+
+def _ragged(module: nn.Module, anatomy: Anatomy) -> tuple[Port | None, ...]:
+    """Which tensors are as long as the data, of networks that read numbers of any length: from one longer pass."""
+    data = anatomy.example[anatomy.data]
+    depths = [n + 1 for n, port in enumerate(anatomy.ports) if port is not None]
+    if data.is_floating_point() or data.ndim != 2 or not depths:
+        return anatomy.ports
+    halves, (batch, length) = Halves(module, anatomy), data.shape
+
+    def longer(value: Any) -> Any:
+        grows = isinstance(value, Tensor) and value.shape[:2] == (batch, length)
+        return torch.cat([value, value[:, :MORE]], dim=1) if grows else value
+
+    example = {name: longer(value) for name, value in halves.examples(batch).items()}
+    ports = list(anatomy.ports)
+    for depth, frontier in halves.taps(example, depths).items():
+        port = ports[depth - 1]
+        assert port is not None
+        grown = tuple(
+            axis == 0 and len(old) > 1 and tuple(new.shape) == (old[0], old[1] + MORE, *old[2:]) and old[1] == length
+            for axis, old, new in zip(port.axes, port.shapes, frontier, strict=True)
+        )
+        ports[depth - 1] = replace(port, ragged=grown)
     return tuple(ports)
 
 

@@ -111,6 +111,7 @@ def keras_model(model: Any, pretrained: bool, image_size: int | None) -> Built:
 def _refuse_other(built: Built, model: Any) -> None:
     """Raise BackboneError where a copy computes something else: what a class keeps outside of its weights is lost."""
     network, how = built.module, built.preprocessing
+    assert how is None or isinstance(how, Preprocessing), "Keras networks read pictures here"
     assert isinstance(network, KerasNetwork) and how is not None, "as every Keras network is built"
     shape = (2, len(how.mean), *(side or own for side, own in zip(_sides(model), how.size, strict=True)))
     pictures = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255

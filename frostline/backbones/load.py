@@ -9,23 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from frostline.backbones.files import file_network, first_channels, given_network
+from frostline.backbones.hugging_face import Encode, Sizes, transformers_network
 from frostline.backbones.keras import SUFFIXES, keras_model, keras_network, read_keras_weights
 from frostline.backbones.keras_library import is_keras, sentence
 from frostline.backbones.keras_network import KerasNetwork
 from frostline.backbones.preprocessing import overridden
-from frostline.backbones.sources import Built, Options, timm_network, torchvision_network, transformers_network
+from frostline.backbones.sources import Built, Options, timm_network, torchvision_network
 from frostline.backbones.weights import fit, read_weights
-from frostline.errors import BackboneError
-from frostline.values import Backbone, Preprocessing
+from frostline.errors import BackboneError, OptionError
+from frostline.values import Backbone, Prepared, Preprocessing, Tokens, Waves
 
 SOURCES: Mapping[str, Callable[[str, bool, int | None, Options], Built]] = {
     "timm": timm_network,
     "torchvision": torchvision_network,
-    "hf": transformers_network,
     "keras": keras_network,
 }
 ALLOWED = "timm/NAME, torchvision/NAME, hf/NAME, hf/FOLDER, keras/NAME, FILE.keras and FILE.py:FACTORY"
@@ -40,34 +41,39 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
+    max_length: int | None = None,
+    seconds: float | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """The network in eval mode and float32, with its preprocessing and an example batch of two.
 
     `weights` None takes the pre-trained ones of its source, "none" random ones, anything else is a file. What is
-    said about pictures goes before the backbone's own configuration. `model_kwargs` go to whoever builds it.
+    said about pictures goes before the backbone's own configuration; of texts `max_length` tokens are read, of
+    recordings so many `seconds`. `model_kwargs` go to whoever builds it.
     No draw here touches the caller's random state. Raises BackboneError for networks that are unknown or cannot be
     built, WeightsError where the weights cannot be had or belong to another network.
     """
-    name = _name(spec)
+    name, sizes = _name(spec), Sizes(image_size, max_length, seconds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = _built(spec, weights is None, image_size, model_kwargs or {})
+        built = _built(spec, weights is None, sizes, model_kwargs or {})
     if weights is not None and weights != "none":
         built = _filled(built, Path(weights).expanduser())
     if weights == "none":
         built = replace(built, notes=(*built.notes, "its weights are random: nothing was learned before"))
     module = built.module.float().eval()
-    known, assumed = overridden(
-        built.preprocessing,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        channels=first_channels(module) if built.preprocessing is None else len(built.preprocessing.mean),
-    )
+    of_pictures: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std, "interpolation": interpolation}
+    known, assumed = built.preprocessing, ()
+    if known is None or isinstance(known, Preprocessing):
+        _refuse_sizes(name, "pictures", {"max_length": max_length, "seconds": seconds})
+        channels = first_channels(module) if known is None else len(known.mean)
+        known, assumed = overridden(known, **of_pictures, channels=channels)
+    else:
+        texts = isinstance(known, Tokens)
+        other = {"seconds": seconds} if texts else {"max_length": max_length}
+        _refuse_sizes(name, "texts" if texts else "recordings", {**of_pictures, **other})
     data = _data_argument(module, name)
-    example = _example(module, name, data, known)
+    example = _example(module, name, data, known, built.encode)
     _runs(module, name, example)
     return Backbone(
         name=name,
@@ -79,7 +85,15 @@ def load(
         fresh=None if built.make is None else _fresh(built.make),
         unloaded=built.unloaded,
         notes=built.notes + assumed,
+        encode=built.encode,
     )
+
+
+def _refuse_sizes(name: str, kind: str, given: Mapping[str, Any]) -> None:
+    """Raise OptionError for what is said of inputs of another kind."""
+    for option, value in given.items():
+        if value is not None:
+            raise OptionError(f"{option} is {value!r}, and {name} reads {kind}; leave it away")
 
 
 def _name(spec: Any) -> str:
@@ -106,7 +120,8 @@ def _filled(built: Built, file: Path) -> Built:
     return replace(built, weights=str(file), unloaded=unloaded, notes=built.notes + notes)
 
 
-def _built(spec: str | nn.Module, pretrained: bool, image_size: int | None, options: Options) -> Built:
+def _built(spec: str | nn.Module, pretrained: bool, sizes: Sizes, options: Options) -> Built:
+    image_size = sizes.image
     if not isinstance(spec, str):
         if options:
             raise BackboneError(f"model_kwargs {dict(options)} are given for a module that is already built; drop them")
@@ -117,6 +132,8 @@ def _built(spec: str | nn.Module, pretrained: bool, image_size: int | None, opti
     if file.endswith(".py"):
         return file_network(Path(file).expanduser(), factory, pretrained, image_size, options)
     source, _, name = spec.partition("/")
+    if source == "hf" and name:
+        return transformers_network(name, pretrained, sizes, options)
     if source not in SOURCES or not name:
         raise _unknown_source(spec)
     return SOURCES[source](name, pretrained, image_size, options)
@@ -156,11 +173,22 @@ def _data_argument(module: nn.Module, name: str) -> str:
     raise BackboneError(f"forward of {name} names no argument; give its first one a name instead of *args or **kwargs")
 
 
-def _example(module: nn.Module, name: str, data: str, known: Preprocessing | None) -> dict[str, Tensor]:
-    """Seeded noise of the right shape: pictures, or texts where a transformers network reads those."""
+def _example(
+    module: nn.Module, name: str, data: str, known: Prepared | None, encode: Encode | None
+) -> dict[str, Tensor]:
+    """Seeded noise of the right shape: pictures, recordings, or texts where a transformers network reads those."""
     generator = torch.Generator().manual_seed(0)
     vocabulary: Any = getattr(getattr(module, "config", None), "vocab_size", None)
-    if known is not None:
+    if isinstance(known, Waves) and encode is not None:
+        waves = 0.1 * torch.randn(2, round(known.seconds * known.rate), generator=generator)
+        return {key: torch.from_numpy(np.array(table)) for key, table in encode(list(waves.numpy())).items()}
+    if isinstance(known, Tokens):
+        ids = torch.randint(0, vocabulary, (2, TOKENS), generator=generator)
+        pad = next(iter(known.padding.values()))
+        ids[ids == pad] = (pad + 1) % vocabulary  # what fills a text up is no part of one
+        plain = {each: torch.zeros_like(ids) for each in known.padding}
+        return {**plain, data: ids, "attention_mask": torch.ones_like(ids)}
+    if isinstance(known, Preprocessing):
         return {data: torch.randn(2, len(known.mean), *known.size, generator=generator)}
     if data == "input_ids" and isinstance(vocabulary, int):
         ids = torch.randint(0, vocabulary, (2, TOKENS), generator=generator)

@@ -1,4 +1,4 @@
-"""Where networks come from: timm, torchvision, transformers. Each verb builds one network and says what it knows."""
+"""Where networks come from: timm, torchvision. Each verb builds one network and says what it knows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import difflib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from frostline.backbones.preprocessing import from_processor, from_timm, from_torchvision
-from frostline.backbones.weights import last_learning
+from frostline.backbones.preprocessing import from_timm, from_torchvision
 from frostline.errors import BackboneError, WeightsError
-from frostline.values import Preprocessing
+from frostline.values import Prepared
 
 PATIENCE = 5.0  # seconds to find out that a host cannot be reached; the libraries' own retries take minutes
 REMEDY = "give a file with `--weights FILE`, or take random weights with `--weights none`"
@@ -30,11 +30,12 @@ class Built:
 
     module: nn.Module
     make: Callable[[], nn.Module] | None  # the same architecture once more, with random weights
-    preprocessing: Preprocessing | None
+    preprocessing: Prepared | None
     weights: str  # where they came from; "none" for random
     heads: tuple[str, ...] = ()  # names of its classifier modules, where the source knows them
     unloaded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    encode: Callable[[Sequence[Any]], Mapping[str, NDArray[np.generic]]] | None = None
 
 
 def unreachable(url: str) -> str | None:
@@ -157,107 +158,3 @@ def torchvision_network(name: str, pretrained: bool, image_size: int | None, opt
             f"the pre-trained weights of torchvision/{name} cannot be had ({error}); {REMEDY}"
         ) from error
     return Built(module, make, known, f"torchvision/{default}" if pretrained else "none", notes=notes)
-
-
-# ------------------------------------------------------------------------------------------------ transformers
-
-
-def transformers_network(name: str, pretrained: bool, image_size: int | None, options: Options) -> Built:
-    """`AutoModelForImageClassification`, from a folder or by name, with the processor beside its weights.
-
-    `options` are fields of its configuration. Raises BackboneError for what is no image classifier, WeightsError
-    where files cannot be had or leave more than half of the network without weights.
-    """
-    from transformers import AutoConfig, AutoModelForImageClassification
-
-    local = _hugging_face_place(name)
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
-        config = AutoConfig.from_pretrained(place, local_files_only=local, **options)
-        plain = AutoModelForImageClassification.from_config(config)
-    except Exception as error:  # a configuration of anybody's, whose fields transformers checks in many ways
-        raise BackboneError(f"hf/{name} is no image classifier that transformers can build: {_first(error)}") from error
-
-    def make() -> nn.Module:
-        return AutoModelForImageClassification.from_config(config)
-
-    module, unloaded, notes = plain, (), ()
-    if pretrained:
-        try:
-            with _quiet():
-                module, told = AutoModelForImageClassification.from_pretrained(
-                    place, config=config, local_files_only=local, output_loading_info=True
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"the weights of hf/{name} cannot be had: {_first(error)}; {REMEDY}") from error
-        unloaded, notes = _unloaded(name, module, told)
-    known, more = _processor(place, local)
-    if known is None and image_size is None and isinstance(getattr(config, "image_size", None), int):
-        known, more = from_timm({"input_size": (3, config.image_size, config.image_size)})
-        more += (f"hf/{name} has no processor: {config.image_size} pixels and ImageNet's mean and std are assumed",)
-    weights = f"hf/{name}" if pretrained else "none"
-    return Built(module.float(), make, known, weights, (last_learning(module),), unloaded, (*notes, *more))
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _hugging_face_place(name: str) -> bool:
-    """True where the files lie on this machine; raises where they neither do nor can be fetched."""
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
-
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
-            raise BackboneError(f"{folder} has no config.json (it holds {held}); give a folder saved by transformers")
-        return True
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise BackboneError(
-            f"the folder {name!r} does not exist; give hf/FOLDER, or hf/NAME as on the Hugging Face hub"
-        )
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return True
-    cause = unreachable(hf_hub_url(name, "config.json"))
-    if cause is not None:
-        raise WeightsError(
-            f"hf/{name} is neither a folder nor on this machine, and the hub cannot be reached ({cause}); give a "
-            "folder that holds config.json and the weights as hf/FOLDER"
-        )
-    return False
-
-
-def _unloaded(name: str, module: nn.Module, told: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    absent = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
-    if 2 * len(absent) > len(module.state_dict()):
-        raise WeightsError(
-            f"the weights of hf/{name} belong to another network: {len(absent)} of {len(module.state_dict())} tensors "
-            f"are missing ({', '.join(absent[:4])}, ..); {REMEDY}"
-        )
-    note = f"the checkpoint does not bring {', '.join(absent[:4])}: fresh weights are used there"
-    return tuple(absent), ((note,) if absent else ())
-
-
-def _processor(place: str, local: bool) -> tuple[Preprocessing | None, tuple[str, ...]]:
-    from transformers import AutoImageProcessor
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(place, local_files_only=local)
-    except (OSError, ValueError, KeyError):
-        return None, ()
-    return from_processor(processor.to_dict())
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """transformers draws a bar of its own while it loads, through the middle of ours."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

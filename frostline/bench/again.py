@@ -1,4 +1,4 @@
-"""The same bench in another process, without reading the pictures or taking the network apart once more."""
+"""The same bench in another process, without reading the examples or taking the network apart once more."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from frostline.backbones.anatomy import Anatomy
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import backbone_of
 from frostline.bench.unit import perform_together
+from frostline.data.intake import intake
 from frostline.settings import Settings
 from frostline.training.device import accelerator, arranged
 from frostline.values import Arm, Calibration, Examples, Outcome, Profile, Split, Unit
@@ -98,7 +99,9 @@ def _laid(plan: Blueprint, rivals: dict[str, Bench]) -> Bench:
     handles = {depth: found for depth, found in plan.features.items() if isinstance(found, Stored)}
     return Bench(
         plan.folder, plan.settings, plan.examples, None, plan.settings.metric,  # by its name: nothing is judged here
-        plan.profile, plan.split, backbone, plan.anatomy, store, pooled, handles, plan.whole, plan.varied, plan.views,
+        plan.profile, plan.split, backbone, plan.anatomy,
+        intake(backbone, plan.examples, workers=plan.settings.threads), store, pooled, handles, plan.whole, plan.varied,
+        plan.views,
         plan.places, plan.calibration, plan.forecast, device, plan.workers, {}, tag=plan.tag, rivals=rivals,
     )  # fmt: skip
 

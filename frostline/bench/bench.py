@@ -15,6 +15,7 @@ from frostline.activations.afford import Forecast
 from frostline.activations.features import Rows
 from frostline.activations.store import Store, Stored
 from frostline.backbones.anatomy import Anatomy
+from frostline.data.intake import Intake, Varied, arrays_of
 from frostline.evidence.probes import Linear
 from frostline.search.scores import Metric
 from frostline.settings import Settings
@@ -43,12 +44,13 @@ class Bench:
     split: Split
     backbone: Backbone
     anatomy: Anatomy
+    intake: Intake  # what the backbone reads of the examples
     store: Store
     pooled: Mapping[int, Rows]  # depth -> features of all examples
     features: Mapping[int, Stored]  # the sets that they lie in, by place
     whole: Mapping[int, Stored]  # depth -> what crosses the cut, of what may be learned; 0 is the preprocessed input
     varied: tuple[Mapping[int, Stored], ...]  # the same of further views, at the same depths
-    views: int  # of each picture, that short trainings take in turn, stored or not
+    views: int  # of each example, that short trainings take in turn, stored or not
     places: NDArray[np.int64]  # of every example in the sets; beyond the rows of the whole ones for a test part
     calibration: Calibration
     forecast: Forecast  # what storing buys
@@ -87,6 +89,15 @@ class Bench:
         return depth in self.whole and bool((self.places[rows] < self.whole[depth].rows).all())
 
     def stored(self, depth: int, rows: NDArray[np.int64], *, view: int = 0) -> tuple[NDArray[np.generic], ...]:
-        """What crosses a cut, for one view of these examples."""
-        found = self.varied[view - 1] if view else self.whole
-        return self.store.read(found[depth], self.places[rows])
+        """What a suffix from a cut is given, for one view of these examples: what crosses, and the inputs beside it."""
+        found = (self.varied[view - 1] if view else self.whole)[depth]
+        if not self.intake.at_hand:
+            return self.store.read(found, self.places[rows])
+        beside = self.intake.raw(rows)  # the very numbers that the network reads
+        length = next(iter(beside.values())).shape[1]
+        crossing = self.store.read(found, self.places[rows], length=length)
+        return (*crossing, *(beside[name] for name in self.anatomy.beside(depth)))
+
+    def read(self, rows: NDArray[np.int64], varied: Varied | None = None) -> tuple[NDArray[np.generic], ...]:
+        """What the whole network is given of these examples."""
+        return arrays_of(self.intake, rows, varied)

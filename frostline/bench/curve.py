@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from frostline.activations.features import Features, Rows
 from frostline.activations.store import Store
@@ -18,13 +17,14 @@ from frostline.bench.bench import Bench
 from frostline.bench.passing import CHUNK, Network, once_through
 from frostline.bench.shift import shifts
 from frostline.data import batches
+from frostline.data.intake import inputs_of
 from frostline.evidence import growth, probes, similarity
 from frostline.plan import cut_at
 from frostline.search.scores import BALANCED, balanced
 from frostline.training.device import arranged
 from frostline.values import Backbone, Event, Evidence, Examples, Growth, Show, silent
 
-SHIFTED = 256  # pictures that tell how far the data lies from the source
+SHIFTED = 256  # examples that tell how far the data lies from the source
 
 
 def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
@@ -118,17 +118,13 @@ def _passed(
 
 
 def _shifts(bench: Bench) -> Mapping[int, float]:
-    """On a sample of the training pictures: nothing here is seen of what certifies."""
-    how, where = bench.backbone.preprocessing, bench.device.device
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
+    """On a sample of the training examples: nothing here is seen of what certifies."""
+    where = bench.device.device
     rows = np.sort(np.random.default_rng(bench.settings.seed).permutation(bench.split.folds[0].train)[:SHIFTED])
-    pictures = (
-        torch.from_numpy(batches.decode(bench.examples, some, how, workers=bench.settings.threads)).to(where)
-        for some in batches.batches(rows, CHUNK)
-    )
+    inputs = (inputs_of(bench.intake, some, where) for some in batches.batches(rows, CHUNK))
     module = bench.backbone.module.to(where)
     try:
-        return shifts(module, bench.anatomy, pictures, sorted(bench.pooled))
+        return shifts(module, bench.anatomy, inputs, sorted(bench.pooled))
     finally:
         module.cpu()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 from frostline.activations.fingerprint import alike
 from frostline.bench.bench import Bench
 from frostline.bench.resident import given_up
-from frostline.bench.task import Training, plan_training, reader
+from frostline.bench.task import Training, by_length, plan_training, reader
 from frostline.bench.unit import kept_weights, learner
-from frostline.data import batches
+from frostline.data.intake import inputs_of
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.training import checkpoint, loop
 from frostline.training.device import out_of_memory
@@ -29,9 +29,9 @@ CHECKED_ROWS = 128  # that the comparison of stored and live activations trains 
 
 
 def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = silent) -> tuple[Outcome, ...]:
-    """What the kept models of units predict for the certification rows, from the pictures themselves.
+    """What the kept models of units predict for the certification rows, from the raw inputs.
 
-    Each picture is opened once for all of them: that takes longer than a small network does. Where they do not fit into
+    Each example is opened once for all of them: that takes longer than a small network does. Where they do not fit into
     memory together, they go in two halves. Raises RunFailed where a single one does not.
     """
     given_up(bench)  # trainings are over
@@ -52,8 +52,8 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
             raise
         if len(models) == 1:
             raise RunFailed(
-                f"memory ran out while {models[0][1].arm!r} predicted what was set aside; give a smaller --image-size "
-                "or a smaller backbone"
+                f"memory ran out while {models[0][1].arm!r} predicted what was set aside; give a smaller "
+                f"{bench.intake.remedy} or a smaller backbone"
             ) from error
     # not in the except clause, where the error holds on to all models
     middle = len(models) // 2
@@ -61,14 +61,12 @@ def certify(bench: Bench, models: Sequence[tuple[Arm, Unit]], *, show: Show = si
 
 
 def _certified(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show) -> tuple[Outcome, ...]:
-    how, rows, where = bench.backbone.preprocessing, bench.split.certification, bench.device.device
-    assert how is not None, "pictures come with preprocessing"
+    rows, where = by_length(bench, bench.split.certification), bench.device.device
     predictors = [_predictor(bench, arm, unit) for arm, unit in models]
     found: list[list[Tensor]] = [[] for _ in models]
     parts = np.array_split(rows, steps(len(rows), min(arm.plan.recipe.batch for arm, _ in models)))
     for number, part in enumerate(parts, 1):
-        decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
-        inputs = torch.from_numpy(decoded).to(where)
+        inputs = inputs_of(bench.intake, part, where)
         for predict, predicted in zip(predictors, found, strict=True):
             predicted.append(predict(inputs).cpu())
         show(Event("certify", number, len(parts)))
@@ -78,7 +76,7 @@ def _certified(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show) -> 
     )
 
 
-def _predictor(bench: Bench, arm: Arm, unit: Unit) -> Callable[[Tensor], Tensor]:
+def _predictor(bench: Bench, arm: Arm, unit: Unit) -> Callable[[Mapping[str, Tensor]], Tensor]:
     network, where = copy.deepcopy(bench.backbone.module), bench.device.device
     head = checkpoint.read(kept_weights(bench, unit), network)
     return predictor(network.to(where), head.to(where), bench.anatomy, arm.plan)
@@ -101,7 +99,7 @@ def cached_versus_live(bench: Bench, arm: Arm, unit: Unit) -> float | None:
     """The largest difference of the batch losses of one short epoch, trained from the store and live.
 
     Both train the same arm on the same rows in the same order; without a difference in the activations there is none
-    in the losses. The live one opens the pictures themselves. In nats; None where nothing is stored that the arm reads.
+    in the losses. The live one opens the examples themselves. In nats; None where nothing is stored that the arm reads.
     """
     stored = plan_training(bench, arm, unit)
     if stored.start not in bench.whole:

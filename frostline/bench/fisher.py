@@ -23,8 +23,6 @@ def fisher(bench: Bench, arm: Arm) -> tuple[float, ...]:
     squared nats. Looks at training rows of the first fold alone. Every layer of the arm's plan has to learn some time.
     Source: Liu et al., "FUN with Fisher", NAACL 2024, arXiv:2301.05487.
     """
-    how, where = bench.backbone.preprocessing, bench.device.device
-    assert how is not None, "pictures come with preprocessing"
     training = plan_training(bench, arm, Unit(arm.id, arm.plan.recipe.lr, 0, 0, 0, arm.plan.recipe.epochs), live=True)
     all_learn = replace(training.plan, train=(True,) * training.plan.keep, thaw=())
     rng = np.random.default_rng(training.seed)
@@ -36,8 +34,8 @@ def fisher(bench: Bench, arm: Arm) -> tuple[float, ...]:
         groups = [(owner[name], g["params"]) for g in taught.groups if (name := str(g["name"]).split("/")[0]) in owner]
         wanted = [parameter.requires_grad_(True) for _, params in groups for parameter in params]
         for part in batches.batches(rows, 1):
-            picture = torch.from_numpy(batches.decode(bench.examples, part, how)).to(where)
-            said = torch.log_softmax(taught.forward((picture,)).float(), dim=1)[0]
+            inputs = tuple(torch.from_numpy(table).to(bench.device.device) for table in bench.read(part))
+            said = torch.log_softmax(taught.forward(inputs).float(), dim=1)[0]
             drawn = min(int(np.searchsorted(said.exp().cumsum(0).tolist(), rng.random())), len(said) - 1)
             slopes = iter(torch.autograd.grad(said[drawn], wanted, materialize_grads=True))
             for index, params in groups:

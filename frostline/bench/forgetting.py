@@ -2,7 +2,7 @@
 
 Where examples of the source are given, the network is scored on them before and after: by its own output layer where
 this names their classes, else by a linear probe that was fitted on the features of the untouched network. Without any,
-the target's pictures are shown to the source and to what became of it, and both answer in the source's classes (as in
+the target's examples are shown to the source and to what became of it, and both answer in the source's classes (as in
 learning without forgetting: Li and Hoiem, ECCV 2016, arXiv:1606.09282).
 """
 
@@ -26,10 +26,12 @@ from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
 from frostline.bench.bench import Bench
 from frostline.bench.unit import kept_weights
-from frostline.data import batches
+from frostline.data.intake import intake
 from frostline.evidence import probes, similarity
 from frostline.training import checkpoint
 from frostline.values import Arm, Backbone, Estimate, Examples, Unit
+
+Given = Mapping[str, torch.Tensor]  # arguments of the forward
 
 LOOKED = 512  # examples at most: a share is then known to two points
 BATCH = 64
@@ -37,7 +39,7 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a network says about one set of pictures, before a training and after it."""
+    """What a network says about one set of examples, before a training and after it."""
 
     how: Literal["output layer", "probe", "answers"]  # what was asked; "answers" compares with what was said before
     before: NDArray[np.bool_]  # example by example: right, or, of answers, always true
@@ -52,7 +54,7 @@ class Kept:
 def forgotten(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
     """What the kept models of units still know of the source; None where nothing can be asked.
 
-    On pictures that no training learned from.
+    On examples that no training learned from.
     """
     return _of_source(bench, models) if bench.origin is not None else _of_answers(bench, models)
 
@@ -65,9 +67,9 @@ def likeness(bench: Bench, arm: Arm, unit: Unit) -> Estimate | None:
     if arm.plan.above != "tune":
         return None
     rows = np.random.default_rng(bench.settings.seed).permutation(bench.split.folds[0].validation)[:LOOKED]
-    pictures, network = _pictures(bench, bench.examples, rows), copy.deepcopy(bench.backbone.module)
+    given, network = _inputs(bench, bench.examples, rows), copy.deepcopy(bench.backbone.module)
     checkpoint.read(kept_weights(bench, unit), network)
-    before, after = (_features(bench, of, pictures) for of in (bench.backbone.module, network))
+    before, after = (_features(bench, of, given) for of in (bench.backbone.module, network))
     found = np.array([similarity.cka(np.delete(before, part, 0), np.delete(after, part, 0)) for part in _tenths(rows)])
     if not np.isfinite(found).all():
         return None
@@ -82,17 +84,17 @@ def _tenths(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _of_answers(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
-    """Whether the network's own output layer still says of the target's pictures what it said before."""
+    """Whether the network's own output layer still says of the target's examples what it said before."""
     if not answers(bench.backbone, bench.anatomy):
         return None
     rows = bench.split.certification if len(bench.split.certification) else bench.split.folds[0].validation
     looked = np.random.default_rng(bench.settings.seed).permutation(rows)[:LOOKED]  # rows come class by class
-    pictures = _pictures(bench, bench.examples, looked)
-    before = _answers(bench, bench.backbone.module, pictures)
+    given = _inputs(bench, bench.examples, looked)
+    before = _answers(bench, bench.backbone.module, given)
     if before is None:
         return None
     same = np.ones(len(looked), bool)
-    after = _each(bench, models, same, lambda network: _answers(bench, network, pictures) == before)
+    after = _each(bench, models, same, lambda network: _answers(bench, network, given) == before)
     return Kept("answers", same, after)
 
 
@@ -100,11 +102,11 @@ def _of_source(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
     assert bench.origin is not None
     order = np.random.default_rng(bench.settings.seed).permutation(len(bench.origin))
     named, rows = _named(bench), order[: len(order) // 2][:LOOKED]
-    truth, pictures = bench.origin.targets[rows], _pictures(bench, bench.origin, rows)
+    truth, given = bench.origin.targets[rows], _inputs(bench, bench.origin, rows)
     if named is not None:
 
         def right(network: nn.Module) -> NDArray[np.bool_]:
-            said = _answers(bench, network, pictures)
+            said = _answers(bench, network, given)
             assert said is not None, "its answers were looked at"
             return said == named[truth]
 
@@ -113,11 +115,11 @@ def _of_source(bench: Bench, models: Sequence[tuple[Arm, Unit]]) -> Kept | None:
         if Estimate.of_share(float(before.mean()), len(before)).low > 1 / len(bench.origin.classes):
             return Kept("output layer", before, _each(bench, models, before, right))
     others = order[len(order) // 2 :]
-    learned = _features(bench, bench.backbone.module, _pictures(bench, bench.origin, others))
+    learned = _features(bench, bench.backbone.module, _inputs(bench, bench.origin, others))
     probe = probes.logistic(learned, bench.origin.targets[others], classes=len(bench.origin.classes))
 
     def scored(network: nn.Module) -> NDArray[np.bool_]:
-        return probes.log_probabilities(probe, _features(bench, network, pictures)).argmax(axis=1) == truth
+        return probes.log_probabilities(probe, _features(bench, network, given)).argmax(axis=1) == truth
 
     before = scored(bench.backbone.module)
     return Kept("probe", before, _each(bench, models, before, scored))
@@ -166,7 +168,7 @@ def _outputs(bench: Bench) -> int | None:
     """How many classes the network's own output layer tells apart; None where it has none that learned."""
     if not answers(bench.backbone, bench.anatomy):
         return None
-    some = _pictures(bench, bench.examples, bench.split.folds[0].train[:2])
+    some = _inputs(bench, bench.examples, bench.split.folds[0].train[:2])
     with _there(bench, bench.backbone.module):
         logits = _logits(bench, bench.backbone.module, some[0])
     return None if logits is None else logits.shape[1]
@@ -180,18 +182,22 @@ def answers(backbone: Backbone, anatomy: Anatomy) -> bool:
     return bool(own) and backbone.weights != "none" and not set(own) & set(backbone.unloaded)
 
 
-def _pictures(bench: Bench, examples: Examples, rows: NDArray[np.int64]) -> list[torch.Tensor]:
-    how = bench.backbone.preprocessing
-    assert how is not None, "pictures come with preprocessing"
+def _inputs(bench: Bench, examples: Examples, rows: NDArray[np.int64]) -> list[Given]:
+    """The arguments of the forward, batch by batch, on the CPU."""
+    theirs = bench.intake if examples is bench.examples else intake(bench.backbone, examples)
     parts = np.array_split(rows, -(-len(rows) // BATCH))
-    return [torch.from_numpy(batches.decode(examples, part, how, workers=bench.settings.threads)) for part in parts]
+    return [theirs.ready(theirs.raw(part), torch.device("cpu")) for part in parts]
 
 
-def _answers(bench: Bench, network: nn.Module, pictures: Sequence[torch.Tensor]) -> NDArray[np.int64] | None:
-    """The class that the network's own output layer names first, picture by picture."""
+def _there_too(given: Given, where: torch.device) -> Given:
+    return {name: tensor.to(where) for name, tensor in given.items()}
+
+
+def _answers(bench: Bench, network: nn.Module, given: Sequence[Given]) -> NDArray[np.int64] | None:
+    """The class that the network's own output layer names first, example by example."""
     found = list[NDArray[np.int64]]()
     with _there(bench, network):
-        for part in pictures:
+        for part in given:
             logits = _logits(bench, network, part)
             if logits is None:
                 return None
@@ -199,20 +205,21 @@ def _answers(bench: Bench, network: nn.Module, pictures: Sequence[torch.Tensor])
     return np.concatenate(found)
 
 
-def _logits(bench: Bench, network: nn.Module, pictures: torch.Tensor) -> torch.Tensor | None:
+def _logits(bench: Bench, network: nn.Module, given: Given) -> torch.Tensor | None:
     """What the output layer says (n, classes); None where it says nothing of the kind."""
     with torch.inference_mode():
-        results = results_of(network(**{bench.anatomy.data: pictures.to(bench.device.device)}))
+        results = results_of(network(**_there_too(given, bench.device.device)))
     logits = results.get("logits", next(iter(results.values()), None))
     return None if logits is None or logits.ndim != 2 or logits.shape[1] < 2 else logits
 
 
-def _features(bench: Bench, network: nn.Module, pictures: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+def _features(bench: Bench, network: nn.Module, given: Sequence[Given]) -> NDArray[np.float32]:
     """Pooled features behind the last layer."""
     depth, halves = len(bench.anatomy.layers), Halves(network, bench.anatomy)
     with _there(bench, network) as where, torch.inference_mode():
-        crossing = (halves.prefix({bench.anatomy.data: part.to(where)}, depth) for part in pictures)
-        return torch.cat([pool(bench.anatomy, depth, found) for found in crossing]).cpu().numpy()
+        there = (_there_too(part, where) for part in given)
+        rows = [pool(bench.anatomy, depth, halves.prefix(part, depth), part) for part in there]
+        return torch.cat(rows).cpu().numpy()
 
 
 @contextmanager

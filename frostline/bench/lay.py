@@ -22,16 +22,18 @@ from frostline.bench.bench import Bench, Source
 from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
+from frostline.data import intake as intakes
+from frostline.data.intake import kind_of, longest
 from frostline.data.near import MOST, near_duplicates
 from frostline.data.profile import duplicates, participation_ratio, profile, with_features
 from frostline.data.read import existing, read
 from frostline.data.split import split
-from frostline.errors import BackboneError, DataError
+from frostline.errors import BackboneError, DataError, OptionError
 from frostline.search import own
 from frostline.search.scores import Metric
 from frostline.settings import Settings, is_own
 from frostline.training.device import accelerator, arranged, precisions
-from frostline.values import Backbone, Calibration, Event, Examples, Layer, Profile, Show, Split, silent
+from frostline.values import Backbone, Calibration, Event, Examples, Kind, Layer, Profile, Show, Split, silent
 
 T = TypeVar("T")
 Demands = Callable[[Sequence[Layer]], Mapping[int, float]]
@@ -68,12 +70,14 @@ def lay(
     for place in (settings.data if source.data is None else None, settings.shifted, settings.source):
         if place is not None:
             existing(place)
-    backbone, anatomy = _timed(seconds, "load", lambda: _loaded(settings, source, show))
+    backbone = _timed(seconds, "load", lambda: backbone_of(settings, source))
     examples, origin, metric = _timed(
         seconds,
         "read",
-        lambda: _data(settings, source, show) if beside is None else (beside.examples, beside.origin, beside.metric),
+        lambda: _data(settings, source, kind_of(backbone), show) if beside is None else _shared(beside, backbone),
     )
+    settings = _sized(settings, backbone, examples)
+    backbone, anatomy = _timed(seconds, "cut", lambda: _dissected(settings, source, backbone, show))
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
     network = Network(backbone, anatomy, examples, device, settings, trained, known)
@@ -98,7 +102,8 @@ def lay(
     else:
         described, parted = _described(beside.profile, examples, pooled), beside.split
     return Bench(
-        folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, store, pooled,
+        folder, settings, examples, origin, metric, described, parted, network.backbone, anatomy, network.intake,
+        store, pooled,
         filled.pooled, filled.whole, varied, network.views, network.places, measured, choice.forecast, network.device,
         workers, seconds, tag=tag, rivals={} if beside is None else beside.rivals,
     )  # fmt: skip
@@ -119,7 +124,7 @@ def _parted(
     near = near_duplicates(last, ours.targets)
     if len(ours) > MOST:
         text = (
-            f"Pictures that are nearly the same are not looked for among more than {MOST:,}; where there are some, "
+            f"Examples that are nearly the same are not looked for among more than {MOST:,}; where there are some, "
             "name a column of groups (--group)"
         )
         show(Event("split", text=text))
@@ -178,10 +183,11 @@ def _fastest(measured: Calibration, workers: int) -> str:
     return f"Measured on this machine ({measured.device}): {best}"
 
 
-def _read(settings: Settings, source: Source, show: Show) -> Examples:
+def _read(settings: Settings, source: Source, kind: Kind, show: Show) -> Examples:
     given = settings.data if source.data is None else source.data
     examples = read(
         given,
+        kind,
         data_format=settings.data_format,
         label=settings.label,
         path=settings.path,
@@ -195,23 +201,23 @@ def _read(settings: Settings, source: Source, show: Show) -> Examples:
         show(Event("read", text=f"Warning: {warning}"))
     if examples.skipped:
         first = "; ".join(f"{name}: {reason}" for name, reason in examples.skipped[:3])
-        show(Event("read", text=f"Skipped {len(examples.skipped)} files that cannot be read ({first})"))
+        show(Event("read", text=f"Skipped {len(examples.skipped)} {kind} that cannot be read ({first})"))
     return examples
 
 
-def _data(settings: Settings, source: Source, show: Show) -> tuple[Examples, Examples | None, Metric]:
+def _data(settings: Settings, source: Source, kind: Kind, show: Show) -> tuple[Examples, Examples | None, Metric]:
     """The examples, some of the source's where they were given, and the metric."""
-    examples = _read(settings, source, show)
+    examples = _read(settings, source, kind, show)
     return (
         examples,
-        None if settings.source is None else _origin(settings, show),
+        None if settings.source is None else _origin(settings, kind, show),
         own.metric_of(settings.metric, examples),
     )
 
 
-def _origin(settings: Settings, show: Show) -> Examples:
+def _origin(settings: Settings, kind: Kind, show: Show) -> Examples:
     """Some of what the backbone was trained on: as many as say what there is to say. Raises DataError for too few."""
-    found = read(settings.source, progress=lambda done, all: show(Event("source", done, all)))
+    found = read(settings.source, kind, progress=lambda done, all: show(Event("source", done, all)))
     if len(found) < LEAST_SOURCE:
         raise DataError(
             f"{settings.source} holds {len(found)} examples of the source; at least {LEAST_SOURCE} are needed to say "
@@ -229,6 +235,8 @@ def backbone_of(settings: Settings, source: Source) -> Backbone:
         settings.backbone if source.module is None else source.module,
         weights=settings.weights,
         image_size=settings.image_size,
+        max_length=settings.max_length,
+        seconds=settings.seconds,
         mean=settings.mean,
         std=settings.std,
         interpolation=settings.interpolation,
@@ -239,15 +247,29 @@ def backbone_of(settings: Settings, source: Source) -> Backbone:
             f"every parameter of {backbone.name!r} is frozen (requires_grad is False), and what a user froze is never "
             "thawed, so nothing could learn; call requires_grad_() on the network, or on the parts that may learn"
         )
-    if backbone.preprocessing is None:
-        raise BackboneError(
-            f"{backbone.name!r} does not say how pictures are to be prepared; give --image-size, --mean and --std"
-        )
+    intakes.refuse_unprepared(backbone)
     return backbone
 
 
-def _loaded(settings: Settings, source: Source, show: Show) -> tuple[Backbone, Anatomy]:
-    backbone = backbone_of(settings, source)
+def _shared(beside: Bench, backbone: Backbone) -> tuple[Examples, Examples | None, Metric]:
+    """The data of a bench, for a rival of its backbone. Raises OptionError where this reads something else."""
+    if kind_of(backbone) != beside.examples.kind:
+        raise OptionError(
+            f"{backbone.name!r} reads {kind_of(backbone)}, and {beside.backbone.name!r} {beside.examples.kind}; "
+            "backbones that race read the same"
+        )
+    return beside.examples, beside.origin, beside.metric
+
+
+def _sized(settings: Settings, backbone: Backbone, examples: Examples) -> Settings:
+    """The settings with the size of inputs that the data decides, where neither user nor backbone does."""
+    found = longest(backbone, examples) if settings.seconds is None else None
+    return settings if found is None else replace(settings, seconds=found)
+
+
+def _dissected(settings: Settings, source: Source, backbone: Backbone, show: Show) -> tuple[Backbone, Anatomy]:
+    if settings.seconds is not None:
+        backbone = backbone_of(settings, source)
     anatomy = dissect(backbone)
     cuts = sum(layer.cut for layer in anatomy.layers)
     show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
-from frostline.data import batches
+from frostline.data.intake import Intake, inputs_of, intake
 from frostline.evidence import cost
 from frostline.training.device import arranged
 from frostline.training.graphs import recorded
@@ -44,23 +44,31 @@ class Trial:
 
     backbone: Backbone
     anatomy: Anatomy
-    pictures: Tensor
+    inputs: Mapping[str, Tensor]
 
     @property
     def where(self) -> torch.device:
         """The device."""
-        return self.pictures.device
+        return self.inputs[self.anatomy.data].device
+
+    @property
+    def count(self) -> int:
+        """Examples of the batch."""
+        return len(self.inputs[self.anatomy.data])
 
 
 def trial(backbone: Backbone, anatomy: Anatomy, examples: Examples, where: torch.device, batch: int) -> Trial:
     """The first examples, as many as a batch has, over and over where there are fewer."""
-    how = backbone.preprocessing
-    assert how is not None, "pictures come with preprocessing"
-    return Trial(backbone, anatomy, torch.from_numpy(batches.decode(examples, _rows(examples, batch), how)).to(where))
+    found = intake(backbone, examples)
+    return Trial(backbone, anatomy, inputs_of(found, _rows(found, len(examples), batch), where))
 
 
-def _rows(examples: Examples, batch: int) -> NDArray[np.int64]:
-    return np.resize(np.arange(len(examples)), batch)
+def _rows(found: Intake, examples: int, batch: int) -> NDArray[np.int64]:
+    """Where they differ in length, those of about the mean length: what a batch takes on average is then measured."""
+    rows = np.arange(examples)
+    if found.sizes is not None:
+        rows = np.argsort(np.abs(found.sizes - found.sizes.mean()), kind="stable")
+    return np.resize(rows, batch)
 
 
 def measure(
@@ -75,13 +83,13 @@ def measure(
 
     `precisions` and `shares` are those to choose from, the plainest first. Leaves torch at the threads of the way.
     """
-    anatomy, where, how, batch = trial.anatomy, trial.where, trial.backbone.preprocessing, len(trial.pictures)
-    assert how is not None, "pictures come with preprocessing"
-    rows = _rows(examples, batch)
+    anatomy, where, batch = trial.anatomy, trial.where, trial.count
     threads = max(threads for threads, _ in shares)
+    opening = intake(trial.backbone, examples, workers=threads)
+    rows = _rows(opening, len(examples), batch)
     way = fastest(trial, precisions=precisions, shares=shares)
     torch.set_num_threads(way.threads)
-    halves, inputs = _halves(trial, way), {anatomy.data: trial.pictures}
+    halves, inputs = _halves(trial, way), trial.inputs
 
     def forward_to(depth: int) -> Call:
         def run() -> None:
@@ -91,7 +99,7 @@ def measure(
         return _waiting(run, where)  # the pass that fills the store is not recorded either
 
     def decode() -> None:
-        batches.decode(examples, rows, how, workers=threads)
+        inputs_of(opening, rows, torch.device("cpu"))
 
     def hand(sample: NDArray[np.uint8]) -> None:
         torch.from_numpy(sample).to(where)  # ends when the last byte is there
@@ -210,7 +218,8 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
     inputs that have none, such as words, are taken to cost what learning does.
     """
     with _cast(trial, way):
-        frontier = halves.prefix({trial.anatomy.data: trial.pictures}, depth)
+        frontier = halves.prefix(trial.inputs, depth)
+    beside = {name: trial.inputs[name] for name in trial.anatomy.beside(depth)}
     carried = not learns and any(tensor.is_floating_point() for tensor in frontier)
     wanted = [] if carried else _above(halves, depth)
     frontier = tuple(tensor.detach().requires_grad_(carried and tensor.is_floating_point()) for tensor in frontier)
@@ -221,7 +230,7 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
         for parameter in wanted:
             parameter.requires_grad_(True)
         with _cast(trial, way):
-            found = halves.suffix(frontier, depth, until=len(halves.anatomy.layers))
+            found = halves.suffix(frontier, depth, inputs=beside or None, until=len(halves.anatomy.layers))
         torch.stack([tensor.float().square().mean() for tensor in found]).sum().backward()
         for tensor in (*wanted, *frontier):
             tensor.grad = None

@@ -21,18 +21,17 @@ from frostline.backbones.pooling import pool
 from frostline.bench.recipe import recipe
 from frostline.data import batches
 from frostline.data.ahead import ahead
-from frostline.data.found import marked
-from frostline.data.pictures import Augment
+from frostline.data.intake import Intake, Raw, Varied, inputs_of, intake
 from frostline.errors import RunFailed
 from frostline.plan import legal_depths
 from frostline.search.schedule import short_epochs
 from frostline.settings import Settings
 from frostline.training.device import Device, out_of_memory, total_bytes
-from frostline.values import Backbone, Examples, Preprocessing, Recipe
+from frostline.values import Augment, Backbone, Examples, Recipe
 
-CHUNK, CHUNKS = 32, 256  # pictures of one forward pass: on a CPU, and at most on a GPU
+CHUNK, CHUNKS = 32, 256  # examples of one forward pass: on a CPU, and at most on a GPU
 PASSING = 0.05  # of a GPU's memory that what crosses all cuts of them may take
-VIEWS = 4  # of each picture, where pictures vary
+VIEWS = 4  # of each example, where examples vary
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,18 @@ class Network:
     demands: Mapping[int, float] | None = None  # epochs by freeze depth of what will be trained; None: a search's arms
 
     @cached_property
+    def intake(self) -> Intake:
+        """What the network reads of the examples."""
+        return intake(self.backbone, self.examples, workers=self.settings.threads)
+
+    @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The examples in the order in which they are stored: what nobody learns from last, shifted ones behind."""
-        return np.argsort(self._apart, kind="stable")
+        """The examples in the order in which they are stored: what nobody learns from last, shifted ones behind.
+
+        Among those that may be learned from the short ones come first: what passes together is nearly of one length.
+        """
+        sizes = self.intake.sizes
+        return np.lexsort((np.zeros(len(self._apart)) if sizes is None else sizes, self._apart))
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
@@ -69,9 +77,9 @@ class Network:
 
     @cached_property
     def ids(self) -> list[str]:
-        """What each picture holds, as digests, in the order in which they are stored."""
-        marks = marked(self.examples.inputs)
-        return [marks[row].hex() for row in self.order]
+        """What each example holds, as digests, in the order in which they are stored."""
+        marks = self.intake.ids()
+        return [marks[row] for row in self.order]
 
     @cached_property
     def _apart(self) -> NDArray[np.int64]:
@@ -96,21 +104,33 @@ class Network:
 
     @property
     def augment(self) -> Augment:
-        """How pictures vary in training."""
+        """How examples vary in training."""
         return self.settings.augment or "none"
 
     @property
     def views(self) -> int:
-        """Of each picture, that short trainings learn from, one an epoch; the first is the picture as it is."""
+        """Of each example, that short trainings learn from, one an epoch; the first is the example as it is."""
         return 1 if self.augment == "none" else min(self.settings.views or VIEWS, short_epochs(self.recipe.epochs))
 
     @cached_property
     def chunk(self) -> int:
-        """Pictures of one forward pass; as many at every run on one device: a fill that goes on does it alike."""
-        weight, chunk = sum(layer.bytes for layer in self.anatomy.layers), CHUNK
+        """Examples of one forward pass; as many at every run on one device: a fill that goes on does it alike."""
+        weight, chunk = self.scale * sum(layer.bytes for layer in self.anatomy.layers), CHUNK
         while 2 * chunk <= CHUNKS and 2 * chunk * weight <= PASSING * total_bytes(self.device.device):
             chunk *= 2
         return chunk
+
+    @cached_property
+    def length(self) -> float:
+        """Positions of an average example; 1 where all are alike."""
+        sizes = self.intake.sizes
+        return 1.0 if sizes is None else float(sizes.mean())
+
+    @cached_property
+    def scale(self) -> float:
+        """How many times as long as the backbone's own example an average one of these is."""
+        alike = self.intake.sizes is None
+        return 1.0 if alike else self.length / self.anatomy.example[self.anatomy.data].shape[1]
 
     @property
     def mixed(self) -> bool:
@@ -164,28 +184,65 @@ def _filled(
 ) -> Filled:
     anatomy, depths = network.anatomy, sorted({*pooled, *whole})
 
-    def tap(batch: NDArray[np.uint8]) -> Mapping[int, tuple[torch.Tensor, ...]]:
-        assert network.backbone.preprocessing is not None, "`_loaded` refuses a backbone without preprocessing"
-        inputs = {anatomy.data: as_read(batch, network.backbone.preprocessing, network.device.device)}
+    def tap(batch: Raw) -> Mapping[int, tuple[torch.Tensor, ...]]:
+        inputs = network.intake.ready(batch, network.device.device)
         with network.device.autocast():  # as the prefix would run live
-            return Halves(network.backbone.module, anatomy).taps(inputs, depths)
+            found = Halves(network.backbone.module, anatomy).taps(inputs, depths)
+        # beside what crosses go the inputs that are read again, behind it: pooling may need them, too
+        return {
+            depth: (*frontier[: anatomy.crossing(depth)], *(inputs[name] for name in anatomy.beside(depth)))
+            for depth, frontier in found.items()
+        }
 
     rows = network.learnable if view else len(network.examples)
     wanted = Wanted(
         addresses(network, depths, view=view), rows, pooled, whole,
         batch=network.chunk, dtype=None if network.mixed else dtype, learnable=network.learnable,
+        sizes=sizes_of(network, network.order[:rows]), ragged={depth: ragged(network, depth) for depth in whole},
+        kept={depth: kept_tensors(network, depth) for depth in whole},
     )  # fmt: skip
     with passed_through(network) as module:
-        tapped = Tapped(tap, lambda depth, frontier: pool(anatomy, depth, frontier), module)
+        tapped = Tapped(tap, lambda depth, cargo: pool(anatomy, depth, *anatomy.parted(depth, cargo)), module)
         rows = network.order[:rows]
-        return fill(tapped, lambda start: _pictures(network, rows[start:], view), store, wanted, progress=progress)
+        return fill(tapped, lambda start: _inputs(network, rows[start:], view), store, wanted, progress=progress)
+
+
+def sizes_of(network: Network, rows: NDArray[np.int64]) -> tuple[int, ...] | None:
+    """Positions of each of these examples; None where all are alike."""
+    sizes = network.intake.sizes
+    return None if sizes is None else tuple(sizes[rows].tolist())
+
+
+def ragged(network: Network, depth: int) -> tuple[bool, ...]:
+    """Which tensors of what is stored at a depth are as long as their example."""
+    if network.intake.sizes is None:
+        return ()
+    return (*network.anatomy.port(depth).ragged, *(True for _ in kept_beside(network.intake, network.anatomy, depth)))
+
+
+def kept_tensors(network: Network, depth: int) -> int:
+    """How many tensors are stored at a depth."""
+    return network.anatomy.crossing(depth) + len(kept_beside(network.intake, network.anatomy, depth))
+
+
+def kept_beside(found: Intake, anatomy: Anatomy, depth: int) -> tuple[str, ...]:
+    """The raw inputs that are stored with what crosses a cut: none where they lie in memory anyway."""
+    return () if found.at_hand else anatomy.beside(depth)
 
 
 def crossing(network: Network, depths: Sequence[int]) -> Mapping[int, tuple[torch.Tensor, ...]]:
-    """What crosses these cuts of one picture, computed as a pass computes it."""
+    """What is stored at these cuts of one example, computed as a pass computes it."""
+    anatomy = network.anatomy
     with passed_through(network) as module, torch.no_grad(), network.device.autocast():
-        inputs = {network.anatomy.data: torch.from_numpy(some_pictures(network, 1)).to(network.device.device)}
-        return Halves(module, network.anatomy).taps(inputs, depths) if depths else {}
+        inputs = inputs_of(network.intake, some(network, 1), network.device.device)
+        taps = Halves(module, anatomy).taps(inputs, depths) if depths else {}
+        return {
+            depth: (
+                *frontier[: anatomy.crossing(depth)],
+                *(inputs[name] for name in kept_beside(network.intake, anatomy, depth)),
+            )
+            for depth, frontier in taps.items()
+        }
 
 
 def kind(tensor: torch.Tensor) -> str:
@@ -202,60 +259,32 @@ def passed_through(network: Network) -> Generator[nn.Module]:
         if not out_of_memory(error):
             raise
         raise RunFailed(
-            f"memory ran out while {network.chunk} pictures of {network.backbone.preprocessing} passed through the "
-            "network; give a smaller --image-size or a smaller backbone"
+            f"memory ran out while {network.chunk} examples of {network.backbone.preprocessing} passed through the "
+            f"network; give a smaller {network.intake.remedy} or a smaller backbone"
         ) from error
     finally:
         network.backbone.module.cpu()
 
 
-def some_pictures(network: Network, count: int) -> NDArray[np.float32]:
-    """Pictures as the network reads them, taken evenly from those that may be learned: folders come class by class."""
-    how = network.backbone.preprocessing
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    places = np.unique(np.linspace(0, network.learnable - 1, count).astype(np.int64))
-    return batches.decode(network.examples, network.order[places], how, workers=network.settings.threads)
+def some(network: Network, count: int) -> NDArray[np.int64]:
+    """Rows taken evenly from those that may be learned: folders come class by class."""
+    return network.order[np.unique(np.linspace(0, network.learnable - 1, count).astype(np.int64))]
 
 
-def as_read(frames: NDArray[np.uint8], how: Preprocessing, where: torch.device) -> torch.Tensor:
-    """Pictures as the network reads them, normalised on the device: the very numbers of `pictures.normalised`."""
-    values = torch.from_numpy(frames).to(where).float()
-    # a divisor on the device: by a number of the host, a GPU multiplies with its rounded reciprocal
-    scale, mean, std = (torch.tensor(v, device=where).reshape(-1, 1, 1) for v in ([how.scale], how.mean, how.std))
-    return values.div_(scale).sub_(mean).div_(std)
-
-
-def _pictures(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[NDArray[np.uint8]]:
-    how, given = network.backbone.preprocessing, network.settings
-    kind: Augment = network.augment if view else "none"
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    found = (
-        batches.frames(network.examples, part, how, augment=kind, seed=given.seed, epoch=view, workers=given.threads)
-        for part in batches.batches(rows, network.chunk)
-    )
-    # on a CPU the network has the very cores that decode: a pass of a small network took 1.27 times as long
+def _inputs(network: Network, rows: NDArray[np.int64], view: int) -> Iterator[Raw]:
+    varied = Varied(network.augment, network.settings.seed, view) if view else None
+    found = (network.intake.raw(part, varied) for part in batches.batches(rows, network.chunk))
+    # on a CPU the network has the very cores that open them: a pass of a small network took 1.27 times as long
     return found if network.device.device.type == "cpu" else ahead(found)
 
 
 def addresses(network: Network, depths: Sequence[int], *, view: int = 0) -> Mapping[int, str]:
-    """What the activations of each depth are computed from: weights below it, preprocessing, a view of the pictures."""
+    """What the activations of each depth are computed from: weights below it, preprocessing, a view of the examples."""
     backbone = network.backbone
-    ids, shape, found = network.ids, input_shape(backbone), dict[int, str]()
+    ids, shape, found = network.ids, network.intake.shape, dict[int, str]()
     kind = str(network.device.mixed_precision)
     varied = f"{network.augment} {network.settings.seed} {view}" if view else ""
     for depth in depths:
         weights = f"{backbone.name} {depth} {network.below(depth)}"
         found[depth] = address(weights, ids, preprocessing=backbone.preprocessing, size=shape, dtype=kind, view=varied)
     return found
-
-
-def input_bytes(network: Network) -> int:
-    """Of one preprocessed picture in the store."""
-    return 4 * int(np.prod(input_shape(network.backbone)))
-
-
-def input_shape(backbone: Backbone) -> tuple[int, ...]:
-    """Channels, height, width of one preprocessed picture."""
-    how = backbone.preprocessing
-    assert how is not None, "`_loaded` refuses a backbone without preprocessing"
-    return (len(how.mean), *how.size)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from frostline.activations.chunks import write_whole
 from frostline.errors import StoreError
-from frostline.values import Calibration, Layer, Precision, Preprocessing
+from frostline.values import Calibration, Layer, Precision, Prepared
 
 FORMAT = "frostline.calibration/3"  # part of every mark: what is measured otherwise is not taken for it
 
@@ -30,7 +30,7 @@ def mark(
     where: torch.device,
     folder: Path | None,
     *,
-    preprocessing: Preprocessing | None,
+    preprocessing: Prepared | None,
     data: Sequence[str],
     batch: int,
     precisions: Sequence[Precision],

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
-from frostline.bench.passing import CHUNK, Network, passed_through, some_pictures
+from frostline.bench.passing import CHUNK, Network, passed_through, some
+from frostline.data.intake import inputs_of
 from frostline.plan import legal_depths
 
 TOLERANCE = 0.01  # of the length of an example's feature vector behind the last cut
-HEADROOM = 8  # times as large as all that was looked at, an activation of another picture still fits
+HEADROOM = 8  # times as large as all that was looked at, an activation of another example still fits
 
 
 def change(network: Network, depths: Sequence[int], dtype: str) -> float:
@@ -27,16 +28,20 @@ def change(network: Network, depths: Sequence[int], dtype: str) -> float:
     where, anatomy, kind = network.device.device, network.anatomy, getattr(torch, dtype)
     with passed_through(network) as module, torch.no_grad():
         halves, last = Halves(module, anatomy), max(legal_depths(anatomy.layers))
-        inputs = {anatomy.data: torch.from_numpy(some_pictures(network, CHUNK)).to(where)}
+        inputs = inputs_of(network.intake, some(network, CHUNK), where)
         crossing = halves.taps(inputs, sorted({*depths, last}))
-        exact = pool(anatomy, last, crossing[last])
+        exact = pool(anatomy, last, crossing[last], inputs)
         moved = 0.0
+
+        def beside(depth: int) -> dict[str, Tensor]:
+            return {name: inputs[name] for name in anatomy.beside(depth)}
+
         for depth in depths:
             if not all(_fits(tensor, kind) for tensor in crossing[depth]):
                 return math.inf
             rounded = tuple(_rounded(tensor, kind) for tensor in crossing[depth])
-            frontier = rounded if depth == last else halves.suffix(rounded, depth, until=last)
-            moved = max(moved, _distance(pool(anatomy, last, frontier), exact))
+            frontier = rounded if depth == last else halves.suffix(rounded, depth, inputs=beside(depth), until=last)
+            moved = max(moved, _distance(pool(anatomy, last, frontier, inputs), exact))
     return moved
 
 

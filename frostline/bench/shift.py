@@ -33,7 +33,7 @@ class _Moments:
 
 
 def shifts(
-    module: nn.Module, anatomy: Anatomy, pictures: Iterable[Tensor], depths: Sequence[int]
+    module: nn.Module, anatomy: Anatomy, inputs: Iterable[Mapping[str, Tensor]], depths: Sequence[int]
 ) -> Mapping[int, float]:
     """For each depth the mean shift, in nats a channel, of the batch norms between it and the depth before.
 
@@ -48,8 +48,8 @@ def shifts(
         for name, norm in norms.items():
             stack.callback(norm.register_forward_pre_hook(_noting(seen[name])).remove)
         halves = Halves(module, anatomy)
-        for batch in pictures:
-            halves.prefix({anatomy.data: batch}, len(anatomy.layers))
+        for batch in inputs:
+            halves.prefix(batch, len(anatomy.layers))
     moved = {name: _shift(norm, seen[name]) for name, norm in norms.items() if seen[name].count}
     found, below = dict[int, float](), 0
     for depth in sorted(depths):

@@ -49,9 +49,10 @@ def _calls(trial: Trial, backbone: Backbone, way: Way, device: Device, depth: in
     anatomy, last = trial.anatomy, len(trial.anatomy.layers)
     halves = Halves(backbone.module.to(trial.where), anatomy)
     with torch.no_grad(), device.autocast():
-        crossing = halves.taps({anatomy.data: trial.pictures}, (depth, last))
-        features = pool(anatomy, last, crossing[last]).shape[1]
-    targets = torch.arange(len(trial.pictures), device=trial.where) % 2
+        crossing = halves.taps(trial.inputs, (depth, last))
+        features = pool(anatomy, last, crossing[last], trial.inputs).shape[1]
+        cargo = (*crossing[depth][: anatomy.crossing(depth)], *(trial.inputs[name] for name in anatomy.beside(depth)))
+    targets = torch.arange(trial.count, device=trial.where) % 2
 
     with ExitStack() as stack:
 
@@ -71,7 +72,7 @@ def _calls(trial: Trial, backbone: Backbone, way: Way, device: Device, depth: in
 
         def taken(several: Sequence[Steps]) -> Call:
             def run() -> None:
-                told = [steps.take(crossing[depth], targets) for steps in several for _ in range(STEPS)]
+                told = [steps.take(cargo, targets) for steps in several for _ in range(STEPS)]
                 torch.stack([loss for each in told for loss, _ in each.values()]).tolist()  # a GPU is done then
 
             return run

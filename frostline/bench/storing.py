@@ -11,7 +11,7 @@ from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled
 from frostline.activations.store import Key, Store, Stored, Tier
-from frostline.bench.passing import Network, addresses, crossing, input_bytes, kind, once_through, viewed
+from frostline.bench.passing import Network, addresses, crossing, kind, once_through, ragged, sizes_of, viewed
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
 from frostline.search.arms import exact, propose
@@ -96,7 +96,7 @@ def _formatted(network: Network, calibration: Calibration, room: Room, show: Sho
 def _moved(name: str, by: float) -> str:
     if math.isinf(by):
         return f"an activation comes near to the largest number of {name}"
-    return f"they move the features behind the last cut by {by:.2%} at most on the pictures looked at"
+    return f"they move the features behind the last cut by {by:.2%} at most on the examples looked at"
 
 
 def refuse_rounding(settings: Settings, device: Device) -> None:
@@ -114,7 +114,7 @@ def _planned(network: Network, calibration: Calibration, room: Room, *, share: f
     Each takes `share` of its bytes in float32. What an interrupted run stored already is planned anew and found there:
     it takes no room from itself.
     """
-    layers = [replace(layer, bytes=round(share * layer.bytes)) for layer in network.anatomy.layers]
+    layers = [replace(layer, bytes=round(share * network.scale * layer.bytes)) for layer in network.anatomy.layers]
     return afford(
         layers, calibration, _demands(network), room,
         examples=network.learnable, views=network.views, trained=network.trained,
@@ -130,7 +130,7 @@ def _demands(network: Network) -> Mapping[int, float]:
     all_known = network.settings.strategies == "known"
     arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
     trained = [arm for arm in arms if not exact(arm)]
-    still = network.settings.augment in (None, "none")  # varied pictures are read, not stored
+    still = network.settings.augment in (None, "none")  # varied examples are read, not stored
     ends = len(comparison(network.settings.effort, base.epochs).rungs[-1].pairs)
     later = still * ends if all_known else (4 * 2 / 3 + still * 2 * 2) / len(trained)
     share = base.epochs * (4 / 6 + later)
@@ -148,7 +148,9 @@ def unseen(layers: Sequence[Layer]) -> Evidence:
 
 def _whole(network: Network, forecast: Forecast, room: Room) -> Mapping[int, Tier]:
     whole: dict[int, Tier] = dict(forecast.stored)
-    size = network.views * network.learnable * input_bytes(network)
+    if network.intake.at_hand:
+        return whole
+    size = network.views * network.learnable * network.intake.bytes
     tier: Tier = "memory" if size + forecast.bytes["memory"] <= room.memory else "disk"
     fits = size + forecast.bytes[tier] <= {"memory": room.memory, "disk": room.disk}[tier]
     read = min(_demands(network), default=len(network.anatomy.layers)) < min(whole, default=len(network.anatomy.layers))
@@ -193,15 +195,19 @@ def _cleared(network: Network, store: Store, choice: Choice) -> None:
 
 
 def _imagined(network: Network, choice: Choice, view: int = 0) -> Mapping[int, Stored]:
-    """Handles to sets that are not there, as large as they would be: what crosses each cut is seen on one picture."""
+    """Handles to sets that are not there, as large as they would be: what crosses each cut is seen on one example."""
     named, rows = addresses(network, sorted(choice.whole), view=view), network.learnable
     found = dict[int, Stored]()
     for depth, frontier in crossing(network, sorted(choice.whole)).items():
         rounded = choice.dtype if depth and not network.mixed else None
+        long = ragged(network, depth) or (False,) * len(frontier)
         fields = tuple(
-            Field(tuple(tensor.shape[1:]), rounded if rounded and tensor.is_floating_point() else kind(tensor))
-            for tensor in frontier
+            Field(
+                tuple(tensor.shape[1 + one :]), rounded if rounded and tensor.is_floating_point() else kind(tensor), one
+            )
+            for tensor, one in zip(frontier, long, strict=True)
         )
-        chunk = rows_per_chunk(fields, rows, network.chunk)
-        found[depth] = Stored(Key(named[depth], depth), fields, rows, chunk, choice.whole[depth])
+        sizes = sizes_of(network, network.order[:rows]) if any(long) else None
+        chunk = rows_per_chunk(fields, rows, network.chunk, length=network.length)
+        found[depth] = Stored(Key(named[depth], depth), fields, rows, chunk, choice.whole[depth], sizes)
     return found

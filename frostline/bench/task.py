@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.bench.bench import Bench
-from frostline.data import batches
-from frostline.data.pictures import normalised
+from frostline.data.intake import Varied
 from frostline.plan import with_epochs, with_rate
 from frostline.training.feed import Read
 from frostline.training.prepare import refuse_untrained
@@ -28,8 +27,8 @@ class Training:
     fold: int
     seed: int
     start: int  # depth at which stored activations are read
-    live: bool  # pictures are read and augmented anew each epoch instead
-    views: int  # of each picture, that epochs take in turn where it is not live
+    live: bool  # examples are read and varied anew each epoch instead
+    views: int  # of each example, that epochs take in turn where it is not live
 
 
 def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> Training:
@@ -42,7 +41,18 @@ def plan_training(bench: Bench, arm: Arm, unit: Unit, *, live: bool = False) -> 
     start = 0 if live else max(usable, default=0)
     views = 1 if live or plan.recipe.augment == "none" else bench.views
     seed = int(np.random.SeedSequence((bench.settings.seed, unit.seed)).generate_state(1)[0])
-    return Training(plan, fold.train, fold.validation, unit.fold, seed, start, live, views)
+    return Training(plan, fold.train, by_length(bench, fold.validation), unit.fold, seed, start, live, views)
+
+
+def by_length(bench: Bench, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows, short ones first where examples differ in length: batches of them are then filled up least."""
+    sizes = bench.intake.sizes
+    return rows if sizes is None else rows[np.argsort(sizes[rows], kind="stable")]
+
+
+def lengths(bench: Bench, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """How long each of these examples is; None where all are alike."""
+    return None if bench.intake.sizes is None else bench.intake.sizes[rows]
 
 
 def fold_of(bench: Bench, number: int) -> Fold:
@@ -52,31 +62,25 @@ def fold_of(bench: Bench, number: int) -> Fold:
 
 
 def reader(bench: Bench, training: Training) -> Read:
-    """What gives the loop its inputs: the store, or pictures that are read and augmented anew each epoch."""
+    """What gives the loop its inputs: the store, or examples that are read and varied anew each epoch."""
     if not training.live:
         return stored(bench, training, training.views)
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
-        how, kind = bench.backbone.preprocessing, training.plan.recipe.augment
-        assert how is not None, "pictures come with preprocessing"
-        drawn = batches.frames(
-            bench.examples, rows, how,
-            augment=kind, seed=training.seed, epoch=epoch, workers=bench.settings.threads,
-        )  # fmt: skip
-        return (normalised(drawn, how),)
+        return bench.read(rows, Varied(training.plan.recipe.augment, training.seed, epoch))
 
     return read
 
 
 def stored(bench: Bench, training: Training, views: int) -> Read:
-    """One fixed view after the other, epoch by epoch, from what is stored of it or from the pictures."""
+    """One fixed view after the other, epoch by epoch, from what is stored of it or from the examples."""
 
     def read(rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.generic], ...]:
-        number, how, given = epoch % views, bench.backbone.preprocessing, bench.settings
+        number = epoch % views
         if bench.stores(training.start, rows):
             return bench.stored(training.start, rows, view=number)
-        assert training.start == 0 and how is not None, "only pictures can be read anew"
-        kind = training.plan.recipe.augment
-        return (batches.view(bench.examples, rows, how, number, augment=kind, seed=given.seed, workers=given.threads),)
+        assert training.start == 0, "only raw inputs can be read anew"
+        varied = Varied(training.plan.recipe.augment, bench.settings.seed, number) if number else None
+        return bench.read(rows, varied)
 
     return read

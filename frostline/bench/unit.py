@@ -1,4 +1,4 @@
-"""One unit of the search: trained from the store or from pictures, and predicted."""
+"""One unit of the search: trained from the store or from raw inputs, and predicted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
 from frostline.bench.resident import given_up, resident
-from frostline.bench.task import Training, fold_of, plan_training, reader, stored
+from frostline.bench.task import Training, fold_of, lengths, plan_training, reader, stored
 from frostline.data import batches
+from frostline.data.intake import inputs_of
 from frostline.errors import FrozenMoved, RunFailed
 from frostline.evidence import probes
 from frostline.search.arms import exact
@@ -159,8 +160,8 @@ def _trained(bench: Bench, tasks: Sequence[Task], *, keep: bool) -> list[Outcome
                 continue
             if batch <= SMALLEST_BATCH:
                 raise RunFailed(
-                    f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} pictures; give a "
-                    "smaller --image-size, fewer --workers or a smaller backbone, and go on with --resume"
+                    f"memory ran out while {unit.arm!r} was trained, even in batches of {batch} examples; give a "
+                    f"smaller {bench.intake.remedy}, fewer --workers or a smaller backbone, and go on with --resume"
                 ) from error
             batch = max(SMALLEST_BATCH, batch // 2)
 
@@ -179,7 +180,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool, nea
     where, read, still = bench.device.device, reader(bench, training), stored(bench, training, 1)
     way, found = bench.calibration.way, list[Outcome]()
     held = None if training.live else bench.whole.get(training.start)
-    waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, decoding takes the cores it is for
+    waits = where.type != "cpu" if held is None else held.tier == "disk"  # on a CPU, opening takes the cores it is for
     there = _resident(bench, training) if near else None
 
     def placed(rows: NDArray[np.int64]) -> Held | None:
@@ -189,6 +190,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool, nea
         learn = feed(
             read, training.rows, targets[training.rows], batch,
             device=where, seed=training.seed, waits=waits, held=placed(training.rows),
+            sizes=lengths(bench, training.rows),
         )  # fmt: skip
         pairs = [(stack.enter_context(learner(bench, task)), task.plan) for _, task in tasks]
         for taught, plan in pairs:
@@ -253,21 +255,20 @@ def _epochs(
 
 
 def _elsewhere(bench: Bench, learner: Learner, start: int, batch: int) -> Table | None:
-    """What a learner that starts at a cut predicts of the shifted examples, from their pictures; None without any.
+    """What a learner that starts at a cut predicts of the shifted examples, from raw inputs; None without any.
 
     Nothing of them is stored: what is stored, and so what trainings cost, is as it would be without them.
     """
-    rows, how, where = bench.split.shifted, bench.backbone.preprocessing, bench.device.device
+    rows, where, anatomy = bench.split.shifted, bench.device.device, bench.anatomy
     if not len(rows):
         return None
-    assert how is not None, "pictures come with preprocessing"
-    source = Halves(bench.backbone.module.to(where), bench.anatomy)
+    source = Halves(bench.backbone.module.to(where), anatomy)
 
     def look(epoch: int) -> Iterator[Batch]:
         for part in batches.batches(rows, batch):
-            decoded = batches.decode(bench.examples, part, how, workers=bench.settings.threads)
-            inputs = torch.from_numpy(decoded).to(where)
-            found = source.prefix({bench.anatomy.data: inputs}, start) if start else (inputs,)
+            inputs = inputs_of(bench.intake, part, where)
+            crossing = source.prefix(inputs, start)[: anatomy.crossing(start)]
+            found = (*crossing, *(inputs[name] for name in anatomy.beside(start)))
             yield found, torch.from_numpy(bench.examples.targets[part])
 
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.data.pictures import Augment, augment, framed, normalised, open_picture
-from frostline.values import Examples, Preprocessing
+from frostline.data.pictures import augment, framed, normalised, open_picture
+from frostline.values import Augment, Examples, Preprocessing
 
 WORTH_A_THREAD = 1e-3  # seconds of a picture from which threads gain more than they wait for the interpreter
 
@@ -29,22 +30,6 @@ def decode(
     `workers` threads share the decoding where that is worth it. Raises DataError naming an unreadable file.
     """
     return normalised(frames(examples, rows, preprocessing, workers=workers), preprocessing)
-
-
-def view(
-    examples: Examples,
-    rows: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    number: int,
-    *,
-    augment: Augment,
-    seed: int,
-    workers: int = 0,
-) -> NDArray[np.float32]:
-    """One of several fixed variations of these pictures; number 0 is each picture as it is."""
-    kind: Augment = augment if number else "none"
-    made = frames(examples, rows, preprocessing, augment=kind, seed=seed, epoch=number, workers=workers)
-    return normalised(made, preprocessing)
 
 
 def frames(
@@ -78,4 +63,5 @@ def frames(
 
 
 def _varied(examples: Examples, row: int, kind: Augment, draw: tuple[int, int, int]) -> NDArray[np.uint8]:
-    return augment(open_picture(examples.inputs[row]), kind, np.random.default_rng(draw))
+    picture: Any = examples.inputs[row]
+    return augment(open_picture(picture), kind, np.random.default_rng(draw))

@@ -1,4 +1,4 @@
-"""Image folders: root/<class>/* and root/{train,val,test}/<class>/*."""
+"""Folders of classes: root/<class>/* and root/{train,val,test}/<class>/*."""
 
 from __future__ import annotations
 
@@ -7,60 +7,63 @@ from collections import Counter
 from pathlib import Path
 
 from frostline.data.found import PARTS, Found, listed, plain
+from frostline.data.kinds import KINDS, Traits
 from frostline.errors import DataError, LabelError
-from frostline.values import Part
+from frostline.values import Kind, Part
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "avif", "jp2", "tga"),
-    )
-)
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # what operating systems leave behind
 
 
-def read_folder(root: Path, *, least: int = 2) -> Found:
-    """The pictures below `root`, each labelled by its class folder; there are `least` of them.
+def read_folder(root: Path, kind: Kind = "pictures", *, least: int = 2) -> Found:
+    """The files of a kind below `root`, each labelled by its class folder; there are `least` of these.
 
     A class folder may be nested: what lies below it belongs to it. Hidden files and what operating systems leave
     behind are passed over; files of other types are named in a warning.
-    Raises DataError for a folder without pictures, LabelError for pictures without a class folder.
+    Raises DataError for a folder without any, LabelError for files without a class folder.
     """
-    parts = _parts(root)
+    parts, traits = _parts(root), KINDS[kind]
     rows: list[tuple[Part, str, Path]] = []
     warnings: list[str] = []
     others: Counter[str] = Counter()
     nested = 0
     for folder, part in parts:
         for entry in _folders(folder):
-            pictures, foreign = _pictures(entry)
+            files, foreign = _of_kind(entry, traits)
             others.update(foreign)
-            nested += sum(picture.parent != entry for picture in pictures)
-            rows.extend((part, plain(entry.name), picture) for picture in pictures)
-            if not pictures:
-                warnings.append(f"the folder {str(entry.relative_to(root))!r} holds no picture and is passed over")
-        loose = [file for file in _files(folder) if file.suffix.lower() in SUFFIXES]
+            nested += sum(file.parent != entry for file in files)
+            rows.extend((part, plain(entry.name), file) for file in files)
+            if not files:
+                warnings.append(f"the folder {str(entry.relative_to(root))!r} holds no {traits.one} and is passed over")
+        loose = [file for file in _files(folder) if file.suffix.lower() in traits.suffixes]
         if loose and rows:
-            warnings.append(f"{len(loose)} pictures in {folder.name!r} lie outside any class folder; passed over")
+            warnings.append(f"{len(loose)} {kind} in {folder.name!r} lie outside any class folder; passed over")
     if not rows:
-        raise _nothing(root, [folder for folder, _ in parts])
+        raise _nothing(root, [folder for folder, _ in parts], kind)
     if others:
-        kinds = ", ".join(f"{count} {kind or 'without suffix'}" for kind, count in sorted(others.items()))
-        warnings.append(f"files that are no pictures are passed over: {kinds}")
+        named = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(others.items()))
+        warnings.append(f"files that are no {kind} are passed over: {named}")
     if least > 1:
-        _two_classes(root, rows)
+        _two_classes(root, rows, kind)
     return Found(
         source=str(root),
-        ids=tuple(plain(picture.relative_to(root).as_posix()) for _, _, picture in rows),
-        inputs=tuple(picture for _, _, picture in rows),
+        ids=tuple(plain(file.relative_to(root).as_posix()) for _, _, file in rows),
+        inputs=tuple(_written(file) for _, _, file in rows) if kind == "texts" else tuple(file for _, _, file in rows),
         labels=tuple(label for _, label, _ in rows),
         parts=tuple(part for part, _, _ in rows),
         groups=None,
-        detected=_detected(rows, nested),
+        detected=_detected(rows, nested, kind),
         warnings=tuple(warnings) + _ignored(root, parts),
+        kind=kind,
     )
+
+
+def _written(file: Path) -> str:
+    """What a file of text says; nothing where it is no UTF-8, and then it is counted among the unreadable ones."""
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _parts(root: Path) -> list[tuple[Path, Part]]:
@@ -94,35 +97,37 @@ def _counts(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LITTER
 
 
-def _pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Every picture below the folder, and how many files of other types lie there."""
-    pictures: list[Path] = []
+def _of_kind(folder: Path, traits: Traits) -> tuple[list[Path], Counter[str]]:
+    """Every file of a kind below the folder, and how many files of other types lie there."""
+    found: list[Path] = []
     foreign: Counter[str] = Counter()
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if _counts(name))
         for name in sorted(filter(_counts, names)):
             suffix = Path(name).suffix.lower()
-            if suffix in SUFFIXES:
-                pictures.append(Path(place) / name)
+            if suffix in traits.suffixes:
+                found.append(Path(place) / name)
             else:
                 foreign[suffix] += 1
-    return pictures, foreign
+    return found, foreign
 
 
-def _nothing(root: Path, folders: list[Path]) -> DataError:
+def _nothing(root: Path, folders: list[Path], kind: Kind) -> DataError:
     files = [file for folder in folders for file in _files(folder)]
-    pictures = [file.name for file in files if file.suffix.lower() in SUFFIXES]
+    loose = [file.name for file in files if file.suffix.lower() in KINDS[kind].suffixes]
     tables = [str(file) for file in files if file.suffix.lower() in TABLES]
-    wanted = "one folder a class is needed, as in FOLDER/cats/1.jpg or FOLDER/train/cats/1.jpg"
+    end = {"pictures": "cats/1.jpg", "texts": "good/1.txt", "recordings": "yes/1.wav"}[kind]
+    wanted = f"one folder a class is needed, as in FOLDER/{end} or FOLDER/train/{end}"
     hint = f"; or give the table itself, {listed(tables)}" if tables else ""
-    if pictures:
+    if loose:
         return LabelError(
-            f"{root} holds {len(pictures)} pictures but no class folders, so they have no labels; {wanted}{hint}"
+            f"{root} holds {len(loose)} {kind} but no class folders, so they have no labels; {wanted}{hint}"
         )
-    return DataError(f"{root} holds no pictures; {wanted}, or a table with paths and labels{hint}")
+    held = "texts" if kind == "texts" else "paths"
+    return DataError(f"{root} holds no {kind}; {wanted}, or a table with {held} and labels{hint}")
 
 
-def _two_classes(root: Path, rows: list[tuple[Part, str, Path]]) -> None:
+def _two_classes(root: Path, rows: list[tuple[Part, str, Path]], kind: Kind) -> None:
     labels = {label for _, label, _ in rows}
     if len(labels) > 1:
         return
@@ -131,13 +136,14 @@ def _two_classes(root: Path, rows: list[tuple[Part, str, Path]]) -> None:
     hint = f"; its own folders are {listed(inner)}, so {str(root / only)!r} may be what is meant" if inner else ""
     raise LabelError(
         f"{root} holds one class only, {only!r}; at least two class folders are needed; "
-        f"add pictures of another class{hint}"
+        f"add {kind} of another class{hint}"
     )
 
 
-def _detected(rows: list[tuple[Part, str, Path]], nested: int) -> str:
+def _detected(rows: list[tuple[Part, str, Path]], nested: int, kind: Kind) -> str:
     counts = Counter(part for part, _, _ in rows)
     classes = len({label for _, label, _ in rows})
     shares = ", ".join(f"{part} {count}" for part, count in counts.items() if part)
     below = f", {nested} of them in folders below their class" if nested else ""
-    return f"image folders: {len(rows)} pictures of {classes} classes{f' ({shares})' if shares else ''}{below}"
+    folders = "image folders" if kind == "pictures" else f"folders of {kind}"
+    return f"{folders}: {len(rows)} {kind} of {classes} classes{f' ({shares})' if shares else ''}{below}"

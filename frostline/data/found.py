@@ -1,27 +1,24 @@
-"""What a reader found, before any picture was opened, and the checks that turn it into Examples."""
+"""What a reader found, before anything was opened, and the checks that turn it into Examples."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from frostline.data.pictures import UNREADABLE, explain
+from frostline.data import kinds
+from frostline.data.kinds import KINDS, Checked
 from frostline.errors import DataError, LabelError
-from frostline.values import Examples, Part, picked
+from frostline.values import Examples, Inputs, Kind, Part, picked
 
-Progress = Callable[[int, int], None]  # pictures checked, pictures in all
+Progress = Callable[[int, int], None]  # examples checked, examples in all
 
 FORGIVEN = 3  # files: in a small folder one bad file is already more than any sensible share
 THREADS = 4
@@ -40,11 +37,11 @@ NAMED = 5  # how many offenders a message lists
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Pictures with the labels they were given; row i of each field belongs together."""
+    """Examples with the labels they were given; row i of each field belongs together."""
 
     source: str  # how messages call the data
     ids: tuple[str, ...]
-    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]
+    inputs: Inputs
     labels: tuple[str, ...]
     parts: tuple[Part, ...]
     groups: tuple[str, ...] | None
@@ -52,20 +49,18 @@ class Found:
     warnings: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None  # in the data set's own order; None sorts the labels
     values: NDArray[np.float64] | None = None  # a number an example, for a metric of the user's own
+    kind: Kind = "pictures"
 
     def at(self, rows: Sequence[int]) -> Found:
         """These rows alone."""
-        return Found(
-            self.source,
-            tuple(self.ids[row] for row in rows),
-            picked(self.inputs, np.asarray(rows, np.int64)),
-            tuple(self.labels[row] for row in rows),
-            tuple(self.parts[row] for row in rows),
-            None if self.groups is None else tuple(self.groups[row] for row in rows),
-            self.detected,
-            self.warnings,
-            self.classes,
-            None if self.values is None else self.values[np.asarray(rows, np.int64)],
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            inputs=picked(self.inputs, np.asarray(rows, np.int64)),
+            labels=tuple(self.labels[row] for row in rows),
+            parts=tuple(self.parts[row] for row in rows),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
+            values=None if self.values is None else self.values[np.asarray(rows, np.int64)],
         )
 
 
@@ -73,6 +68,12 @@ def listed(names: Sequence[str]) -> str:
     """The first few of them, quoted, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:NAMED])
     return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def joined(several: Sequence[Inputs]) -> Inputs:
+    """Those of one kind behind each other."""
+    every: Any = tuple(item for inputs in several for item in inputs)
+    return every
 
 
 def values_of(cells: Sequence[Any], source: str) -> NDArray[np.float64]:
@@ -89,13 +90,13 @@ def values_of(cells: Sequence[Any], source: str) -> NDArray[np.float64]:
 
 
 def beside(found: Found, other: Found) -> Found:
-    """The data with the pictures of another place as its shifted part. Raises DataError, LabelError.
+    """The data with the examples of another place as its shifted part. Raises DataError, LabelError.
 
     The other's own parts do not count: nothing is learned from any of them. Its labels must be labels of the data.
     """
     if isinstance(found.inputs, np.ndarray) or isinstance(other.inputs, np.ndarray):
         raise DataError(
-            f"{other.source} cannot stand beside pictures in arrays; give both as folders, tables or data sets"
+            f"{other.source} cannot stand beside {found.kind} in arrays; give both as folders, tables or data sets"
         )
     if found.values is not None and other.values is None:
         raise DataError(f"{other.source} lacks the column of values that {found.source} has; add it to a table of it")
@@ -135,11 +136,11 @@ def ordered(labels: Sequence[str]) -> tuple[str, ...]:
 def examples_of(
     found: Found, *, limit: float, other: Found | None = None, progress: Progress | None = None
 ) -> Examples:
-    """Every picture opened once, the unreadable ones set apart, the labels checked.
+    """Every example opened once, the unreadable ones set apart, the labels checked.
 
     Unreadable files are skipped and listed; more than `limit` of all files, and more than three, refuse the data.
     What `other` holds becomes the shifted part; it is checked by itself, and only its labels have to be known.
-    Raises DataError for that and for no picture at all, LabelError for labels that nothing can be learned from.
+    Raises DataError for that and for no example at all, LabelError for labels that nothing can be learned from.
     """
     found, skipped, marks = _sound(found, limit, progress)
     classes = found.classes or ordered([*found.labels, *(label for label, _ in skipped)])
@@ -151,7 +152,8 @@ def examples_of(
         gone += [(f"shifted/{name}", reason) for _, (name, reason) in lost]
     if gone:
         names = listed([name for name, _ in gone])
-        warnings += (f"{len(gone)} of {len(found.ids) + len(gone)} files cannot be read and are skipped: {names}",)
+        what = "files" if found.kind != "texts" else "texts"
+        warnings += (f"{len(gone)} of {len(found.ids) + len(gone)} {what} cannot be read and are skipped: {names}",)
     numbers = {name: number for number, name in enumerate(classes)}
     return Examples(
         ids=found.ids,
@@ -164,21 +166,22 @@ def examples_of(
         detected=found.detected,
         warnings=found.warnings + warnings + _conflicts(found, marks),
         values=found.values,
+        kind=found.kind,
     )
 
 
-Lost = tuple[str, tuple[str, str]]  # a label, and (id, reason) of a picture that cannot be read
+Lost = tuple[str, tuple[str, str]]  # a label, and (id, reason) of an example that cannot be read
 
 
 def _sound(found: Found, limit: float, progress: Progress | None) -> tuple[Found, list[Lost], list[bytes]]:
-    """What can be read, what cannot, and a mark of each picture's content."""
-    reasons, marks = checked(found.inputs, progress)
+    """What can be read, what cannot, and a mark of each example's content."""
+    reasons, marks = checked(found.inputs, found.kind, progress)
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     skipped = [(found.labels[row], (found.ids[row], reason)) for row, reason in enumerate(reasons) if reason]
     if not kept or (len(skipped) > FORGIVEN and len(skipped) > limit * len(found.ids)):
         first = "; ".join(f"{name}: {reason}" for _, (name, reason) in skipped[:NAMED])
         raise DataError(
-            f"{len(skipped)} of {len(found.ids)} pictures of {found.source} cannot be read ({first}); at most "
+            f"{len(skipped)} of {len(found.ids)} {found.kind} of {found.source} cannot be read ({first}); at most "
             f"{limit:.0%} of them, or {FORGIVEN}, are skipped; mend or remove the others"
         )
     return found.at(kept), skipped, [marks[row] for row in kept]
@@ -189,7 +192,7 @@ def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
     if len(classes) < 2:
         raise LabelError(
             f"{found.source} holds one class only, {listed(classes)}; at least two are needed to tell apart; "
-            "add pictures of another class"
+            f"add {found.kind} of another class"
         )
     total, learnable = Counter(found.labels), Counter[str]()
     learnable.update(label for label, part in zip(found.labels, found.parts, strict=True) if part in ("", "train"))
@@ -199,26 +202,28 @@ def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
         more = f" and {len(few) - NAMED} more classes likewise" if len(few) > NAMED else ""
         hint = "; the label column may be the wrong one" if len(few) > max(NAMED, len(classes) // 2) else ""
         raise LabelError(
-            f"too few readable pictures a class in {found.source}: {counts}{more}; each needs at least two, one to "
-            f"learn from and one to be judged on; add pictures or remove the class{hint}"
+            f"too few readable {found.kind} a class in {found.source}: {counts}{more}; each needs at least two, one to "
+            f"learn from and one to be judged on; add {found.kind} or remove the class{hint}"
         )
     unseen = [name for name in classes if not learnable[name]]
     if unseen:
         raise LabelError(
             f"{listed(unseen)} of {found.source} stands in validation or test only, never in training; no network "
-            "can learn it; add training pictures or remove the class"
+            f"can learn it; add training {found.kind} or remove the class"
         )
     warnings: list[str] = []
     for part in ("validation", "test"):
         present = {label for label, its in zip(found.labels, found.parts, strict=True) if its == part}
         absent = [name for name in classes if name not in present]
         if present and absent:
-            warnings.append(f"the {part} part holds no picture of {listed(absent)}: nothing is measured on it there")
+            warnings.append(
+                f"the {part} part holds no {KINDS[found.kind].one} of {listed(absent)}: nothing is measured on it there"
+            )
     return tuple(warnings)
 
 
 def _conflicts(found: Found, marks: Sequence[bytes]) -> tuple[str, ...]:
-    """The same picture under two labels, or on two sides of the user's own split."""
+    """The same example under two labels, or on two sides of the user's own split."""
     rows: dict[bytes, list[int]] = defaultdict(list)
     for row, mark in enumerate(marks):
         rows[mark].append(row)
@@ -227,49 +232,41 @@ def _conflicts(found: Found, marks: Sequence[bytes]) -> tuple[str, ...]:
     warnings: list[str] = []
     if labels:
         names = " and ".join(f"{found.ids[row]!r} ({found.labels[row]})" for row in labels[0][:NAMED])
-        warnings.append(f"{len(labels)} pictures stand under more than one label, for example {names}")
+        warnings.append(f"{len(labels)} {found.kind} stand under more than one label, for example {names}")
     if parts:
         names = " and ".join(repr(found.ids[row]) for row in parts[0][:NAMED])
-        warnings.append(f"{len(parts)} pictures stand in more than one part of the data, for example {names}")
+        warnings.append(f"{len(parts)} {found.kind} stand in more than one part of the data, for example {names}")
     return tuple(warnings)
 
 
 def checked(
-    inputs: tuple[Path | bytes, ...] | NDArray[np.uint8], progress: Progress | None = None
+    inputs: Inputs, kind: Kind = "pictures", progress: Progress | None = None
 ) -> tuple[list[str | None], list[bytes]]:
-    """Why each picture cannot be read (None where it can), and a mark of its content that equal files share."""
+    """Why each example cannot be read (None where it can), and a mark of its content that equal ones share."""
     if isinstance(inputs, np.ndarray):
         return [None] * len(inputs), marked(inputs)
     reasons: list[str | None] = []
     marks: list[bytes] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for number, (reason, mark) in enumerate(pool.map(_check, inputs), 1):
-            reasons.append(reason)
-            marks.append(mark)
-            if progress is not None:
-                progress(number, len(inputs))
+    for number, (reason, mark) in enumerate(_checks(inputs, kind), 1):
+        reasons.append(reason)
+        marks.append(mark)
+        if progress is not None:
+            progress(number, len(inputs))
     return reasons, marks
 
 
-def _check(picture: Path | bytes) -> tuple[str | None, bytes]:
-    try:
-        content = picture if isinstance(picture, bytes) else picture.read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            # an eighth of the size: JPEG is still read to its last byte, so a cut file shows, at half the time
-            image.draft("RGB", (1, 1))
-            image.load()
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        return explain(error), b""
-    return None, _mark(content)
-
-
-def marked(inputs: tuple[Path | bytes, ...] | NDArray[np.uint8]) -> list[bytes]:
-    """A mark of each picture's content, without decoding it: equal files, or equal pixels, share it."""
-    if isinstance(inputs, np.ndarray):
-        return [_mark(np.ascontiguousarray(picture).tobytes()) for picture in inputs]
+def _checks(inputs: Sequence[Any], kind: Kind) -> Iterator[Checked]:
+    check = KINDS[kind].check
+    if kind == "texts":  # nothing is opened
+        yield from map(check, inputs)
+        return
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda it: _mark(it if isinstance(it, bytes) else it.read_bytes()), inputs))
+        yield from pool.map(check, inputs)
 
 
-def _mark(content: bytes) -> bytes:
-    return blake2b(content, digest_size=16).digest()
+def marked(inputs: Inputs) -> list[bytes]:
+    """A mark of each example's content, without decoding it: equal files, pixels or texts share it."""
+    if isinstance(inputs, np.ndarray):
+        return [kinds.marked(each) for each in inputs]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(kinds.marked, inputs))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from frostline.errors import DataError
-from frostline.values import Preprocessing
+from frostline.values import Augment, Preprocessing
 
-Augment = Literal["none", "flip", "crop", "flip_crop"]
 Picture = Path | bytes | NDArray[np.uint8]
 
 FILTERS = {

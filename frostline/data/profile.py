@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.found import THREADS, marked
+from frostline.data.kinds import KINDS
 from frostline.data.near import Sets
-from frostline.data.pictures import size_of
 from frostline.values import Examples, Profile
 
 
 def profile(examples: Examples) -> Profile:
-    """Counts, picture sizes (from the heads of the files) and pictures whose files hold the same bytes."""
+    """Counts, sizes (of files, from their heads) and examples that hold the same."""
     names = [examples.classes[target] for target in examples.targets]
     counts = Counter(names)
     return Profile(
@@ -26,18 +27,19 @@ def profile(examples: Examples) -> Profile:
         sizes=_sizes(examples),
         duplicates=tuple(tuple(examples.ids[row] for row in same) for same in duplicates(examples)),
         skipped=len(examples.skipped),
+        kind=examples.kind,
     )
 
 
-def _sizes(examples: Examples) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Smallest, median and largest by area."""
+def _sizes(examples: Examples) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Smallest, median and largest by area or length."""
     with ThreadPoolExecutor(THREADS) as pool:
-        sizes = sorted(pool.map(size_of, examples.inputs), key=lambda size: (size[0] * size[1], size))
+        sizes = sorted(pool.map(KINDS[examples.kind].size, examples.inputs), key=lambda size: (prod(size), size))
     return sizes[0], sizes[len(sizes) // 2], sizes[-1]
 
 
 def duplicates(examples: Examples) -> tuple[tuple[int, ...], ...]:
-    """Row numbers of pictures with the same content, two or more together; `split` keeps them on one side."""
+    """Row numbers of examples with the same content, two or more together; `split` keeps them on one side."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for row, mark in enumerate(marked(examples.inputs)):
         same[mark].append(row)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frostline.data.folders import TABLES, read_folder
-from frostline.data.found import PARTS, Found, Progress, examples_of, listed, plain, values_of
+from frostline.data.found import PARTS, Found, Progress, examples_of, joined, listed, plain, values_of
 from frostline.data.indexed import is_indexed, read_indexed
+from frostline.data.kinds import KINDS, PAIRS
 from frostline.data.pictures import pixels_of
 from frostline.data.tables import LABELS, is_frame, labels_of, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
-from frostline.values import Examples, Part
+from frostline.values import Examples, Inputs, Kind, Part
 
 FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
 BARE = ("arrays", "folder")  # have no columns
+ORDER: tuple[Part, ...] = ("train", "validation", "test")
 SAVED = ("dataset_dict.json", "state.json")  # what Dataset.save_to_disk leaves in its folder
 
 
 def read(
     source: Any,
+    kind: Kind = "pictures",
     *,
     data_format: str = "auto",
     label: str | None = None,
@@ -35,9 +39,10 @@ def read(
 ) -> Examples:
     """The examples of a folder, a table, a data frame, a data set of Hugging Face or PyTorch, or a pair of arrays.
 
+    `kind` says what they are: what a backbone reads decides it.
     `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
-    Every picture is decoded once: unreadable ones are skipped and listed, and the data is refused where they are
+    Every one is opened once: unreadable ones are skipped and listed, and the data is refused where they are
     more than three and more than the share `limit` of all. `progress` is called with (checked, all).
     Raises DataError or its child LabelError, each naming what is wrong and what is allowed.
     """
@@ -46,44 +51,102 @@ def read(
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
     columns = {"label": label, "path": path, "group": group, "values": values}
-    kind = _kind(source) if data_format == "auto" else data_format
-    other = None if shifted is None else _kind(shifted)
+    form = _form(source, kind) if data_format == "auto" else data_format
+    other = None if shifted is None else _form(shifted, kind)
     if other in (None, *BARE):
-        _refuse_columns(source, kind, columns)
-    found = _found(source, kind, columns, progress=progress)
-    away = None if shifted is None or other is None else _found(shifted, other, {**columns, "group": None}, least=1)
+        _refuse_columns(source, form, columns)
+    found = _found(source, form, columns, kind, progress=progress)
+    away = (
+        None if shifted is None or other is None else _found(shifted, other, {**columns, "group": None}, kind, least=1)
+    )
     return examples_of(found, limit=limit, other=away, progress=progress)
 
 
-def _refuse_columns(source: Any, kind: str, columns: Mapping[str, str | None]) -> None:
+def _refuse_columns(source: Any, form: str, columns: Mapping[str, str | None]) -> None:
     """Raise OptionError where a column is named and there are none."""
     for flag, value in columns.items():
-        if value is not None and kind in BARE:
-            it = "arrays have" if kind == "arrays" else f"{source} is an image folder, which has"
+        if value is not None and form in BARE:
+            it = "arrays have" if form == "arrays" else f"{source} is an image folder, which has"
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
 
 
 def _found(
     source: Any,
-    kind: str,
+    form: str,
     columns: Mapping[str, str | None],
+    kind: Kind,
     *,
     least: int = 2,
     progress: Progress | None = None,
 ) -> Found:
-    """Whatever form it has, which `kind` names; a folder holds `least` classes."""
+    """Whatever form it has, which `form` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
-    if kind == "arrays":
+    if form == "arrays":
+        if kind == "texts":
+            return _pair_of_lists(source)
+        if kind != "pictures":
+            raise DataError(f"{kind} cannot be given as arrays; give a folder, a table or a Hugging Face data set")
         return read_indexed(source, progress=progress) if is_indexed(source) else _arrays(source)
-    if kind == "huggingface":
-        return _hugging_face(source, label=label, image=path, group=group, values=values)
-    if kind == "table":
+    if form == "huggingface":
+        return _hugging_face(source, kind, label=label, column=path, group=group, values=values)
+    if form == "table":
         frame = source if is_frame(source) else existing(source)
-        return read_table(frame, label=label, path=path, group=group, values=values)
-    return read_folder(existing(source, folder=True), least=least)
+        return read_table(frame, kind, label=label, path=path, group=group, values=values)
+    if form == "tables":
+        return _parted(existing(source, folder=True), kind, label=label, path=path, group=group, values=values)
+    return read_folder(existing(source, folder=True), kind, least=least)
 
 
-def _kind(source: Any) -> str:
+def _pair_of_lists(source: Any) -> Found:
+    """Texts, or pairs of them, and their labels."""
+    if not isinstance(source, tuple) or len(source) != 2 or len(source[0]) != len(source[1]) or not len(source[0]):
+        raise DataError("texts are given as a pair (texts, labels), two lists of the same length")
+    texts = tuple(text if isinstance(text, str) else tuple(map(str, text)) for text in source[0])
+    names = labels_of(list(np.asarray(source[1]).tolist()), "the list of labels")
+    return Found(
+        source="the lists",
+        ids=tuple(f"row-{row}" for row in range(len(names))),
+        inputs=texts,  # pyright: ignore[reportArgumentType]  # each is one text or a pair
+        labels=names,
+        parts=("",) * len(names),
+        groups=None,
+        detected=f"lists: {len(names)} texts, {len(set(names))} classes",
+        kind="texts",
+    )
+
+
+def _parted(folder: Path, kind: Kind, **columns: str | None) -> Found:
+    """A folder that holds a table for each part of the data: train.tsv, dev.tsv, test.tsv."""
+    found = list[Found]()
+    for file, part in sorted(_part_tables(folder).items(), key=lambda pair: ORDER.index(pair[1])):
+        table = read_table(file, kind, **columns)
+        ids = tuple(f"{file.stem}/{name}" for name in table.ids)
+        found.append(replace(table, ids=ids, parts=(part,) * len(ids)))
+    first = found[0]
+    inputs = joined([each.inputs for each in found])
+    counts = ", ".join(f"{each.parts[0]} {len(each.ids)}" for each in found)
+    return replace(
+        first,
+        source=str(folder),
+        ids=tuple(name for each in found for name in each.ids),
+        inputs=inputs,
+        labels=tuple(label for each in found for label in each.labels),
+        parts=tuple(part for each in found for part in each.parts),
+        groups=None if first.groups is None else tuple(it for each in found for it in each.groups or ()),
+        detected=f"a table for each part ({counts}): {first.detected.partition(': ')[2]}",
+        values=None
+        if first.values is None
+        else np.concatenate([v for each in found if (v := each.values) is not None]),
+    )
+
+
+def _part_tables(folder: Path) -> dict[Path, Part]:
+    """The tables of a folder that are named like parts of the data."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES]
+    return {file: PARTS[file.stem.lower()] for file in files if file.stem.lower() in PARTS}
+
+
+def _form(source: Any, kind: Kind) -> str:
     """Which of FORMATS it is, told from its type and, on disk, from its name and content."""
     if isinstance(source, tuple) or is_indexed(source):
         return "arrays"
@@ -98,7 +161,9 @@ def _kind(source: Any) -> str:
         )
     place = existing(source)
     if place.is_dir():
-        return "huggingface" if any((place / name).is_file() for name in SAVED) else "folder"
+        if any((place / name).is_file() for name in SAVED):
+            return "huggingface"
+        return "tables" if "train" in _part_tables(place).values() else "folder"
     if place.suffix.lower() in TABLES:
         return "table"
     raise DataError(
@@ -152,8 +217,10 @@ def _arrays(source: Any) -> Found:
 # ------------------------------------------------------------------------------------------------ Hugging Face
 
 
-def _hugging_face(source: Any, *, label: str | None, image: str | None, group: str | None, values: str | None) -> Found:
-    """A Dataset or DatasetDict, or the folder where one was saved. Encoded pictures are held in memory."""
+def _hugging_face(
+    source: Any, kind: Kind, *, label: str | None, column: str | None, group: str | None, values: str | None
+) -> Found:
+    """A Dataset or DatasetDict, or the folder where one was saved. Encoded files are held in memory."""
     import datasets
 
     if isinstance(source, str | Path):
@@ -171,7 +238,7 @@ def _hugging_face(source: Any, *, label: str | None, image: str | None, group: s
     unknown = [part for part in whole if part and part.lower() not in PARTS]
     if unknown:
         raise DataError(f"{name} has the parts {listed(unknown)}; allowed are {', '.join(PARTS)}; rename them")
-    pieces = [(part, _rows(data, name, (image, label, group, values))) for part, data in whole.items()]
+    pieces = [(part, _rows(data, name, kind, (column, label, group, values))) for part, data in whole.items()]
     kinds: list[Part] = [PARTS[part.lower()] if part else "" for part, rows in pieces for _ in rows.labels]
     first = pieces[0][1]
     return Found(
@@ -179,48 +246,82 @@ def _hugging_face(source: Any, *, label: str | None, image: str | None, group: s
         ids=tuple(
             f"{part}/row-{row}" if part else f"row-{row}" for part, it in pieces for row in range(len(it.labels))
         ),
-        inputs=tuple(picture for _, it in pieces for picture in it.inputs),
+        inputs=joined([it.inputs for _, it in pieces]),
         labels=tuple(text for _, it in pieces for text in it.labels),
         parts=tuple(kinds),
         groups=None if first.groups is None else tuple(text for _, it in pieces for text in it.groups or ()),
         detected=f"a Hugging Face data set of {len(kinds)} rows: {first.detected}",
         values=None if values is None else np.concatenate([it.values for _, it in pieces if it.values is not None]),
+        kind=kind,
     )
 
 
-def _rows(data: Any, name: str, columns: tuple[str | None, str | None, str | None, str | None]) -> Found:
+def _rows(data: Any, name: str, kind: Kind, columns: tuple[str | None, str | None, str | None, str | None]) -> Found:
     """One part of a data set."""
     import datasets
 
     features: Mapping[str, Any] = data.features
     usual = next((key for key in features if key.lower() in LABELS), None)
     classes = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    pictures = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
-    image = _column(columns[0], pictures[:1], features, f"{name}: a picture column (an Image feature)")
+    holding = _holding(features, kind, columns[0])
     label = _column(columns[1], classes[:1] or [usual] * (usual is not None), features, f"{name}: a label column")
-    if image not in pictures:
-        raise DataError(f"column {image!r} of {name} is no Image feature; cast it with datasets.Image()")
+    if not holding or any(key not in features for key in holding):
+        asked = f" called {columns[0]!r}" if columns[0] is not None else ""
+        wanted = {
+            "pictures": "a picture column (an Image feature)",
+            "recordings": "a column of Audio",
+            "texts": "a text column",
+        }
+        raise DataError(
+            f"{name}: {wanted[kind]}{asked} is missing; the columns are {', '.join(map(repr, features))}; name one"
+        )
+    feature = {"pictures": datasets.Image, "recordings": datasets.Audio}.get(kind)
+    if feature is not None and not isinstance(features[holding[0]], feature):
+        called = feature.__name__
+        raise DataError(f"column {holding[0]!r} of {name} is no {called} feature; cast it with datasets.{called}()")
     for wanted in columns[2:]:
         if wanted is not None and wanted not in features:
             raise DataError(f"{name} has no column {wanted!r}; its columns are {', '.join(map(repr, features))}")
-    stored = data.cast_column(image, datasets.Image(decode=False)).with_format(None)
+    stored = data if feature is None else data.cast_column(holding[0], feature(decode=False))
+    stored = stored.with_format(None)
     values = list(stored[label])
     if isinstance(features[label], datasets.ClassLabel):
         # -1 is how these data sets spell "no label"
         values = [None if number is None or number < 0 else features[label].int2str(number) for number in values]
-    said = [f"pictures in {image!r}", f"labels in {label!r}"]
+    said = [f"{kind} in {' and '.join(map(repr, holding))}", f"labels in {label!r}"]
     said += [f"{what} in {column!r}" for what, column in zip(("groups", "values"), columns[2:], strict=True) if column]
     numbers = columns[3]
     return Found(
         source=name,
         ids=(),
-        inputs=tuple(b"" if it is None else it["bytes"] or Path(it["path"] or "") for it in stored[image]),
+        inputs=_held(stored, holding, kind),
         labels=labels_of(values, f"column {label!r} of {name}"),
         parts=(),
         groups=None if columns[2] is None else tuple(plain(text_of(value)) for value in stored[columns[2]]),
         detected=", ".join(said),
         values=None if numbers is None else values_of(list(stored[numbers]), f"column {numbers!r} of {name}"),
     )
+
+
+def _holding(features: Mapping[str, Any], kind: Kind, asked: str | None) -> tuple[str, ...]:
+    """The columns of a data set that hold the examples; two hold pairs of texts; none where nothing fits."""
+    import datasets
+
+    if asked is not None:
+        return (asked,) if kind != "texts" or asked in features else tuple(asked.split(","))
+    if kind == "texts":
+        pair = next((pair for pair in PAIRS if set(pair) <= set(features)), None)
+        return pair or tuple(key for key in features if key.lower() in KINDS[kind].columns)[:1]
+    wanted = datasets.Image if kind == "pictures" else datasets.Audio
+    return tuple(key for key, feature in features.items() if isinstance(feature, wanted))[:1]
+
+
+def _held(stored: Any, holding: tuple[str, ...], kind: Kind) -> Inputs:
+    """The examples of a data set's columns; empty ones stay, for the check to count them."""
+    if kind != "texts":
+        return tuple(b"" if it is None else it["bytes"] or Path(it["path"] or "") for it in stored[holding[0]])
+    cells = [["" if it is None else str(it) for it in stored[key]] for key in holding]
+    return tuple(cells[0]) if len(cells) == 1 else tuple(zip(cells[0], cells[1], strict=True))
 
 
 def _column(asked: str | None, fitting: Sequence[str | None], features: Mapping[str, Any], what: str) -> str:

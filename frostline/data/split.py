@@ -43,22 +43,22 @@ def split(
     _one_part_a_group(examples)
     atoms = atoms_of(examples, duplicates)
     rng = np.random.default_rng(seed)
-    said = [f"the test part ({len(test)} pictures) certifies"] if len(test) else []
+    said = [f"the test part ({len(test)} {examples.kind}) certifies"] if len(test) else []
     if not len(test):
         test, rest, how = _set_aside(examples, _inside(atoms, rest), certify, least, 1 if len(validation) else 2, rng)
         said.append(how)
     if len(validation):
         _both_sides(examples, rest, [rest])
         made = (Fold(rest, validation),)
-        said.append(f"the validation part ({len(validation)} pictures) is the one fold, {len(rest)} train")
+        said.append(f"the validation part ({len(validation)} {examples.kind}) is the one fold, {len(rest)} train")
     else:
         made = _folds(examples, _inside(atoms, rest), folds, rng)
         said.append(f"the other {len(rest)} make {len(made)} stratified folds")
     torn = sum(len(set(parts[list(atom)].tolist()) - {"", "train"}) > 0 and _torn(parts, atom) for atom in atoms)
     if torn:
-        said.append(f"{torn} sets of duplicate pictures stand in several of the given parts and stay there")
+        said.append(f"{torn} sets of duplicate {examples.kind} stand in several of the given parts and stay there")
     if len(shifted):
-        said.append(f"the shifted part ({len(shifted)} pictures) is looked at and decides nothing")
+        said.append(f"the shifted part ({len(shifted)} {examples.kind}) is looked at and decides nothing")
     return Split(made, np.sort(test), "; ".join(said), shifted)
 
 
@@ -87,7 +87,8 @@ def _one_part_a_group(examples: Examples) -> None:
     if torn:
         raise DataError(
             f"{len(torn)} groups stand in several parts of the data, for example {torn[0]!r} in "
-            f"{' and '.join(sorted(parts[torn[0]]))}; a group may stand in one; move its pictures or drop the groups"
+            f"{' and '.join(sorted(parts[torn[0]]))}; a group may stand in one; move its "
+            f"{examples.kind} or drop the groups"
         )
 
 
@@ -98,7 +99,11 @@ def _set_aside(
     everyone = _rows(atoms)
     nothing = np.empty(0, np.int64)
     if round(share * len(everyone)) < least or share == 0:
-        return nothing, everyone, f"nothing is set aside ({share:.0%} of {len(everyone)} is less than {least} pictures)"
+        return (
+            nothing,
+            everyone,
+            f"nothing is set aside ({share:.0%} of {len(everyone)} is less than {least} {examples.kind})",
+        )
     place = deal(atoms, examples.targets, np.asarray([share, 1 - share]), rng)
     # a class that would be left with too few atoms to learn from takes its own back, the smallest first
     left = _atoms_a_class(examples, [atom for atom, side in zip(atoms, place, strict=True) if side == 1])
@@ -109,10 +114,10 @@ def _set_aside(
             left.update(classes)
     aside = _rows([atom for atom, side in zip(atoms, place, strict=True) if side == 0])
     if len(aside) < least:
-        small = f"nothing is set aside (what groups allow, {len(aside)} pictures, is less than {least})"
+        small = f"nothing is set aside (what groups allow, {len(aside)} {examples.kind}, is less than {least})"
         return nothing, everyone, small
     rest = np.setdiff1d(everyone, aside)
-    return aside, rest, f"{len(aside)} of {len(everyone)} pictures are set aside and certify"
+    return aside, rest, f"{len(aside)} of {len(everyone)} {examples.kind} are set aside and certify"
 
 
 def _atoms_a_class(examples: Examples, atoms: Iterable[Atom]) -> Counter[int]:
@@ -139,8 +144,8 @@ def _folds(examples: Examples, atoms: list[Atom], folds: int, rng: np.random.Gen
     _both_sides(examples, rows, [fold.train for fold in made])
     if not all(len(fold.validation) for fold in made):
         raise DataError(
-            f"{len(rows)} pictures in {len(atoms)} groups cannot fill {folds} folds; more groups are needed, each "
-            "stands on one side; add pictures or drop the groups"
+            f"{len(rows)} {examples.kind} in {len(atoms)} groups cannot fill {folds} folds; more groups are needed, "
+            f"each stands on one side; add {examples.kind} or drop the groups"
         )
     return made
 
@@ -187,10 +192,11 @@ def _both_sides(examples: Examples, rows: Rows, trains: Sequence[Rows]) -> None:
     absent = sorted({int(name) for train in trains for name in np.setdiff1d(wanted, examples.targets[train])})
     if absent:
         names = ", ".join(
-            f"{examples.classes[name]!r} ({int(np.sum(examples.targets[rows] == name))} pictures)"
+            f"{examples.classes[name]!r} ({int(np.sum(examples.targets[rows] == name))} {examples.kind})"
             for name in absent[:5]
         )
         raise LabelError(
-            f"the classes {names} cannot stand in training and in validation at once: too few of their pictures are "
-            "independent of each other (one group, or duplicates); add pictures, or split their groups"
+            f"the classes {names} cannot stand in training and in validation at once: too few of their "
+            f"{examples.kind} are independent of each other (one group, or duplicates); add {examples.kind}, or split "
+            "their groups"
         )

@@ -1,21 +1,23 @@
-"""Tables with a column of picture paths and one of labels: CSV, TSV, JSONL, Parquet."""
+"""Tables with a column of paths or texts and one of labels: CSV, TSV, JSONL, Parquet."""
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.data.folders import SUFFIXES
+import numpy as np
+
 from frostline.data.found import PARTS, Found, listed, plain, values_of
+from frostline.data.kinds import KINDS, PAIRS
 from frostline.errors import DataError, LabelError
-from frostline.values import Part
+from frostline.values import Kind, Part, Text
 
 if TYPE_CHECKING:  # half a second that only tables are worth
     import pandas as pd
 
-PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "picture")
 MISSING = ("NAType", "NaTType")  # of pandas
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y", "species")
 SPLITS = ("split", "part", "partition", "subset", "set", "fold")
@@ -27,7 +29,7 @@ GROUPS = ("group", "groups", "group_id", "patient", "patient_id", "subject", "su
 class Columns:
     """Which column is what; None where the table has none."""
 
-    path: str
+    inputs: tuple[str, ...]  # of paths or texts; two hold pairs of texts
     label: str
     split: str | None
     group: str | None
@@ -41,36 +43,63 @@ def is_frame(source: Any) -> bool:
 
 def read_table(
     given: Path | pd.DataFrame,
+    kind: Kind = "pictures",
     *,
     label: str | None = None,
     path: str | None = None,
     group: str | None = None,
     values: str | None = None,
 ) -> Found:
-    """One row a picture, of a file or a frame. Paths start at the file's folder, or, of a frame, where Python runs.
+    """One row an example, of a file or a frame. Paths start at the file's folder, or, of a frame, where Python runs.
 
-    Columns not named are found by their names.
+    Columns not named are found by their names; `path` may name two, with a comma between, that are read as pairs of
+    texts. A file whose first line is an example like the others has columns called "column 1", "column 2", ...
 
     Raises DataError for a table that cannot be parsed or lacks a column (listing the columns it has), LabelError
     for rows without a label.
     """
     file, frame = (given, _parsed(given)) if isinstance(given, Path) else (Path("the frame"), given.rename(columns=str))
     if frame.empty:
-        raise DataError(f"{file} holds no rows; a row a picture is needed, with its path and its label")
-    home = "the folder that Python runs in" if is_frame(given) else "the table's own folder"
-    columns = detect(frame, str(file), label=label, path=path, group=group, values=values)
+        held = "its text" if kind == "texts" else "its path"
+        raise DataError(f"{file} holds no rows; a row a {KINDS[kind].one} is needed, with {held} and its label")
+    if kind == "texts" and isinstance(given, Path):
+        frame = _with_names(given, frame, path, label)
+    columns = detect(frame, str(file), kind, label=label, path=path, group=group, values=values)
     labels = labels_of(list(frame[columns.label]), f"column {columns.label!r} of {file}")
-    names = [plain(str(value)) if text_of(value) else "" for value in frame[columns.path]]
+    if kind == "texts":
+        inputs, ids = _texts(frame, columns), tuple(f"row-{row + 1}" for row in range(len(frame)))
+    else:
+        home = "the folder that Python runs in" if is_frame(given) else "the table's own folder"
+        inputs, ids = _files(frame, columns, file, home, kind)
+    return Found(
+        source=str(file),
+        ids=ids,
+        inputs=inputs,
+        labels=labels,
+        parts=("",) * len(ids) if columns.split is None else parts_of(list(frame[columns.split]), str(file)),
+        groups=None if columns.group is None else tuple(text_of(value) for value in frame[columns.group]),
+        detected=f"a table of {len(ids)} rows: {_named(columns, kind)}",
+        values=None if values is None else values_of(list(frame[values]), f"column {values!r} of {file}"),
+        kind=kind,
+    )
+
+
+def _files(
+    frame: pd.DataFrame, columns: Columns, file: Path, home: str, kind: Kind
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The paths of a column, and a name of each. Raises DataError where some are missing or none exists."""
+    (column,), one = columns.inputs, KINDS[kind].one
+    names = [plain(str(value)) if text_of(value) else "" for value in frame[column]]
     empty = [f"row {row + 1}" for row, name in enumerate(names) if not name]
     if empty:
         raise DataError(
-            f"{len(empty)} rows of {file} have no picture in column {columns.path!r} ({listed(empty)}); "
+            f"{len(empty)} rows of {file} have no {one} in column {column!r} ({listed(empty)}); "
             "every row needs one; fill them in or remove the rows"
         )
-    inputs = tuple(file.parent / str(value) for value in frame[columns.path])
-    if not any(picture.is_file() for picture in inputs):
+    inputs = tuple(file.parent / str(value) for value in frame[column])
+    if not any(place.is_file() for place in inputs):
         raise DataError(
-            f"none of the {len(inputs)} pictures that {file} names exists; {str(inputs[0])!r} is where the first was "
+            f"none of the {len(inputs)} {kind} that {file} names exists; {str(inputs[0])!r} is where the first was "
             f"looked for; paths are absolute or start at {home}"
         )
     seen: Counter[str] = Counter()
@@ -78,16 +107,49 @@ def read_table(
     for row, name in enumerate(names):
         seen[name] += 1
         ids.append(name if seen[name] == 1 else f"{name}#row-{row + 1}")
-    return Found(
-        source=str(file),
-        ids=tuple(ids),
-        inputs=inputs,
-        labels=labels,
-        parts=("",) * len(ids) if columns.split is None else parts_of(list(frame[columns.split]), str(file)),
-        groups=None if columns.group is None else tuple(text_of(value) for value in frame[columns.group]),
-        detected=f"a table of {len(ids)} rows: {_named(columns)}",
-        values=None if values is None else values_of(list(frame[values]), f"column {values!r} of {file}"),
-    )
+    return inputs, tuple(ids)
+
+
+def _texts(frame: pd.DataFrame, columns: Columns) -> tuple[Text, ...]:
+    """The texts of a column, or the pairs of two; empty cells stay, for the check to count them."""
+    cells = [[text_of(value) for value in frame[name]] for name in columns.inputs]
+    return tuple(cells[0]) if len(cells) == 1 else tuple(zip(cells[0], cells[1], strict=True))
+
+
+def _with_names(file: Path, frame: pd.DataFrame, path: str | None, label: str | None) -> pd.DataFrame:
+    """The frame as it is, or, where the first line of a file is an example and no names, with that line as a row.
+
+    So it is where nothing in that line is a name that is usual or was asked for, and one of its cells, a short one,
+    stands in its column again and again.
+    """
+    import pandas as pd
+
+    names = [str(name) for name in frame.columns]
+    asked = {*(path or "").split(","), label} - {"", None}
+    known = {*KINDS["texts"].columns, *LABELS, *SPLITS, *GROUPS, *(name for pair in PAIRS for name in pair), *asked}
+    if file.suffix.lower() not in (".csv", ".tsv") or any(name.strip().lower() in known for name in names):
+        return frame
+    again = [frame[name].tolist() for name in names]
+    if not any(2 * cells.count(name) >= len(cells) / len(set(cells)) for name, cells in zip(names, again, strict=True)):
+        return frame
+    whole = pd.concat([pd.DataFrame([names], columns=frame.columns), frame], ignore_index=True)
+    whole.columns = pd.Index([f"column {number}" for number in range(1, len(names) + 1)])
+    return whole
+
+
+def texts_in(file: Path, path: str | None = None) -> list[Text]:
+    """The texts of a table that need have no labels, or the pairs of two columns. Raises DataError."""
+    frame = _with_names(file, _parsed(file), path, None)
+    names = [str(name) for name in frame.columns]
+    pair = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    one = _usual(names, KINDS["texts"].columns) or _by_content(frame, "texts", None)
+    inputs = tuple(path.split(",")) if path else pair or (() if one is None else (one,))
+    if not inputs or any(name not in names for name in inputs):
+        raise DataError(
+            f"{file} has no column that is known to hold texts; its columns are {', '.join(map(repr, names))}; call it "
+            "'text'"
+        )
+    return list(_texts(frame, Columns(inputs, "", None, None)))
 
 
 def _parsed(file: Path) -> pd.DataFrame:
@@ -101,14 +163,27 @@ def _parsed(file: Path) -> pd.DataFrame:
             frame = pd.read_json(file, lines=True, dtype=_AS_WRITTEN)
         else:
             # only empty cells are missing: "None" and "NA" are names that classes do have
+            plainly: Any = csv.QUOTE_NONE if suffix == ".tsv" and _stray_quotes(file) else csv.QUOTE_MINIMAL
             frame = pd.read_csv(
-                file, sep=_separator(file), dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+                file,
+                sep=_separator(file),
+                dtype=str,
+                keep_default_na=False,
+                na_values=[""],
+                encoding="utf-8-sig",
+                quoting=plainly,
             )
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error}); save the table as UTF-8") from error
     except Exception as error:  # a row of another kind makes parsers raise whatever they stumble over
         raise DataError(f"{file} cannot be read as {suffix[1:].upper()}: {error}; mend or convert the table") from error
     return frame
+
+
+def _stray_quotes(file: Path) -> bool:
+    """Whether quotation marks do not pair up in some line: they then are part of texts, and quote nothing."""
+    with file.open(encoding="utf-8-sig") as lines:
+        return any(line.count('"') % 2 for line in lines)
 
 
 def _separator(file: Path) -> str:
@@ -121,6 +196,7 @@ def _separator(file: Path) -> str:
 def detect(
     frame: pd.DataFrame,
     source: str,
+    kind: Kind = "pictures",
     *,
     label: str | None = None,
     path: str | None = None,
@@ -129,20 +205,35 @@ def detect(
 ) -> Columns:
     """Which column is what. Columns that the caller names must exist; the others go by usual names."""
     names = [str(name) for name in frame.columns]
-    for wanted in (label, path, group, values):
+    inputs = () if path is None else (path,) if kind != "texts" or path in names else tuple(path.split(","))
+    for wanted in (label, *inputs, group, values):
         if wanted is not None and wanted not in names:
             raise DataError(f"{source} has no column {wanted!r}; its columns are {', '.join(map(repr, names))}")
-    path = path or _usual(names, PATHS) or _by_content(frame)
-    label = label or _usual([name for name in names if name != path], LABELS)
-    for found, what, flag, usual in ((path, "picture paths", "path", PATHS), (label, "labels", "label", LABELS)):
-        if found is None:
+    if len(inputs) > 2:
+        raise DataError(f"path is {path!r}; one column of texts or two that are read as pairs can be named")
+    usual = KINDS[kind].columns
+    if not inputs and kind == "texts":
+        inputs = next((pair for pair in PAIRS if set(pair) <= set(names)), ())
+    if not inputs:
+        one = _usual(names, usual) or _by_content(frame, kind, label)
+        inputs = () if one is None else (one,)
+    label = label or _usual([name for name in names if name not in inputs], LABELS) or _left_over(names, inputs)
+    what = "texts" if kind == "texts" else f"{KINDS[kind].one} paths"
+    for found, held, flag, called in ((inputs, what, "path", usual), (label, "labels", "label", LABELS)):
+        if not found:
             raise DataError(
-                f"{source} has no column that is known to hold {what}; its columns are "
-                f"{', '.join(map(repr, names))}; name one with `{flag}`, or call it {usual[0]!r}"
+                f"{source} has no column that is known to hold {held}; its columns are "
+                f"{', '.join(map(repr, names))}; name one with `{flag}`, or call it {called[0]!r}"
             )
-    assert path is not None and label is not None
-    rest = [name for name in names if name not in (path, label)]
-    return Columns(path, label, _split_column(frame, rest), group or _usual(rest, GROUPS), values)
+    assert label is not None
+    rest = [name for name in names if name not in (*inputs, label)]
+    return Columns(inputs, label, _split_column(frame, rest), group or _usual(rest, GROUPS), values)
+
+
+def _left_over(names: list[str], inputs: tuple[str, ...]) -> str | None:
+    """Of a table without names of its own, the one column besides the texts."""
+    rest = [name for name in names if name not in inputs]
+    return rest[0] if len(rest) == 1 and rest[0].startswith("column ") else None
 
 
 def _usual(names: list[str], usual: tuple[str, ...]) -> str | None:
@@ -150,13 +241,15 @@ def _usual(names: list[str], usual: tuple[str, ...]) -> str | None:
     return next((by_lower[name] for name in usual if name in by_lower), None)
 
 
-def _by_content(frame: pd.DataFrame) -> str | None:
-    """The one column whose cells all end like pictures do."""
-    fitting = [
-        str(name)
-        for name in frame.columns
-        if all(Path(str(value)).suffix.lower() in SUFFIXES for value in frame[name].head(50))
-    ]
+def _by_content(frame: pd.DataFrame, kind: Kind, label: str | None) -> str | None:
+    """The one column whose cells all end like files of the kind do; of texts, the one whose cells hold most words."""
+    names = [str(name) for name in frame.columns if name != label]
+    if kind == "texts":
+        words = {name: np.mean([str(cell).count(" ") for cell in frame[name].head(50)]) for name in names}
+        best = max(names, key=lambda name: words[name], default=None)
+        return best if best is not None and words[best] >= 1 else None
+    suffixes = KINDS[kind].suffixes
+    fitting = [n for n in names if all(Path(str(value)).suffix.lower() in suffixes for value in frame[n].head(50))]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -168,8 +261,9 @@ def _split_column(frame: pd.DataFrame, names: list[str]) -> str | None:
     return name
 
 
-def _named(columns: Columns) -> str:
-    said = [f"pictures in {columns.path!r}", f"labels in {columns.label!r}"]
+def _named(columns: Columns, kind: Kind) -> str:
+    held = f"{kind} in {columns.inputs[0]!r}" if len(columns.inputs) == 1 else f"pairs of texts in {columns.inputs}"
+    said = [held, f"labels in {columns.label!r}"]
     said += [f"parts in {columns.split!r}"] if columns.split else []
     said += [f"groups in {columns.group!r}"] if columns.group else []
     said += [f"values in {columns.values!r}"] if columns.values else []
@@ -191,7 +285,7 @@ def labels_of(values: list[Any], source: str) -> tuple[str, ...]:
     missing = [f"row {row + 1}" for row, text in enumerate(texts) if not text or text.lower() == "nan"]
     if missing:
         raise LabelError(
-            f"{len(missing)} of {len(texts)} labels are missing in {source} ({listed(missing)}); every picture needs "
+            f"{len(missing)} of {len(texts)} labels are missing in {source} ({listed(missing)}); every example needs "
             "one; fill them in or remove the rows"
         )
     return texts

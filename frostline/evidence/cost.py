@@ -111,7 +111,7 @@ def model_cost(
 
     `features` is the length of the pooled vector that the head reads, `stored` are the depths whose activations are in
     the store; the deepest one that the plan's frozen prefix covers saves the layers below it. A recipe that augments
-    does so live: it computes its prefix, and opens its pictures, in every epoch. Reading is taken to
+    does so live: it computes its prefix, and opens its examples, in every epoch. Reading is taken to
     hide behind computing: `afford` stores nothing where it would not. An adapter stands beside every kept layer from
     the frozen prefix on; its learnable numbers are estimated, as if each layer were one square matrix:
     2 * rank * sqrt(parameters).

@@ -74,7 +74,7 @@ def _difference(model: Model, ask: Callable[[Tensor], Tensor]) -> float:
     """Of the probabilities of some pictures, from the run's own."""
     shape = torch.as_tensor(model.anatomy.example[model.anatomy.data]).shape[1:]
     pictures = torch.randn(ASKED, *shape, generator=torch.Generator().manual_seed(7))
-    ours = predictor(model.network, model.head, model.anatomy, model.plan)(pictures).exp()
+    ours = predictor(model.network, model.head, model.anatomy, model.plan)({model.anatomy.data: pictures}).exp()
     return float((ours - ask(pictures)).abs().max())
 
 
@@ -129,7 +129,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 def _timm_config(network: nn.Module, model: Model) -> dict[str, Any]:
     own: Any = getattr(network, "pretrained_cfg", None) or {}
     kept = {name: own[name] for name in ("pool_size", "first_conv", "classifier", "fixed_input_size") if own.get(name)}
-    how = model.preprocessing
+    how = model.pictures
     if how is None:
         return {**kept, "num_classes": len(model.classes)}
     crop = 1.0 if how.resize is None else max(how.size) / max(how.resize, *how.size)
@@ -156,8 +156,8 @@ def _transformers(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[st
             "--to safetensors, onnx or torch_export"
         )
     network.save_pretrained(folder)
-    if model.preprocessing is not None:
-        _processor(model.preprocessing).save_pretrained(folder)
+    if model.pictures is not None:
+        _processor(model.pictures).save_pretrained(folder)
     again = AutoModelForImageClassification.from_pretrained(folder)
     use = (
         "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"

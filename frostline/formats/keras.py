@@ -65,7 +65,7 @@ def _ends(asked: KerasNetwork, model: Model) -> bool:
 
 
 def _use(model: Model, network: KerasNetwork, own: Mapping[str, Any], ends: bool, forgotten: Sequence[int]) -> str:
-    how = model.preprocessing
+    how = model.pictures
     lines = ["import keras", ""]
     if own:
         lines.append(f"# define or import {', '.join(sorted({kind.__name__ for kind in own.values()}))} first")

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from torch import nn
 
 from frostline.backbones import cuts, load
 from frostline.backbones.anatomy import Anatomy
-from frostline.data import pictures
+from frostline.data.folders import TABLES
+from frostline.data.intake import inputs_of, intake
+from frostline.data.tables import texts_in
 from frostline.errors import RunError, StoreError
 from frostline.plan import read as read_plan
 from frostline.plan import to_json
 from frostline.training import checkpoint
 from frostline.training.prepare import predictor
-from frostline.values import Backbone, Plan, Preprocessing
+from frostline.values import Backbone, Examples, Plan, Prepared, Preprocessing, Text, Tokens
 
 FORMAT = "frostline.model/1"
 
@@ -38,37 +40,73 @@ class Model:
     head: nn.Module
     anatomy: Anatomy
     plan: Plan
-    preprocessing: Preprocessing | None
+    backbone: Backbone  # as it was before: what it reads, and how that is made
     classes: tuple[str, ...]
+
+    @property
+    def preprocessing(self) -> Prepared | None:
+        """How inputs are made."""
+        return self.backbone.preprocessing
+
+    @property
+    def pictures(self) -> Preprocessing | None:
+        """The same where inputs are pictures; None elsewhere."""
+        how = self.backbone.preprocessing
+        return how if isinstance(how, Preprocessing) else None
 
 
 def assemble(backbone: Backbone, anatomy: Anatomy, plan: Plan, weights: Path, classes: tuple[str, ...]) -> Model:
     """The model whose weights `checkpoint.write` saved. The backbone itself is not touched."""
     network = copy.deepcopy(backbone.module).cpu()
     head = checkpoint.read(weights, network)
-    return Model(network.eval(), head.eval(), anatomy, plan, backbone.preprocessing, classes)
+    return Model(network.eval(), head.eval(), anatomy, plan, backbone, classes)
 
 
-def predict(model: Model, files: Sequence[Path], *, batch: int = 32) -> Iterator[dict[str, Any]]:
-    """For each file its label and the probability of every class, as `frostline predict --json` prints them.
+def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> Iterator[dict[str, Any]]:
+    """For each input its label and the probability of every class, as `frostline predict --json` prints them.
 
-    Raises DataError naming a file that cannot be read.
+    Inputs are files; a model of texts reads texts, and of a table every row. Raises DataError naming what cannot be
+    read.
     """
-    rows = (row for found in probabilities(model, files, batch=batch) for row in found)
-    for file, row in zip(files, rows, strict=True):
+    if isinstance(model.preprocessing, Tokens):
+        names, inputs = texts_of(given)
+    else:
+        names, inputs = [str(item) for item in given], [Path(str(item)) for item in given]
+    rows = (row for found in probabilities(model, inputs, batch=batch) for row in found)
+    for name, row in zip(names, rows, strict=True):
         scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
-        yield {"input": str(file), "label": model.classes[int(row.argmax())], "scores": scores}
+        yield {"input": name, "label": model.classes[int(row.argmax())], "scores": scores}
 
 
-def probabilities(model: Model, given: Sequence[pictures.Picture], *, batch: int = 32) -> Iterator[NDArray[np.float32]]:
-    """The probability of every class, (pictures, classes), for a batch of files or pictures after the other."""
-    how, forward = model.preprocessing, predictor(model.network, model.head, model.anatomy, model.plan)
-    if how is None:
+def probabilities(model: Model, given: Sequence[Any], *, batch: int = 32) -> Iterator[NDArray[np.float32]]:
+    """The probability of every class, (examples, classes), for a batch of inputs after the other."""
+    forward = predictor(model.network, model.head, model.anatomy, model.plan)
+    if model.preprocessing is None:
         raise RunError("this model's backbone came without preprocessing, so it cannot read files; give it arrays")
     for first in range(0, len(given), batch):
-        some = given[first : first + batch]
-        inputs = np.stack([pictures.preprocess(pictures.open_picture(each), how) for each in some])
-        yield forward(torch.from_numpy(inputs)).exp().numpy()
+        found = intake(model.backbone, unlabelled(given[first : first + batch]))
+        rows = np.arange(min(batch, len(given) - first))
+        yield forward(inputs_of(found, rows, torch.device("cpu"))).exp().numpy()
+
+
+def unlabelled(given: Sequence[Any]) -> Examples:
+    """Inputs without anything that is known of them."""
+    count = len(given)
+    return Examples(tuple(map(str, range(count))), tuple(given), np.zeros(count, np.int64), (), ("",) * count, None)
+
+
+def texts_of(given: Sequence[Path | Text]) -> tuple[list[str], list[Text]]:
+    """Names and texts: of a table every row, of another file all that it says, of anything else itself."""
+    names, texts = list[str](), list[Text]()
+    for item in given:
+        if isinstance(item, Path) and item.suffix.lower() in TABLES:
+            found = texts_in(item)
+            names += [f"{item}#{number}" for number in range(1, len(found) + 1)]
+            texts += found
+        else:
+            names.append(str(item))
+            texts.append(item.read_text("utf-8-sig") if isinstance(item, Path) else item)
+    return names, texts
 
 
 def write(folder: Path, backbone: Backbone, plan: Plan, weights: Path, how: Mapping[str, Any]) -> None:
@@ -121,12 +159,13 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
         spec,
         weights=None if module is not None else "none",
         image_size=card["image_size"],
+        max_length=card.get("max_length"),
+        seconds=card.get("seconds"),
         model_kwargs=card["model_kwargs"],
     )
     how = card["preprocessing"]
     if how is not None:
-        how = TypeAdapter(Preprocessing).validate_python(how)
+        backbone = replace(backbone, preprocessing=TypeAdapter[Prepared](Prepared).validate_python(how))
     anatomy = cuts.dissect(backbone)
     plan = read_plan(place / "plan.json")
-    model = assemble(backbone, anatomy, plan, place / "model.safetensors", tuple(card["classes"]))
-    return Model(model.network, model.head, anatomy, plan, how, model.classes)
+    return assemble(backbone, anatomy, plan, place / "model.safetensors", tuple(card["classes"]))

@@ -28,10 +28,11 @@ class Serving(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network, self.head = model.network, model.head
+        self.data = model.anatomy.data
         self.answer = answering(model.network, model.head, model.anatomy, model.plan)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.answer(pixels).exp()
+        return self.answer({self.data: pixels}).exp()
 
 
 class Naming(nn.Module):
@@ -72,7 +73,7 @@ def whole(model: Model) -> nn.Module:
     _renamed(network, model.classes)
     with torch.inference_mode():
         pictures = torch.as_tensor(model.anatomy.example[model.anatomy.data])
-        ours = predictor(model.network, head, model.anatomy, plan)(pictures).exp()
+        ours = predictor(model.network, head, model.anatomy, plan)({model.anatomy.data: pictures}).exp()
         theirs = Naming(network, model.anatomy.data)(pictures)
     off = float((ours - theirs).abs().max())
     if not off <= CLOSE:

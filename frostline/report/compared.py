@@ -44,7 +44,7 @@ TAKEN = (
 LOST = {  # by what was asked of the source
     "answers": (
         "answers changed",
-        "Answers changed: how often the network's own output layer, asked about pictures that no training learned "
+        "Answers changed: how often the network's own output layer, asked about examples that no training learned "
         "from, no longer says what it said before.",
     ),
     "output layer": (

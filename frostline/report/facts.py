@@ -285,12 +285,12 @@ def checked(report: Report) -> tuple[str, ...]:
         said.append("Frozen layers are bit for bit what they were.")
     if checks.get("cached_vs_live") is not None:
         apart = f"{checks['cached_vs_live']:.1g}"
-        said.append(f"The losses of training from the store and from the pictures differ by {apart} nats at most.")
+        said.append(f"The losses of training from the store and from the examples differ by {apart} nats at most.")
     if checks.get("augmentation_gap") is not None:
         gap = sign(metric) * checks["augmentation_gap"]
         than = "better" if gap > 0 else "worse"
         said.append(
-            "With pictures that vary anew in every epoch the chosen plan is "
+            "With examples that vary anew in every epoch the chosen plan is "
             f"{words.gap(abs(gap), metric)} {than} than with the fixed views that short trainings learned from."
         )
     if checks.get("forecast_error") is not None:

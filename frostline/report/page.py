@@ -74,6 +74,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "sentence": words.sentence,
         "seconds": words.seconds,
         "size": words.size,
+        "extent": words.extent,
         "stage": words.stage,
         "ratio": words.ratio,
         "regret": words.gap(summary["decision"]["expected_regret"], metric),

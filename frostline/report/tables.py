@@ -18,7 +18,7 @@ from frostline.values import Evidence, Layer, Plan
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 FROST, EMBER, MUTED = "bold blue", "bold yellow", "dim"
 CELLS = 16  # of the longest bar
-DISTANCE = "Distance: how surely your pictures are told from the source's by these features; 0 not at all, 2 always."
+DISTANCE = "Distance: how surely your examples are told from the source's by these features; 0 not at all, 2 always."
 SHIFT = "Shift: nats a channel from what the batch norms remember of the network's own data."
 LONG = 22  # letters of a strategy's name
 ROOMY = 100  # columns of a terminal that need not be saved

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from frostline.search.scores import BALANCED
-from frostline.values import Plan, Profile
+from frostline.values import Kind, Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece")
@@ -287,17 +287,27 @@ def side(arm: Mapping[str, Any], chosen: str) -> Side:
     return "finalist" if arm["stage"] == "finalist" else "out"
 
 
+ONE: Mapping[Kind, str] = {"pictures": "picture", "texts": "text", "recordings": "recording"}
+
+
+def extent(found: Sequence[int], kind: Kind) -> str:
+    """How large an example is: "640 × 480 pixels", "112 characters", "0.43 seconds"."""
+    if kind == "pictures":
+        return f"{found[1]} × {found[0]} pixels"
+    return f"{found[0]:,} characters" if kind == "texts" else f"{found[0] / 1000:.2f} seconds"
+
+
 def profile(known: Profile) -> str:
     """What the data is like, in two or three sentences."""
     shown = [f"{name} {count:,}" for name, count in list(known.classes.items())[:12]]
     more = f" and {len(known.classes) - 12} more" if len(known.classes) > 12 else ""
-    (_, _), (height, width), (_, _) = known.sizes
+    one, (_, median, _) = ONE[known.kind], known.sizes
     said = [
-        f"{known.examples:,} pictures of {len(known.classes)} classes ({', '.join(shown)}{more}).",
-        f"The median picture has {width} × {height} pixels.",
+        f"{known.examples:,} {known.kind} of {len(known.classes)} classes ({', '.join(shown)}{more}).",
+        f"The median {one} has {extent(median, known.kind)}.",
     ]
     near = "" if known.near_duplicates is None else f", near-duplicate pairs: {known.near_duplicates}"
-    said.append(f"Groups of identical pictures: {len(known.duplicates)}{near}.")
+    said.append(f"Groups of identical {known.kind}: {len(known.duplicates)}{near}.")
     if known.effective_dimension is not None:
         said.append(f"The features at the last cut have an effective dimension of {known.effective_dimension:.1f}.")
     return " ".join(said)

@@ -79,9 +79,9 @@ def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[f
 
 
 def _passing(bench: Bench, plan: Plan) -> float:
-    """Seconds of opening the pictures of a fold once, and of passing them through all layers that are read behind.
+    """Seconds of opening the examples of a fold once, and of passing them through all layers that are read behind.
 
-    Those that learn from decoded pictures alone open them once, too.
+    Those that learn from decoded examples alone open them once, too.
     """
     probe = top(plan) if plan.head.start == "probe" else 0
     depth = max((d for d in (*bench.whole, probe) if d <= plan.freeze or d == probe), default=0)

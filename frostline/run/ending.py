@@ -243,6 +243,8 @@ def hand_back(bench: Bench, plan: Plan, unit: Unit, folder: Path) -> None:
         "spec": lasting(given.backbone),
         "model_kwargs": dict(given.model_kwargs),
         "image_size": given.image_size,
+        "max_length": given.max_length,
+        "seconds": given.seconds,
         "classes": list(bench.examples.classes),
         "trained_on": "all examples" if unit.fold == ALL else f"the training rows of fold {unit.fold}",
     }

@@ -112,7 +112,7 @@ def _allowing(bench: Bench) -> _Allowing:
 
 
 def augmented(bench: Bench, arm: Arm) -> Arm:
-    """The arm as its full training runs: on pictures that vary, where that was asked for; a closed form never does."""
+    """The arm as its full training runs: on examples that vary, where that was asked for; a closed form never does."""
     kind = bench.settings.augment
     if kind is None or exact(arm):
         return arm

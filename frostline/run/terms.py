@@ -129,14 +129,14 @@ def unit_seconds(bench: Bench, arm: Arm, unit: Unit) -> float:
 
 
 def still(plan: Plan) -> Plan:
-    """The plan on pictures that do not vary."""
+    """The plan on examples that do not vary."""
     return replace(plan, recipe=replace(plan.recipe, augment="none"))
 
 
 def predicting_seconds(bench: Bench, plan: Plan) -> float:
     """Seconds of predicting the validation rows of a fold, from the deepest activations that are stored.
 
-    Shifted examples, where there are any, are predicted from their pictures.
+    Shifted examples, where there are any, are predicted from their examples.
     """
     first, measured = max((depth for depth in bench.whole if depth <= plan.freeze), default=0), bench.calibration
     decode = 0.0 if first in bench.whole else measured.decode
@@ -249,5 +249,5 @@ def _fitted(bench: Bench, arms: Sequence[Arm], plain: Schedule, budget: float) -
         factor *= 0.7
     raise OptionError(
         f"budget is {budget:.0f} s, and the smallest race takes about {least:.0f} s here; allow {2 * least:.0f}s "
-        "or more, a smaller --image-size or a smaller backbone"
+        f"or more, a smaller {bench.intake.remedy} or a smaller backbone"
     )

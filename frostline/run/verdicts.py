@@ -196,7 +196,7 @@ def forgetting(kept: Kept, after: NDArray[np.bool_], epsilon: float, confidence:
     if kept.how == "answers":
         changed = Estimate.of_share(float(1 - after.mean()), n, confidence)
         evidence = (
-            f"of {n} of your pictures, the source's own output layer names another class than before for "
+            f"of {n} of your examples, the source's own output layer names another class than before for "
             f"{100 * changed.mean:.0f}% ({100 * changed.low:.0f} to {100 * changed.high:.0f}%)."
         )
         holds = changed.low > CHANGED
@@ -226,12 +226,12 @@ def forgetting(kept: Kept, after: NDArray[np.bool_], epsilon: float, confidence:
 def drift(like: Estimate) -> Verdict:
     """How far the features behind the last layer moved, for a network whose own answers nobody can ask."""
     evidence = (
-        f"on your pictures, the features behind the last layer are alike to {like.mean:.2f} before and after the "
+        f"on your examples, the features behind the last layer are alike to {like.mean:.2f} before and after the "
         f"training (CKA, {like.low:.2f} to {like.high:.2f}; 1 is unchanged)."
     )
     holds = like.high < UNLIKE
     advice = (
-        "Most of what the source made of your pictures is gone: give labelled examples of it (--source) to see what it "
+        "Most of what the source made of your examples is gone: give labelled examples of it (--source) to see what it "
         "forgot, or freeze more."
     )
     return Verdict("forgetting", holds, evidence, advice if holds else "Nothing to do.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from frostline.training import adapters
 from frostline.training.device import Device
 from frostline.training.step import Batch, Learner
 from frostline.values import Backbone, Plan
+
+Given = Mapping[str, Tensor]  # arguments of the forward, by name
 
 HEAD = "frostline_head"  # the name of the new head's groups, which no layer bears
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -63,7 +65,7 @@ def prepared(
     device: Device,
     weights: Tensor | None = None,
 ) -> Generator[Learner]:
-    """A Learner for a plan whose inputs are what crosses the cut at depth `start` (0: the backbone's own input).
+    """A Learner for a plan whose inputs are what crosses the cut at depth `start` and what goes beside it.
 
     The backbone is not touched: a copy learns. `seed` draws the weights of layers that begin anew, `weights` are those
     of the classes in the loss.
@@ -83,10 +85,11 @@ def prepared(
     with ExitStack() as stack:
         run = stack.enter_context(Halves(network, anatomy).sawn(start, until=depth)) if start < depth else None
 
-        def forward(inputs: tuple[Tensor, ...]) -> Tensor:
+        def forward(cargo: tuple[Tensor, ...]) -> Tensor:
             if device.mixed_precision == "no":
-                inputs = tuple(_widened(tensor, head) for tensor in inputs)
-            return headed(head, anatomy, depth, inputs if run is None else run(inputs, None))
+                cargo = tuple(_widened(tensor, head) for tensor in cargo)
+            frontier, given = anatomy.parted(start, cargo)
+            return headed(head, anatomy, depth, frontier if run is None else run(frontier, given or None), given)
 
         by = None if weights is None else weights.to(device.device)
         yield Learner(module, forward, groups, mode, anchors, by, began)
@@ -98,36 +101,40 @@ def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
     return tensor.to(kind) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
-    """From preprocessed inputs (n, channels, height, width) to log-probabilities (n, c), in inference mode."""
+def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Given], Tensor]:
+    """From the arguments of the network's forward, n examples, to log-probabilities (n, c), in inference mode."""
     answer = answering(network, head, anatomy, plan)
 
-    def predict(inputs: Tensor) -> Tensor:
+    def predict(inputs: Given) -> Tensor:
         with torch.inference_mode():
             return answer(inputs)
 
     return predict
 
 
-def answering(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Tensor], Tensor]:
+def answering(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Given], Tensor]:
     """As `predictor`, in whatever mode the caller is: both modules are put in inference mode once, here."""
     depths, whole = read_at(plan), Halves(network.eval(), anatomy)
     head.eval()
 
-    def answer(inputs: Tensor) -> Tensor:
-        found = whole.taps({anatomy.data: inputs}, depths)
+    def answer(inputs: Given) -> Tensor:
+        found = whole.taps(inputs, depths)
         if len(depths) == 1:
-            return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]]))
-        features = [pool(anatomy, depth, found[depth]) for depth in depths]
+            return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]], inputs))
+        features = [pool(anatomy, depth, found[depth], inputs) for depth in depths]
         return classification.log_probabilities(head(torch.cat(features, dim=1)))
 
     return answer
 
 
-def headed(head: nn.Module, anatomy: Anatomy, depth: int, frontier: tuple[Tensor, ...]) -> Tensor:
-    """The logits of a head that sits on one cut, from what crosses it."""
-    features = pool(anatomy, depth, frontier)
-    return head(features, *positions_at(anatomy, depth, frontier)) if isinstance(head, Attention) else head(features)
+def headed(
+    head: nn.Module, anatomy: Anatomy, depth: int, frontier: tuple[Tensor, ...], given: Given | None = None
+) -> Tensor:
+    """The logits of a head that sits on one cut, from what crosses it; `given` are the inputs, for their mask."""
+    features = pool(anatomy, depth, frontier, given)
+    if isinstance(head, Attention):
+        return head(features, *positions_at(anatomy, depth, frontier, given))
+    return head(features)
 
 
 def reestimate(learner: Learner, batches: Iterator[Batch], plan: Plan) -> None:

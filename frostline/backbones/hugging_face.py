@@ -1,0 +1,264 @@
+"""Networks of transformers: classifiers of pictures, texts and recordings, with what stands beside their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from frostline.backbones.preprocessing import from_processor, from_timm
+from frostline.backbones.sources import REMEDY, Built, Options, unreachable
+from frostline.backbones.weights import last_learning
+from frostline.errors import BackboneError, WeightsError
+from frostline.values import Kind, Prepared, Preprocessing, Tokens, Waves
+
+Encode = Callable[[Sequence[Any]], Mapping[str, NDArray[np.generic]]]
+LONGEST = 512  # tokens of a text, where neither the user nor the network says less
+UNTOLD = 10**6  # tokens: a tokenizer that allows more knows no limit
+SECOND = 1.0  # of an example recording, before the data's own are known
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large inputs are where that is the user's to say; None leaves it to the backbone and the data."""
+
+    image: int | None = None  # pixels of a side
+    tokens: int | None = None  # of a text, at most
+    seconds: float | None = None  # of a recording
+
+
+def transformers_network(name: str, pretrained: bool, sizes: Sizes, options: Options) -> Built:
+    """A classifier of pictures, texts or recordings, from a folder or by name, with what prepares its inputs.
+
+    `options` are fields of its configuration. Raises BackboneError for what is no classifier of any of these,
+    WeightsError where files cannot be had or leave more than half of the network without weights.
+    """
+    from transformers import AutoConfig
+
+    local = _hugging_face_place(name)
+    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=local, **options)
+        kind = _kind_of(config)
+        builder = _builders()[kind]
+        known, encode, more = PREPARED[kind](name, place, local, config, sizes)
+        plain = builder.from_config(config)
+    except BackboneError:
+        raise
+    except Exception as error:  # a configuration of anybody's, whose fields transformers checks in many ways
+        raise BackboneError(
+            f"hf/{name} is no classifier of pictures, texts or recordings that transformers can build: {_first(error)}"
+        ) from error
+
+    def make() -> nn.Module:
+        return builder.from_config(config)
+
+    module, unloaded, notes = plain, (), ()
+    if pretrained:
+        try:
+            with _quiet():
+                module, told = builder.from_pretrained(
+                    place, config=config, local_files_only=local, output_loading_info=True
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"the weights of hf/{name} cannot be had: {_first(error)}; {REMEDY}") from error
+        unloaded, notes = _unloaded(name, module, told)
+    weights = f"hf/{name}" if pretrained else "none"
+    heads = (last_learning(module),)
+    return Built(module.float(), make, known, weights, heads, unloaded, (*notes, *more), encode)
+
+
+def _builders() -> Mapping[Kind, Any]:
+    from transformers import (
+        AutoModelForAudioClassification,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
+
+    return {
+        "pictures": AutoModelForImageClassification,
+        "texts": AutoModelForSequenceClassification,
+        "recordings": AutoModelForAudioClassification,
+    }
+
+
+def _kind_of(config: Any) -> Kind:
+    """What a network of this configuration classifies. Raises BackboneError where it is none of what is known."""
+    for kind, builder in _builders().items():
+        if type(config) in builder._model_mapping:  # transformers has no public way to ask
+            return kind
+    raise BackboneError(
+        f"a network of the type {config.model_type!r} classifies neither pictures nor texts nor recordings in "
+        "transformers; give one that AutoModelForImageClassification, AutoModelForSequenceClassification or "
+        "AutoModelForAudioClassification builds"
+    )
+
+
+Read = tuple[Prepared | None, Encode | None, tuple[str, ...]]
+
+
+def _of_pictures(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> Read:
+    known, notes = _processor(place, local)
+    if known is None and sizes.image is None and isinstance(getattr(config, "image_size", None), int):
+        known, notes = from_timm({"input_size": (3, config.image_size, config.image_size)})
+        notes += (f"hf/{name} has no processor: {config.image_size} pixels and ImageNet's mean and std are assumed",)
+    return known, None, notes
+
+
+def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> Read:
+    """The tokenizer beside the weights; texts are padded behind their end, whatever it does by itself."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=local)
+    except Exception as error:  # each kind of tokenizer misses its files in its own way
+        raise BackboneError(
+            f"hf/{name} comes without a tokenizer that transformers can read ({_first(error)}); save it into the same "
+            "folder with tokenizer.save_pretrained"
+        ) from error
+    notes: tuple[str, ...] = ()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        notes = (f"its tokenizer has no token for padding; {tokenizer.pad_token!r} is used, and masked",)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or UNTOLD]
+    own = min([limit for limit in limits if 0 < limit < UNTOLD], default=LONGEST)
+    if sizes.tokens is not None and sizes.tokens > own:
+        raise BackboneError(f"max_length is {sizes.tokens}, and hf/{name} reads {own} tokens at most; give less")
+    pad: Any = tokenizer.pad_token_id
+    fills = {"input_ids": int(pad), "token_type_ids": int(tokenizer.pad_token_type_id), "attention_mask": 0}
+    padding = {each: fills[each] for each in ("input_ids", *fills) if each in tokenizer.model_input_names}
+    known = Tokens(place, sizes.tokens or min(own, LONGEST), padding)
+
+    def encode(given: Sequence[Any]) -> Mapping[str, Any]:
+        pairs = not isinstance(given[0], str)
+        firsts = [text[0] for text in given] if pairs else list(given)
+        found = tokenizer(
+            firsts, [text[1] for text in given] if pairs else None,
+            truncation=True, max_length=known.length, padding=False,
+        )  # fmt: skip
+        return {each: found[each] for each in padding}
+
+    return known, encode, notes
+
+
+def _of_recordings(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> Read:
+    """The feature extractor beside the weights."""
+    from transformers import AutoFeatureExtractor
+
+    try:
+        extractor: Any = AutoFeatureExtractor.from_pretrained(place, local_files_only=local)
+    except Exception as error:
+        raise BackboneError(
+            f"hf/{name} comes without a feature extractor that transformers can read ({_first(error)}); save it into "
+            "the same folder with extractor.save_pretrained"
+        ) from error
+    rate = int(extractor.sampling_rate)
+    own = _window(extractor)
+    if own is not None and sizes.seconds is not None and sizes.seconds > own:
+        raise BackboneError(f"seconds is {sizes.seconds:g}, and hf/{name} hears {own:g} seconds; give no more")
+    seconds = sizes.seconds or own or SECOND
+    masked = own is None and bool(getattr(extractor, "return_attention_mask", False))
+    names = (extractor.model_input_names[0], *(("attention_mask",) if masked else ()))
+
+    def encode(given: Sequence[Any]) -> Mapping[str, NDArray[np.generic]]:
+        length = round(seconds * rate)
+        filled = {"padding": "max_length", "max_length": length, "truncation": True, "return_attention_mask": masked}
+        filled = filled if own is None else {}
+        found = extractor(
+            [wave[:length] for wave in given],
+            sampling_rate=rate,
+            return_tensors="np",
+            **filled,
+        )
+        return {each: np.asarray(found[each]) for each in names}
+
+    return Waves(place, rate, float(seconds), names, own is not None), encode, ()
+
+
+def _window(extractor: Any) -> float | None:
+    """Seconds that an extractor fills every recording up to by itself; None for one that reads any length."""
+    if getattr(extractor, "chunk_length", None):  # Whisper's
+        return float(extractor.chunk_length)
+    if extractor.model_input_names[0] == "input_values" and hasattr(extractor, "num_mel_bins"):  # AST: frames of 10 ms
+        return extractor.max_length * 0.01
+    return None
+
+
+PREPARED: Mapping[Kind, Callable[[str, str, bool, Any, Sizes], Read]] = {
+    "pictures": _of_pictures,
+    "texts": _of_texts,
+    "recordings": _of_recordings,
+}
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _hugging_face_place(name: str) -> bool:
+    """True where the files lie on this machine; raises where they neither do nor can be fetched."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+            raise BackboneError(f"{folder} has no config.json (it holds {held}); give a folder saved by transformers")
+        return True
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise BackboneError(
+            f"the folder {name!r} does not exist; give hf/FOLDER, or hf/NAME as on the Hugging Face hub"
+        )
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return True
+    cause = unreachable(hf_hub_url(name, "config.json"))
+    if cause is not None:
+        raise WeightsError(
+            f"hf/{name} is neither a folder nor on this machine, and the hub cannot be reached ({cause}); give a "
+            "folder that holds config.json and the weights as hf/FOLDER"
+        )
+    return False
+
+
+def _unloaded(name: str, module: nn.Module, told: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    absent = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
+    if 2 * len(absent) > len(module.state_dict()):
+        raise WeightsError(
+            f"the weights of hf/{name} belong to another network: {len(absent)} of {len(module.state_dict())} tensors "
+            f"are missing ({', '.join(absent[:4])}, ..); {REMEDY}"
+        )
+    note = f"the checkpoint does not bring {', '.join(absent[:4])}: fresh weights are used there"
+    return tuple(absent), ((note,) if absent else ())
+
+
+def _processor(place: str, local: bool) -> tuple[Preprocessing | None, tuple[str, ...]]:
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(place, local_files_only=local)
+    except (OSError, ValueError, KeyError):
+        return None, ()
+    return from_processor(processor.to_dict())
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """transformers draws a bar of its own while it loads, through the middle of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
