@@ -373,12 +373,16 @@ def test_pictures_and_labels_that_miss_each_other_are_told_in_yolo(tmp_path: Pat
     }
 
 
-def test_unreadable_pictures_are_skipped_and_listed(tmp_path: Path) -> None:
-    as_yolo_beside(tmp_path, {"a": [("ant", 1, 1, 9, 9)], "b": [("ant", 1, 1, 9, 9)]})
+def test_unreadable_pictures_are_skipped_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_yolo_beside(tmp_path, {name: [("ant", 1, 1, 9, 9)] for name in "abc"})
     write(tmp_path / "b.png", "no picture")
+    picture(tmp_path / "c.png", size=(300, 300))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     found = read_boxes(tmp_path)
-    assert found.skipped == (("b.png", "the content is not a picture"),)
-    assert "1 of 2 pictures cannot be read and are skipped: 'b.png'" in found.warnings
+    assert found.ids == ("a.png",)
+    assert found.skipped[0] == ("b.png", "the content is not a picture")
+    assert "decompression bomb" in found.skipped[1][1]
+    assert "2 of 3 pictures cannot be read and are skipped: 'b.png', 'c.png'" in found.warnings
 
 
 def test_a_second_layout_in_the_folder_is_passed_over_and_told(tmp_path: Path) -> None:

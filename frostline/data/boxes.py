@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from frostline.data.annotated import Annotated, Annotations, Faults, below, files_below
 from frostline.data.coco import claims_coco, read_coco
@@ -114,7 +115,7 @@ def _checked(source: str, found: Annotations, warnings: Sequence[str]) -> FoundB
     for name, one in sorted(((below(one.picture, found.home), one) for one in found.pictures), key=lambda row: row[0]):
         try:
             size = size_of(one.picture)
-        except UNREADABLE as error:
+        except (*UNREADABLE, Image.DecompressionBombError) as error:
             skipped.append((name, explain(error)))
             continue
         if one.size not in (None, size):

@@ -54,7 +54,6 @@ class Matched:
     labels: Ints
     scores: NDArray[np.float32]
     hits: NDArray[np.bool_]  # detections x THRESHOLDS
-    overlaps: Floats  # with the box that it found at the lowest threshold; 0 where it found none
     boxes: Ints  # pictures x classes: how many there are to be found
 
 
@@ -71,16 +70,16 @@ def matched(predictions: NDArray[np.float32], targets: NDArray[np.object_]) -> M
     starts = _starts(pictures, labels)
     rank = np.arange(len(labels)) - np.repeat(starts, np.diff(starts, append=len(labels)))
     pictures, labels, found = pictures[rank < MOST], labels[rank < MOST], found[rank < MOST]
-    hits, overlaps = np.zeros((len(labels), len(THRESHOLDS)), np.bool_), np.zeros(len(labels))
+    hits = np.zeros((len(labels), len(THRESHOLDS)), np.bool_)
     each: list[Targets] = list(targets)
     for first, end in pairwise([*_starts(pictures, labels), len(labels)]):
         group, there = slice(first, end), each[pictures[first]]
         boxes = there.corners[there.labels == labels[first]]
         if len(boxes):
-            hits[group], overlaps[group] = _taken(overlap(found[group, :4], boxes))
+            hits[group] = _taken(overlap(found[group, :4], boxes))
     order = np.lexsort((-found[:, 4], labels))
     scores = np.ascontiguousarray(found[order, 4])
-    return Matched(pictures[order], labels[order], scores, hits[order], overlaps[order], _counted(labels, targets))
+    return Matched(pictures[order], labels[order], scores, hits[order], _counted(labels, targets))
 
 
 def _starts(pictures: Ints, labels: Ints) -> Ints:
@@ -106,9 +105,9 @@ def overlap(found: NDArray[np.float32], boxes: NDArray[np.float32]) -> Floats:
     return np.divide(shared, covered, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _taken(overlaps: Floats) -> tuple[NDArray[np.bool_], Floats]:
-    """Of detections of falling score x boxes: what hit at each threshold, and the overlap at the lowest."""
-    hits, at_lowest = np.zeros((len(overlaps), len(THRESHOLDS)), np.bool_), np.zeros(len(overlaps))
+def _taken(overlaps: Floats) -> NDArray[np.bool_]:
+    """Which hit, detections x THRESHOLDS, from their overlaps: detections of falling score x boxes."""
+    hits = np.zeros((len(overlaps), len(THRESHOLDS)), np.bool_)
     free = np.ones((len(THRESHOLDS), overlaps.shape[1]), np.bool_)
     last = overlaps.shape[1] - 1
     levels = np.arange(len(THRESHOLDS))
@@ -118,8 +117,7 @@ def _taken(overlaps: Floats) -> tuple[NDArray[np.bool_], Floats]:
         hit = open_to[levels, best] >= THRESHOLDS
         free[levels[hit], best[hit]] = False
         hits[row] = hit
-        at_lowest[row] = overlaps[row, best[0]] if hit[0] else 0.0
-    return hits, at_lowest
+    return hits
 
 
 def average_precisions(found: Matched, weights: Floats) -> Floats:
@@ -204,21 +202,23 @@ def losses(found: Matched) -> Floats:
     boxes found, at the lowest threshold and in all pictures, that its highest detection outranks or equals; so only
     the order of scores counts, there too.
 
-    Among other detectors that differ in one trait, this told those apart whose mAP differs on the fewest pictures: a
-    mean over the classes of a picture is noisier, and the optimal LRP error (Oksuz et al., ECCV 2018,
-    arXiv:1807.01696) also answers to how scores compare between pictures, which hardly moves mAP.
+    Of seven losses tried on simulated detectors (three classes, one of them 85% of the boxes) it told those apart
+    whose mAP differs on the fewest pictures: half as many as a mean over the classes of a picture where boxes are
+    placed better, as many where classes are confused. The optimal LRP error (Oksuz et al., ECCV 2018,
+    arXiv:1807.01696) answers most to how scores compare between pictures, which hardly moves mAP. A rare class counts
+    for less here than in mAP.
     Source: AP pooled over classes, Dave et al., "Evaluating large-vocabulary object detectors", 2021, arXiv:2102.01066.
     """
     order = np.lexsort((-found.scores, found.pictures))
     edges = np.searchsorted(found.pictures[order], np.arange(len(found.boxes) + 1))
     hits, scores, there = found.hits[order], found.scores[order], found.boxes.sum(axis=1)
     rivals = np.sort(found.scores[found.hits[:, 0]])
-    worth = np.zeros(len(found.boxes))
+    lost = np.zeros(len(found.boxes))
     for picture, (first, end) in enumerate(pairwise(edges)):
         if there[picture]:
             total = np.full(1, there[picture], np.float64)
-            worth[picture] = 1.0 - _areas(hits[first:end], np.ones((end - first, 1)), total).mean()
+            lost[picture] = 1.0 - _areas(hits[first:end], np.ones((end - first, 1)), total).mean()
         elif first < end:
             outranked = np.searchsorted(rivals, scores[first], side="right")
-            worth[picture] = outranked / len(rivals) if len(rivals) else 1.0
-    return worth
+            lost[picture] = outranked / len(rivals) if len(rivals) else 1.0
+    return lost
