@@ -202,8 +202,8 @@ def losses(found: Matched) -> Floats:
     boxes found, at the lowest threshold and in all pictures, that its highest detection outranks or equals; so only
     the order of scores counts, there too.
 
-    Of seven losses tried on simulated detectors (three classes, one of them 85% of the boxes) it told those apart
-    whose mAP differs on the fewest pictures: half as many as a mean over the classes of a picture where boxes are
+    Of ten losses tried on simulated detectors (three classes, one of them 85% of the boxes) it told those apart
+    whose mAP differs on the fewest pictures: half to two thirds of what a mean over its classes needs where boxes are
     placed better, as many where classes are confused. The optimal LRP error (Oksuz et al., ECCV 2018,
     arXiv:1807.01696) answers most to how scores compare between pictures, which hardly moves mAP. A rare class counts
     for less here than in mAP.
