@@ -251,13 +251,16 @@ def train(
 def predict(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
     files: Annotated[list[Path], typer.Argument(help="Pictures, recordings, texts, or tables of texts.")],
+    draw: Annotated[
+        Path | None, typer.Option(help="A folder for the pictures with the boxes that were found on them.")
+    ] = None,
     json_: flags.Json = False,
 ) -> None:
-    """Labels and probabilities, with the model of a run."""
+    """Labels and probabilities, numbers or boxes, with the model of a run."""
     from frostline import journey
 
     with console.told(json_):
-        for row in journey.load(run).predict(files):
+        for row in journey.load(run).predict(files, draw=draw):
             if json_:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
@@ -266,6 +269,9 @@ def predict(
 
 def _said(row: Mapping[str, Any]) -> str:
     """A prediction in a line: a class with its probability, the labels with theirs, or the numbers."""
+    if "boxes" in row:
+        told = zip(row["labels"], row["scores"], row["boxes"], strict=True)
+        return "\t".join(f"{label} {p:.2f} [{', '.join(f'{x:.0f}' for x in box)}]" for label, p, box in told) or "none"
     if "values" in row:
         return "\t".join(f"{name} {value:.4g}" for name, value in row["values"].items())
     if "labels" in row:

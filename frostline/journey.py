@@ -21,6 +21,7 @@ from frostline.bench.lay import lay
 from frostline.bench.recipe import FULL
 from frostline.bench.task import ALL
 from frostline.errors import OptionError, RunError
+from frostline.formats import drawn
 from frostline.formats import export as formats
 from frostline.formats import model as models
 from frostline.formats.export import Exported
@@ -59,12 +60,19 @@ class Result:
             raise RunError(f"the run in {str(self.folder)!r} trained one plan; a report tells of a search: use find")
         return ending.report_of(self.summary, directory.read_json(self.folder / "report.json"))
 
-    def predict(self, inputs: Sequence[Any], *, module: Any = None) -> Iterator[dict[str, Any]]:
-        """Label and probabilities of every file; `module` is needed where the run was given a module.
+    def predict(
+        self, inputs: Sequence[Any], *, module: Any = None, draw: Path | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Label and probabilities, numbers or boxes of every file; `module` is needed where the run was given one.
 
-        A model of texts takes texts, pairs of texts, and paths of files and of tables.
+        A model of texts takes texts, pairs of texts, and paths of files and of tables. Pictures with the boxes on them
+        go to the folder `draw`.
         """
-        return models.predict(models.open_model(self.folder, module), inputs)
+        model, colours = models.open_model(self.folder, module), dict[str, str]()
+        if draw is not None and model.task.name != "detection":
+            raise OptionError(f"draw is {str(draw)!r}, and this model finds no boxes; leave it away")
+        for row in models.predict(model, inputs):
+            yield row if draw is None else {**row, "drawn": str(drawn.draw(row, colours, draw))}
 
 
 def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:

@@ -94,8 +94,9 @@ Prepared = Preprocessing | Tokens | Waves  # how the inputs of a backbone are ma
 
 
 Kind = Literal["pictures", "texts", "recordings"]
-Question = Literal["classification", "multilabel", "regression"]
-# of n examples: class ids (n), labels of 0 and 1 (n, labels), or numbers (n, k) as float64
+Question = Literal["classification", "multilabel", "regression", "detection"]
+# of n examples: class ids (n), labels of 0 and 1 (n, labels), numbers (n, k), or boxes (n, most, 5): x1 y1 x2 y2 as
+# shares of the sides and a class id, nan where an example has fewer
 Targets = NDArray[Any]
 Text = str | tuple[str, str]  # a pair is read as two segments
 # files or their bytes; texts; or n,h,w or n,h,w,c arrays of 0..255
@@ -105,7 +106,7 @@ Inputs = tuple[Path | bytes, ...] | tuple[Text, ...] | NDArray[np.uint8]
 def asked(targets: Targets) -> Question:
     """Which question targets answer, told from what they are."""
     if targets.dtype.kind == "f":
-        return "regression"
+        return "detection" if targets.ndim == 3 else "regression"
     return "classification" if targets.ndim == 1 else "multilabel"
 
 
@@ -233,7 +234,8 @@ class Recipe:
 class Head:
     """The new layers on top, output layer included."""
 
-    kind: Literal["linear", "mlp", "attention"] = "linear"  # each holds a linear head; `tasks/heads.py` says how
+    # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes. `tasks/heads.py` says how
+    kind: Literal["linear", "mlp", "attention", "pyramid"] = "linear"
     cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
     start: Literal["probe", "random"] = "probe"  # the linear part has the closed-form probe's weights, or fresh ones
     hidden: int = 256  # units of the hidden layer of an "mlp"
@@ -557,7 +559,7 @@ class Outcome:
 
     unit: Unit
     rows: NDArray[np.int64]  # row numbers of Examples that were predicted
-    log_probabilities: NDArray[np.float32]  # rows x classes; of labels their logits, of numbers the numbers
+    log_probabilities: NDArray[np.float32]  # rows x classes; of other tasks what they keep
     seconds: float
     peak_bytes: int
     epochs: tuple[Epoch, ...] = ()

@@ -60,6 +60,7 @@ class Anatomy:
     needs: tuple[tuple[str, ...], ...] = ()  # raw inputs that the suffix reads again
     pools: tuple[tuple[Pool, ...], ...] = ()
     head: tuple[str, ...] = ()  # topmost modules that run after the last layer and hold parameters
+    levels: tuple[int, ...] = ()  # depths that a new head reads besides the one it sits on, rising
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,11 +88,29 @@ class Anatomy:
         """How many tensors cross a cut; at the bottom there are raw inputs alone."""
         return len(self.port(depth).leaves) if depth else 0
 
+    def below(self, depth: int) -> tuple[int, ...]:
+        """The levels below a cut, which a head above it reads as well."""
+        return tuple(level for level in self.levels if level < depth)
+
+    def gathered(self, taps: Mapping[int, Sequence[Any]], depth: int) -> tuple[Any, ...]:
+        """The tensors of a cut and, behind them, of the levels below it; `taps` are frontiers by depth."""
+        mine = taps[depth][: self.crossing(depth)]
+        return (*mine, *(tensor for level in self.below(depth) for tensor in taps[level]))
+
     def parted(self, depth: int, cargo: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What crosses a cut, and the raw inputs of `beside` by name, of all that a suffix is given in this order."""
         count = self.crossing(depth)
-        given = dict(zip(self.beside(depth), cargo[count:], strict=True))
+        beyond = count + sum(self.crossing(level) for level in self.below(depth))
+        given = dict(zip(self.beside(depth), cargo[beyond:], strict=True))
         return (tuple(cargo[:count]) if depth else (given[self.data],)), given
+
+    def lower(self, depth: int, cargo: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
+        """What crosses the levels below a cut, of all that a suffix is given."""
+        found, at = dict[int, tuple[Any, ...]](), self.crossing(depth)
+        for level in self.below(depth):
+            found[level] = tuple(cargo[at : at + self.crossing(level)])
+            at += self.crossing(level)
+        return found
 
     def port(self, depth: int) -> Port:
         """Where the cut at this depth is; CutError where there is none."""

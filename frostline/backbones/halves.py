@@ -7,7 +7,7 @@ above it everything runs as ever. So any signature works, and no network is rewr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -95,12 +95,12 @@ class Halves:
             return run(frontier, inputs)
 
     @contextmanager
-    def sawn(self, depth: int, *, until: int | None = None) -> Generator[Run]:
+    def sawn(self, depth: int, *, until: int | None = None, levels: Sequence[int] = ()) -> Generator[Run]:
         """While open, `run(frontier, inputs)` is the suffix; entering once serves a whole training loop.
 
         `inputs` are the raw inputs that are read again above the cut (`anatomy.needs`); None where there are none.
         With the data argument among them they are the whole batch, as texts of any length need it; without it the
-        example stands in for what is missing.
+        example stands in for what is missing. `run.seen` holds what crossed the `levels` above the cut at its last run.
         Modules that ran below the cut or enclose it are in eval mode at every run, whatever `train()` did.
         """
         cut, anatomy = depth, self.anatomy
@@ -110,6 +110,9 @@ class Halves:
         if until is not None:
             call = anatomy.port(until).call
             steps[call] = Step("stop", call, until)
+        for level in levels:
+            if cut < level and level != until:
+                steps[anatomy.port(level).call] = Step("tap", anatomy.port(level).call, level)
         state = Run(self, cut)
         with ExitStack() as stack:
             stack.enter_context(calmed([self.parts[name] for name in still(anatomy, cut)]))
@@ -215,6 +218,7 @@ class Run:
         self.depth = depth
         self._halves = halves
         self._still = [halves.parts[name] for name in still(halves.anatomy, depth)]
+        self.seen: dict[int, Frontier] = {}
         self._recorded: dict[int, Standin] | None = None
         self._scene: Scene | None = None
         self._frontier: Frontier = ()
@@ -238,6 +242,11 @@ class Run:
         if self._recorded is not None:
             return self._note(step, forward, self._recorded)
         assert self._scene is not None
+        if step.action == "tap":
+            result = forward()
+            copied = self._halves.anatomy.port(step.depth).overwritten
+            self.seen[step.depth] = self._halves.crossing(result, step.depth, copied=copied)
+            return result
         if step.action == "stop":
             raise Reached(self._halves.crossing(forward(), step.depth))
         standin = self._scene.standins[step.call]

@@ -19,6 +19,7 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
 from frostline.bench import remembered, storing
 from frostline.bench.bench import Bench, Source
+from frostline.bench.levels import squashed, with_levels
 from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
@@ -291,7 +292,11 @@ def _sized(settings: Settings, backbone: Backbone, examples: Examples) -> Settin
 def _dissected(settings: Settings, source: Source, backbone: Backbone, show: Show) -> tuple[Backbone, Anatomy]:
     if settings.seconds is not None:
         backbone = backbone_of(settings, source)
+    if settings.task == "detection":
+        backbone = squashed(backbone)
     anatomy = dissect(backbone)
+    if settings.task == "detection":
+        anatomy = with_levels(anatomy, backbone)
     cuts = sum(layer.cut for layer in anatomy.layers)
     show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))
     for note in (*backbone.notes, *anatomy.notes):

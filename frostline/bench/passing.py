@@ -187,11 +187,11 @@ def _filled(
     def tap(batch: Raw) -> Mapping[int, tuple[torch.Tensor, ...]]:
         inputs = network.intake.ready(batch, network.device.device)
         with network.device.autocast():  # as the prefix would run live
-            found = Halves(network.backbone.module, anatomy).taps(inputs, depths)
+            found = Halves(network.backbone.module, anatomy).taps(inputs, sorted({*depths, *anatomy.levels}))
         # beside what crosses go the inputs that are read again, behind it: pooling may need them, too
         return {
-            depth: (*frontier[: anatomy.crossing(depth)], *(inputs[name] for name in anatomy.beside(depth)))
-            for depth, frontier in found.items()
+            depth: (*anatomy.gathered(found, depth), *(inputs[name] for name in anatomy.beside(depth)))
+            for depth in depths
         }
 
     rows = network.learnable if view else len(network.examples)
@@ -217,12 +217,14 @@ def ragged(network: Network, depth: int) -> tuple[bool, ...]:
     """Which tensors of what is stored at a depth are as long as their example."""
     if network.intake.sizes is None:
         return ()
-    return (*network.anatomy.port(depth).ragged, *(True for _ in kept_beside(network.intake, network.anatomy, depth)))
+    long = (each for level in (depth, *network.anatomy.below(depth)) for each in network.anatomy.port(level).ragged)
+    return (*long, *(True for _ in kept_beside(network.intake, network.anatomy, depth)))
 
 
 def kept_tensors(network: Network, depth: int) -> int:
     """How many tensors are stored at a depth."""
-    return network.anatomy.crossing(depth) + len(kept_beside(network.intake, network.anatomy, depth))
+    levels = (depth, *network.anatomy.below(depth))
+    return sum(map(network.anatomy.crossing, levels)) + len(kept_beside(network.intake, network.anatomy, depth))
 
 
 def kept_beside(found: Intake, anatomy: Anatomy, depth: int) -> tuple[str, ...]:
@@ -235,13 +237,13 @@ def crossing(network: Network, depths: Sequence[int]) -> Mapping[int, tuple[torc
     anatomy = network.anatomy
     with passed_through(network) as module, torch.no_grad(), network.device.autocast():
         inputs = inputs_of(network.intake, some(network, 1), network.device.device)
-        taps = Halves(module, anatomy).taps(inputs, depths) if depths else {}
+        taps = Halves(module, anatomy).taps(inputs, sorted({*depths, *anatomy.levels})) if depths else {}
         return {
             depth: (
-                *frontier[: anatomy.crossing(depth)],
+                *anatomy.gathered(taps, depth),
                 *(inputs[name] for name in kept_beside(network.intake, anatomy, depth)),
             )
-            for depth, frontier in taps.items()
+            for depth in depths
         }
 
 

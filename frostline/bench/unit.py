@@ -86,7 +86,7 @@ def stackable(bench: Bench, arm: Arm) -> bool:
     way, plan = bench.calibration.way, arm.plan
     if way.stacked is None or plan.freeze < way.stacked or exact(arm) or way.precision == "fp16":
         return False
-    if plan.statistics == "batch" or plan.above == "reinit" or plan.adapter is not None:
+    if plan.head.kind == "pyramid" or plan.statistics == "batch" or plan.above == "reinit" or plan.adapter is not None:
         return False
     same_mask = way.layout == "contiguous" and bench.device.device.type == "cpu"
     return same_mask or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
@@ -227,7 +227,7 @@ def _attempt(bench: Bench, tasks: Sequence[Task], batch: int, *, keep: bool, nea
             if keep:
                 checkpoint.write(kept_weights(bench, unit), network, head, plan)
             own = tuple(told[place] for told in epochs if place in told)
-            diverged = own[-1].diverged or not np.isfinite(predicted).all()
+            diverged = own[-1].diverged or (predicted.ndim == 2 and not np.isfinite(predicted).all())
             found.append(
                 Outcome(unit, task.predict, predicted, before, 0, own, bool(diverged), batch, len(tasks), shifted)
             )
@@ -277,7 +277,7 @@ def _elsewhere(bench: Bench, learner: Learner, start: int, batch: int) -> Table 
     def look(epoch: int) -> Iterator[Batch]:
         for part in batches.batches(rows, batch):
             inputs = inputs_of(bench.intake, part, where)
-            crossing = source.prefix(inputs, start)[: anatomy.crossing(start)]
+            crossing = anatomy.gathered(source.taps(inputs, (start, *anatomy.below(start))), start)
             found = (*crossing, *(inputs[name] for name in anatomy.beside(start)))
             yield found, torch.from_numpy(bench.examples.targets[part])
 
@@ -316,6 +316,8 @@ def scale(targets: Targets) -> tuple[Tensor, Tensor]:
 def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     """The head on the cuts that the plan's reads, started as the plan says."""
     depths = read_at(training.plan)
+    if training.plan.head.kind == "pyramid":
+        return pyramid(bench, depths, seed=training.seed)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = heads.made(training.plan.head, features, classes, seed=training.seed)
     rows = fold_of(bench, training.fold).train
@@ -328,3 +330,12 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
             part.weight.copy_(torch.from_numpy(linear.weights))
             part.bias.copy_(torch.from_numpy(linear.bias))
     return head
+
+
+def pyramid(bench: Bench, depths: Sequence[int], *, seed: int) -> torch.nn.Module:
+    """Fresh layers on the maps of several depths."""
+    size = bench.intake.shape[-2:]
+    levels = [bench.anatomy.layers[depth - 1].shape for depth in depths]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return heads.Pyramid(levels, len(bench.examples.classes), (size[0], size[1]))

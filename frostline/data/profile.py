@@ -38,6 +38,9 @@ def _counted(examples: Examples) -> Mapping[str, int]:
         return Counter(examples.classes[target] for target in examples.targets)
     if asked(examples.targets) == "regression":
         return {}
+    if asked(examples.targets) == "detection":
+        labels = examples.targets[..., 4]
+        return {name: int((labels == number).sum()) for number, name in enumerate(examples.classes)}
     return dict(zip(examples.classes, examples.targets.sum(axis=0).tolist(), strict=True))
 
 

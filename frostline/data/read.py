@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.data.boxes import FoundBoxes, read_boxes
 from frostline.data.folders import TABLES, read_folder
 from frostline.data.found import PARTS, Found, Progress, examples_of, joined, listed, ordered, plain, values_of
 from frostline.data.indexed import is_indexed, read_indexed
 from frostline.data.kinds import KINDS, PAIRS
-from frostline.data.pictures import pixels_of
+from frostline.data.pictures import pixels_of, size_of
 from frostline.data.tables import LABELS, answers_of, is_frame, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.values import Examples, Inputs, Kind, Part, Question, asked
@@ -53,7 +54,14 @@ def read(
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
     columns = {"label": label, "path": path, "group": group, "values": values, "question": question}
-    form = _form(source, kind) if data_format == "auto" else data_format
+    if question == "detection":
+        if kind != "pictures" or not isinstance(source, str | Path):
+            raise DataError(
+                "boxes are read from a folder or file of COCO, Pascal VOC or YOLO, for a backbone of pictures"
+            )
+        if shifted is not None:
+            raise OptionError(f"shifted is {shifted!r}, and detection has no use for it yet; leave it away")
+    form = "folder" if question == "detection" else _form(source, kind) if data_format == "auto" else data_format
     other = None if shifted is None else _form(shifted, kind)
     if other in (None, *BARE):
         _refuse_columns(source, form, columns)
@@ -67,7 +75,7 @@ def read(
 def _refuse_columns(source: Any, form: str, columns: Mapping[str, str | None]) -> None:
     """Raise OptionError where a column is named and there are none."""
     for flag, value in columns.items():
-        if value is not None and form in BARE:
+        if value is not None and form in BARE and flag != "question":
             it = "arrays have" if form == "arrays" else f"{source} is an image folder, which has"
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
 
@@ -84,6 +92,8 @@ def _found(
     """Whatever form it has, which `form` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     question: Any = columns["question"]
+    if question == "detection":
+        return _boxes(read_boxes(existing(source)))
     if question != "classification" and form == "folder":
         raise DataError(
             f"{source} is a folder of classes, and the task is {question}; give a table with a column of labels or "
@@ -104,6 +114,28 @@ def _found(
         given = {"label": label, "path": path, "group": group, "values": values}
         return _parted(existing(source, folder=True), kind, question, **given)
     return read_folder(existing(source, folder=True), kind, least=least)
+
+
+def _boxes(found: FoundBoxes) -> Found:
+    """Pictures with their boxes as one table: corners as shares of the sides, class ids, nan where there are fewer."""
+    most = max((len(each) for each in found.targets), default=1)
+    table = np.full((len(found.ids), max(1, most), 5), np.nan, np.float32)
+    for row, (picture, each) in enumerate(zip(found.inputs, found.targets, strict=True)):
+        height, width = size_of(picture)
+        table[row, : len(each), :4] = each.corners / np.array([width, height, width, height], np.float32)
+        table[row, : len(each), 4] = each.labels
+    return Found(
+        source=found.source,
+        ids=found.ids,
+        inputs=found.inputs,
+        labels=tuple(row.tobytes().hex() for row in table),
+        parts=found.parts,
+        groups=None,
+        detected=found.detected,
+        warnings=found.warnings,
+        classes=found.classes,
+        table=table,
+    )
 
 
 def _pair_of_lists(source: Any, question: Question) -> Found:

@@ -75,6 +75,10 @@ def strata(targets: Targets) -> Rows:
     if asked(targets) == "regression":
         edges = np.unique(np.quantile(targets[:, 0], np.linspace(0, 1, STRATA + 1)[1:-1]))
         return np.searchsorted(edges, targets[:, 0], side="right").astype(np.int64)
+    if asked(targets) == "detection":
+        labels = targets[..., 4]
+        present = [(labels == number).any(axis=1) for number in np.unique(labels[np.isfinite(labels)])]
+        targets = np.stack(present, axis=1).astype(np.int64) if present else np.zeros((len(targets), 1), np.int64)
     _, sets, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     found = sets.reshape(-1).astype(np.int64)
     rare = counts[found] < RARE

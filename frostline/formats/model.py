@@ -21,6 +21,7 @@ from frostline.backbones import cuts, load
 from frostline.backbones.anatomy import Anatomy
 from frostline.data.folders import TABLES
 from frostline.data.intake import inputs_of, intake
+from frostline.data.pictures import size_of
 from frostline.data.tables import texts_in
 from frostline.errors import RunError, StoreError
 from frostline.plan import read as read_plan
@@ -32,6 +33,7 @@ from frostline.training.prepare import predictor
 from frostline.values import Backbone, Examples, Plan, Prepared, Preprocessing, Text, Tokens
 
 FORMAT = "frostline.model/1"
+SHOWN = 0.3  # score from which a box is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,28 @@ def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> I
         names, inputs = texts_of(given)
     else:
         names, inputs = [str(item) for item in given], [Path(str(item)) for item in given]
+    if model.task.name == "detection":
+        yield from _detected(model, [Path(item) for item in names], batch)
+        return
     rows = (row for found in probabilities(model, inputs, batch=batch) for row in found)
     for name, row in zip(names, rows, strict=True):
         scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
         yield {"input": name, **_answer(model, scores)}
+
+
+def _detected(model: Model, files: Sequence[Path], batch: int) -> Iterator[dict[str, Any]]:
+    """The boxes on every picture that are rather right than not, in its own pixels, strongest first."""
+    rows = (row for found in probabilities(model, files, batch=batch) for row in found)
+    for file, row in zip(files, rows, strict=True):
+        height, width = size_of(file)
+        sure = row[np.nan_to_num(row[:, 4]) >= SHOWN]
+        corners = sure[:, :4] * np.array([width, height, width, height], np.float32)
+        yield {
+            "input": str(file),
+            "boxes": np.round(corners.astype(float), 1).tolist(),
+            "labels": [model.classes[int(label)] for label in sure[:, 5]],
+            "scores": np.round(sure[:, 4].astype(float), 4).tolist(),
+        }
 
 
 def _answer(model: Model, scores: Mapping[str, float]) -> dict[str, Any]:
@@ -180,7 +200,7 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
     how = card["preprocessing"]
     if how is not None:
         backbone = replace(backbone, preprocessing=TypeAdapter[Prepared](Prepared).validate_python(how))
-    anatomy = cuts.dissect(backbone)
+    anatomy = cuts.dissect(backbone)  # what else a head reads, its plan says
     plan = read_plan(place / "plan.json")
     return assemble(
         backbone,

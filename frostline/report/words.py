@@ -11,8 +11,10 @@ from frostline.values import Evidence, Kind, Plan, Profile
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
 SHARES = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece"),
-    *("average_precision", "micro_f1", "exact_match"),
+    *("average_precision", "micro_f1", "exact_match", "map", "map50"),
 )
+
+ONES = ("r2", "pearson")  # at most one, and below zero where nothing is known: shown with two places
 
 METRICS: Mapping[str, str] = {
     "macro_f1": "macro F1",
@@ -22,6 +24,8 @@ METRICS: Mapping[str, str] = {
     "ece": "calibration error (ECE)",
     "micro_f1": "micro F1",
     "r2": "R²",
+    "map": "mAP",
+    "map50": "mAP@50",
     "rmse": "RMSE",
     "mae": "mean absolute error",
     "pearson": "correlation",
@@ -39,7 +43,9 @@ def score(value: float | None, metric: str) -> str:
     """A score with its unit; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f}%" if metric in SHARES else number(value)
+    if metric in SHARES:
+        return f"{100 * value:.1f}%"
+    return f"{value:.2f}" if metric in ONES else number(value)
 
 
 def probability(value: float) -> str:
@@ -94,7 +100,7 @@ def interval(low: float, high: float, metric: str) -> str:
     """Both ends of an interval, the unit said once."""
     if metric in SHARES:
         return f"{100 * low:.1f} to {100 * high:.1f}%"
-    return f"{number(low)} to {number(high)}"
+    return f"{low:.2f} to {high:.2f}" if metric in ONES else f"{number(low)} to {number(high)}"
 
 
 def ranged(mean: float, low: float, high: float, metric: str) -> str:

@@ -21,7 +21,7 @@ from frostline.search.race import Race
 from frostline.search.schedule import whole
 from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
 
-ALWAYS = ("scratch", "linear_probe", "full_finetune")
+ALWAYS = ("scratch", "linear_probe", "head_only", "full_finetune")
 
 
 @dataclass(frozen=True, slots=True)

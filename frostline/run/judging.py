@@ -41,11 +41,12 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
         told.append(verdicts.unstable_gradients(epochs))
         told.append(verdicts.jump_on_unfreezing(plan, epochs, given.confidence))
         balance = chosen.arm.plan.recipe.balance
-        told.append(
-            verdicts.overfitting(
-                chosen.validation[0], targets, confidence=given.confidence, balance=balance, others=by_depth(ended)
+        if asked(targets) in ("classification", "multilabel"):  # elsewhere what is learned by is not what is judged by
+            told.append(
+                verdicts.overfitting(
+                    chosen.validation[0], targets, confidence=given.confidence, balance=balance, others=by_depth(ended)
+                )
             )
-        )
         raced = next(
             arm for turn in reversed(races.rounds(ended.race)) for arm in turn.entrants if arm.id == chosen.arm.id
         )

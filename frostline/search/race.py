@@ -80,7 +80,9 @@ def tell(race: Race, outcome: Outcome, targets: NDArray[np.int64]) -> Race:
     order = np.argsort(outcome.rows)
     rows = outcome.rows[order]
     loss = raced(race.metric, outcome.log_probabilities[order], targets[rows])
-    diverged = outcome.diverged or not np.isfinite(outcome.log_probabilities).any(axis=1).all()
+    table = outcome.log_probabilities
+    broken = table.ndim == 2 and not np.isfinite(table).any(axis=1).all()  # rows of others are empty where nothing is
+    diverged = outcome.diverged or broken
     told = Told(unit, rows, loss, bool(diverged))
     return replace(race, told=tuple(sorted((*race.told, told), key=lambda t: t.unit)))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from frostline.errors import OptionError
 from frostline.search.own import Floats, Ints, Own
-from frostline.tasks.measures import labels, numbers
+from frostline.tasks.measures import detections, labels, numbers
 from frostline.tasks.measures.formula import Formula
 from frostline.values import Estimate, Question, Targets, asked
 
@@ -179,6 +179,7 @@ def _ece(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats)
 LOSSES: Mapping[Question, Callable[[NDArray[np.float32], Targets], Floats]] = {
     "multilabel": labels.losses,
     "regression": numbers.losses,
+    "detection": detections.losses,
 }
 CLASSES: Mapping[str, Formula] = {
     "accuracy": _accuracy,
@@ -193,6 +194,7 @@ METRICS: Mapping[Question, Mapping[str, Formula]] = {
     "classification": CLASSES,
     "multilabel": labels.FORMULAS,
     "regression": numbers.FORMULAS,
+    "detection": detections.FORMULAS,
 }
 LESS = ("log_loss", "ece", "mae", "rmse")  # of which less is better
 

@@ -5,12 +5,13 @@ Every one holds a linear head, and what goes beyond it begins at zero: started f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frostline.tasks.detector import Detector, Level
 from frostline.values import QUERIES, Head
 
 
@@ -66,6 +67,19 @@ class Scaled(nn.Module):
         return self.inner(*given) * self.spread + self.centre
 
 
+class Pyramid(nn.Module):
+    """A detector on the maps of several depths, which says of itself how it was made."""
+
+    def __init__(self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.tensor([list(level) for level in levels]))  # channels, height, width
+        self.register_buffer("made", torch.tensor([classes, *size]))
+        self.detector = Detector([Level(*level) for level in levels], classes, size)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.detector(maps)
+
+
 def made(kind: Head, features: int, classes: int, *, seed: int) -> nn.Module:
     """Fresh new layers; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
@@ -90,6 +104,12 @@ def linear_of(head: nn.Module) -> nn.Linear:
 
 def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
     """The head whose weights these are. Raises KeyError or RuntimeError where they are of none."""
+    if "levels" in state:
+        shapes = [(int(c), int(h), int(w)) for c, h, w in state["levels"].tolist()]
+        classes, height, width = (int(n) for n in state["made"].tolist())
+        found = Pyramid(shapes, classes, (height, width))
+        found.load_state_dict(dict(state))
+        return found
     if "spread" in state:
         inner = {name.removeprefix("inner."): tensor for name, tensor in state.items() if name.startswith("inner.")}
         return Scaled(rebuilt(inner), state["centre"], state["spread"])

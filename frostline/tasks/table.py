@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from frostline.tasks import classification, multilabel, regression
+from frostline.tasks import classification, detection, multilabel, regression
 from frostline.tasks.task import Task
 
 TASKS: Mapping[str, Task] = {
@@ -14,5 +14,6 @@ TASKS: Mapping[str, Task] = {
         "classification", classification.loss, classification.log_probabilities, torch.exp, classification.drawn
     ),
     "multilabel": Task("multilabel", multilabel.loss, multilabel.predictions, multilabel.readable, multilabel.drawn),
+    "detection": detection.DETECTION,
     "regression": Task("regression", regression.loss, regression.predictions, lambda found: found, regression.drawn),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Loss(Protocol):
@@ -29,3 +29,8 @@ class Task:
     predictions: Callable[[Tensor], Tensor]  # of outputs (n, k): what is kept of them, and judged
     readable: Callable[[Tensor], Tensor]  # of predictions: probabilities, or values as they are
     drawn: Callable[[Tensor, np.random.Generator], Tensor]  # log-likelihood of an answer drawn from one output (1, k)
+    binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows
+
+    def bound(self, head: nn.Module) -> Task:
+        """The task as this head answers it."""
+        return self if self.binding is None else self.binding(head)

@@ -46,7 +46,7 @@ def refuse_untrained(plan: Plan) -> None:
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one; allowed are depths of {allowed}, rising, each once"
         )
-    if cuts and not plan.closed:
+    if cuts and not plan.closed and plan.head.kind != "pyramid":
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one, and layers below it learn; such a head is fitted on "
             f"frozen features: freeze all {plan.keep} kept layers, let nothing begin anew, `kind` be 'linear' and "
@@ -85,16 +85,21 @@ def prepared(
         groups = adapters.inject(network, plan, seed=seed) + groups
         mode = _mode_of_adapters(network, head)
     with ExitStack() as stack:
-        run = stack.enter_context(Halves(network, anatomy).sawn(start, until=depth)) if start < depth else None
+        sawn = Halves(network, anatomy).sawn(start, until=depth, levels=plan.head.cuts)
+        run = stack.enter_context(sawn) if start < depth else None
 
         def forward(cargo: tuple[Tensor, ...]) -> Tensor:
             if device.mixed_precision == "no":
                 cargo = tuple(_widened(tensor, head) for tensor in cargo)
             frontier, given = anatomy.parted(start, cargo)
+            if plan.head.kind == "pyramid":
+                last = frontier if run is None else run(frontier, given or None)
+                seen = {**anatomy.lower(start, cargo), start: frontier, **(run.seen if run else {}), depth: last}
+                return head([seen[level][0] for level in read_at(plan)])
             return headed(head, anatomy, depth, frontier if run is None else run(frontier, given or None), given)
 
         by = None if weights is None else weights.to(device.device)
-        yield Learner(module, forward, groups, mode, anchors, by, began, task)
+        yield Learner(module, forward, groups, mode, anchors, by, began, task.bound(head))
 
 
 def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
@@ -123,11 +128,13 @@ def answering(
     network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan, task: Task = TASKS["classification"]
 ) -> Callable[[Given], Tensor]:
     """As `predictor`, in whatever mode the caller is: both modules are put in inference mode once, here."""
-    depths, whole = read_at(plan), Halves(network.eval(), anatomy)
+    depths, whole, task = read_at(plan), Halves(network.eval(), anatomy), task.bound(head)
     head.eval()
 
     def answer(inputs: Given) -> Tensor:
         found = whole.taps(inputs, depths)
+        if plan.head.kind == "pyramid":
+            return task.predictions(head([found[depth][0] for depth in depths]))
         if len(depths) == 1:
             return task.predictions(headed(head, anatomy, depths[0], found[depths[0]], inputs))
         features = [pool(anatomy, depth, found[depth], inputs) for depth in depths]

@@ -1,0 +1,47 @@
+"""Boxes of things in an example: the loss and the detections are those of the head that finds them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline.errors import PlanError
+from frostline.tasks.heads import Pyramid
+from frostline.tasks.task import Task
+
+
+def _unbound(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    raise PlanError("boxes are found by a head of the kind 'pyramid'; give the plan one")
+
+
+def _kept(outputs: Tensor) -> Tensor:
+    raise PlanError("boxes are found by a head of the kind 'pyramid'; give the plan one")
+
+
+def _drawn(outputs: Tensor, rng: np.random.Generator) -> Tensor:
+    raise PlanError("no likelihood is known of boxes, so layers cannot be ranked by their Fisher information")
+
+
+def _bound(head: nn.Module) -> Task:
+    """Loss and detections of one head; both sides of boxes are shares of the sides of the example."""
+    if not isinstance(head, Pyramid):
+        return DETECTION
+    detector = head.detector
+    height, width = detector.size
+    frame = (width, height, width, height)
+
+    def loss(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+        scale = torch.tensor([*frame, 1], dtype=targets.dtype, device=targets.device)
+        return detector.loss(outputs, targets * scale)
+
+    def predictions(outputs: Tensor) -> Tensor:
+        found = detector.detections(outputs).float()
+        return found / torch.tensor([*frame, 1, 1], device=found.device)
+
+    return replace(DETECTION, loss=loss, predictions=predictions)
+
+
+DETECTION = Task("detection", _unbound, _kept, lambda found: found, _drawn, _bound)
