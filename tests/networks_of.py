@@ -21,36 +21,21 @@ from frostline.values import Kind, Text
 RATE = 1000  # samples a second: few enough that a second is quick
 LONG = 48  # tokens that the networks of texts read at most
 GOOD, BAD = ("fine", "warm", "clear", "kind"), ("dull", "cold", "grey", "mean")
-OTHER = tuple(
-    [
-        "the",
-        "a",
-        "film",
-        "was",
-        "and",
-        "with",
-        "it",
-        "his",
-        "day",
-        "walk",
-        "in",
-        "rain",
-        "of",
-        "wood",
-        "stone",
-        "house",
-        "river",
-        "bird",
-    ]
+OTHER = (
+    *("the", "a", "film", "was", "and", "with", "it", "his", "day", "walk"),
+    *("in", "rain", "of", "wood", "stone", "house", "river", "bird"),
 )
+NOTHING = "~"  # of which the tokenizers make no token
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KIND: Mapping[str, Kind] = {
     "encoder": "texts",
+    "flat": "texts",
     "distilled": "texts",
     "modern": "texts",
     "decoder": "texts",
     "normed_by_group": "recordings",
     "normed_by_layer": "recordings",
+    "short": "recordings",
     "spectrogram": "recordings",
     "listener": "recordings",
 }
@@ -73,11 +58,12 @@ def _made(name: str, folder: Path) -> Path:
 
 def tokenizer(folder: Path, *, pads: bool = True, segments: bool = True) -> int:
     """A tokenizer of whole words beside the weights, with a start and an end as BERT has; returns how many it knows."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = [*SPECIAL, *GOOD, *BAD, *OTHER]
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.Replace(NOTHING, "")
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     if pads:
         made.post_processor = processors.TemplateProcessing(
@@ -92,13 +78,22 @@ def tokenizer(folder: Path, *, pads: bool = True, segments: bool = True) -> int:
 
 
 def _encoder(folder: Path) -> None:
+    _bert(folder, 3)
+
+
+def _flat(folder: Path) -> None:
+    """The encoder with one block, for whole runs."""
+    _bert(folder, 1)
+
+
+def _bert(folder: Path, blocks: int) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     BertForSequenceClassification(
         BertConfig(
             vocab_size=tokenizer(folder),
             hidden_size=16,
-            num_hidden_layers=3,
+            num_hidden_layers=blocks,
             num_attention_heads=2,
             intermediate_size=32,
             max_position_embeddings=64,
@@ -204,7 +199,12 @@ def _normed_by_layer(folder: Path) -> None:
     _wav2vec2(folder, "layer")
 
 
-def _wav2vec2(folder: Path, norm: str) -> None:
+def _short(folder: Path) -> None:
+    """One convolution and one block, for whole runs."""
+    _wav2vec2(folder, "layer", convolutions=1, blocks=1)
+
+
+def _wav2vec2(folder: Path, norm: str, *, convolutions: int = 2, blocks: int = 2) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
     Wav2Vec2FeatureExtractor(
@@ -213,12 +213,12 @@ def _wav2vec2(folder: Path, norm: str) -> None:
     Wav2Vec2ForSequenceClassification(
         Wav2Vec2Config(
             hidden_size=16,
-            num_hidden_layers=2,
+            num_hidden_layers=blocks,
             num_attention_heads=2,
             intermediate_size=32,
-            conv_dim=(8, 8),
-            conv_kernel=(10, 3),
-            conv_stride=(5, 2),
+            conv_dim=(8, 8)[:convolutions],
+            conv_kernel=(10, 3)[:convolutions],
+            conv_stride=(5, 2)[:convolutions],
             num_conv_pos_embeddings=16,
             num_conv_pos_embedding_groups=2,
             feat_extract_norm=norm,
@@ -259,11 +259,13 @@ def _listener(folder: Path) -> None:
 
 MAKE: Mapping[str, Callable[[Path], None]] = {
     "encoder": _encoder,
+    "flat": _flat,
     "distilled": _distilled,
     "modern": _modern,
     "decoder": _decoder,
     "normed_by_group": _normed_by_group,
     "normed_by_layer": _normed_by_layer,
+    "short": _short,
     "spectrogram": _spectrogram,
     "listener": _listener,
 }

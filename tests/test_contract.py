@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.backbones.load import load
 from frostline.backbones.pooling import pool
+from frostline.bench import again
+from frostline.bench.again import blueprints
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import cached_versus_live, certify
 from frostline.bench.lay import lay
@@ -31,8 +35,8 @@ from frostline.bench.passing import Network, once_through
 from frostline.bench.rounding import change
 from frostline.bench.task import by_length, lengths
 from frostline.bench.unit import kept_weights, perform, perform_together, stackable
-from frostline.data.intake import Intake, Raw, inputs_of
-from frostline.formats.model import assemble, probabilities
+from frostline.data.intake import Intake, Raw, inputs_of, intake
+from frostline.formats.model import assemble, open_model, predict, probabilities, unlabelled
 from frostline.plan import legal_depths, plan
 from frostline.settings import settings
 from frostline.tasks import heads
@@ -156,22 +160,18 @@ def arm_of(bench: Bench, name: str) -> Arm:
 
 def trained(bench: Bench, of: Plan, start: int | None) -> Trained:
     """A training from what is stored at a depth, or from the examples; and what it predicts."""
-    depth, kind = (
-        0 if start is None else start,
-        str(next(bench.backbone.module.parameters()).dtype).removeprefix("torch."),
-    )
+    depth, precise = 0 if start is None else start, next(bench.backbone.module.parameters()).dtype == torch.float64
     targets, rows, where = bench.examples.targets, np.arange(COUNT), bench.device.device
 
     def read(those: NDArray[np.int64], epoch: int) -> Sequence[NDArray[Any]]:
         found = bench.read(those) if start is None else bench.stored(depth, those)
         # raw inputs are never stored in double precision
-        return [array.astype(kind) if array.dtype == np.float32 else array for array in found]
+        return [array.astype(np.float64) if precise and array.dtype == np.float32 else array for array in found]
 
     learn = feed(read, rows, targets, BATCH, device=where, seed=2, sizes=lengths(bench, rows))
     look = by_length(bench, rows)
-    head = heads.made(Head(), bench.pooled[top(of)].shape[1], len(bench.examples.classes), seed=1).to(
-        getattr(torch, kind)
-    )
+    head = heads.made(Head(), bench.pooled[top(of)].shape[1], len(bench.examples.classes), seed=1)
+    head = head.double() if precise else head
     with prepared(bench.backbone, bench.anatomy, of, head, start=depth, seed=4, device=bench.device) as learner:
         torch.manual_seed(5)
         losses = [epoch.loss for epoch in loop.train(learner, learn, of, steps(COUNT, BATCH), bench.device)]
@@ -210,9 +210,7 @@ def test_in_float64_training_from_what_is_stored_ends_at_the_parameters_of_train
             assert cached.losses == pytest.approx(live.losses, abs=1e-10)
             assert cached.losses[-1] != pytest.approx(cached.losses[0], abs=1e-6)
             for key, tensor in live.state.items():
-                torch.testing.assert_close(
-                    cached.state[key], tensor, rtol=0, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
-                )
+                assert torch.allclose(cached.state[key], tensor, rtol=0, atol=1e-8), key
             torch.testing.assert_close(cached.predictions, live.predictions, rtol=0, atol=1e-6)
 
 
@@ -323,3 +321,154 @@ def test_a_kept_model_predicts_from_the_inputs_what_was_told_of_it_however_they_
     order, told = np.argsort(proof.rows), np.argsort(outcome.rows)
     assert proof.rows[order].tolist() == outcome.rows[told].tolist()
     np.testing.assert_allclose(np.exp(proof.log_probabilities[order]), expected[told], atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ other processes
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder", "normed_by_layer"])
+def test_another_process_lays_the_same_bench_from_what_lies_on_disk(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    it = given(name, tmp_path_factory)
+    if not isinstance(it.data, Path):
+        it = World(
+            it.spec, networks_of.table(tmp_path / "data.csv", dict(zip(("text", "label"), it.data, strict=True)))
+        )
+    bench = laid(it, tmp_path / "run", workers=2)
+    assert {stored.tier for stored in bench.whole.values()} == {"disk"}
+    told = pickle.loads(pickle.dumps(blueprints(bench)))
+    other, arm = again.laid(told), arm_of(bench, "freeze@2")
+    one, two = (perform(each, arm, stage.unit(arm)) for each in (bench, other))
+    np.testing.assert_array_equal(one.log_probabilities, two.log_probabilities)
+    assert [epoch.loss for epoch in one.epochs] == [epoch.loss for epoch in two.epochs]
+    later = laid(it, tmp_path / "run", workers=2)  # a resumed run computes nothing anew
+    assert {d: s.key for d, s in later.whole.items()} == {d: s.key for d, s in bench.whole.items()}
+    third = perform(later, arm, stage.unit(arm))
+    np.testing.assert_array_equal(one.log_probabilities, third.log_probabilities)
+
+
+# ------------------------------------------------------------------------------------------------ whole runs
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run of the command line, and more that it can be asked about."""
+
+    folder: Path
+    said: world.Said
+    files: tuple[Path, ...]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A search on a table of texts, one of them empty; with shifted texts, and some of the source."""
+    network = networks_of.saved(tmp_path_factory, "flat")
+
+    def make(folder: Path) -> Ran:
+        texts, labels = networks_of.texts(60)
+        data = networks_of.table(folder / "data.csv", {"text": [*texts, " "], "label": [*labels, "good"]})
+        texts, labels = networks_of.texts(24, seed=5)
+        more = networks_of.table(folder / "more.csv", {"text": texts, "label": labels})
+        few = ("--epochs", 1, "--effort", "quick", "--shifted", more, "--source", more)
+        said = world.tell(
+            "find", data, "--backbone", f"hf/{network}", *world.ONE, *few, "--out", folder / "run", "--json"
+        )
+        assert said.code == 0, said.err
+        files = list[Path]()
+        for number, text in enumerate(texts[:5]):
+            files.append(folder / f"{number}.txt")
+            files[-1].write_text(text)
+        return Ran(folder / "run", said, (more, *files))
+
+    return world.once(tmp_path_factory, "found-texts", make)
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One plan trained on recordings, one of them broken."""
+    network = networks_of.saved(tmp_path_factory, "short")
+
+    def make(folder: Path) -> Ran:
+        data = networks_of.recordings(folder / "data", 20)
+        (data / "high" / "broken.wav").write_bytes(b"RIFF nothing")
+        said = world.tell(
+            "train", data, "--backbone", f"hf/{network}", *world.ONE, "--freeze", 2, "--epochs", 1, "--out",
+            folder / "run", "--json",
+        )  # fmt: skip
+        assert said.code == 0, said.err
+        return Ran(folder / "run", said, tuple(sorted(data.glob("*/0*.wav"))))
+
+    return world.once(tmp_path_factory, "heard-recordings", make)
+
+
+def test_a_search_on_texts_comes_to_an_answer_and_counts_what_it_skips(found: Ran) -> None:
+    summary = found.said.document
+    assert summary["data"]["skipped"] == [{"id": "row-61", "reason": "the text is empty, or no UTF-8"}]
+    assert summary["checks"]["frozen_unchanged"]
+    assert summary["checks"]["cached_vs_live"] < 1e-4
+    assert any("'row-61'" in note for note in summary["notes"])
+    assert world.tell("report", found.folder).code == 0
+
+
+def test_a_training_on_recordings_counts_what_it_skips(heard: Ran) -> None:
+    (skipped,) = heard.said.document["data"]["skipped"]
+    assert skipped == {"id": "high/broken.wav", "reason": "Format not recognised."}
+    assert any("'high/broken.wav'" in note for note in heard.said.document["notes"])
+    card = json.loads((heard.folder / "model" / "model.json").read_text())
+    assert 0.25 < card["seconds"] < 0.46  # what the data decided is what the model hears
+
+
+def test_a_run_predicts_texts_in_the_order_in_which_they_are_given(found: Ran) -> None:
+    table, *files = found.files
+    said = world.tell("predict", found.folder, table, *files, "--json")
+    assert said.code == 0, said.err
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["input"] for row in rows] == [*(f"{table}#{number}" for number in range(1, 25)), *map(str, files)]
+    for row, file in zip(rows, files, strict=False):  # the files hold the first rows of the table
+        (alone,) = map(json.loads, world.tell("predict", found.folder, file, "--json").out.splitlines())
+        assert alone["scores"] == pytest.approx(row["scores"], abs=2e-5)
+        assert alone["label"] == max(row["scores"], key=row["scores"].get)
+    model, texts = open_model(found.folder), [file.read_text() for file in files]
+    for batch in (1, 4):
+        again = [row["scores"] for row in predict(model, texts, batch=batch)]
+        assert again == [pytest.approx(row["scores"], abs=2e-5) for row in rows[24:]]
+
+
+def test_a_run_predicts_recordings_in_the_order_in_which_they_are_given(heard: Ran) -> None:
+    files = heard.files[::-1]
+    said = world.tell("predict", heard.folder, *files, "--json")
+    assert said.code == 0, said.err
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["input"] for row in rows] == list(map(str, files))
+    model = open_model(heard.folder)
+    for batch in (1, 7):
+        again = [row["scores"] for row in predict(model, files, batch=batch)]
+        assert again == [pytest.approx(row["scores"], abs=2e-5) for row in rows]
+
+
+def test_what_a_model_of_texts_cannot_predict_is_named(found: Ran, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("Wär' es".encode("latin-1"))
+    networks_of.table(tmp_path / "holes.csv", {"text": ["a film", ""], "label": ["good", "bad"]})
+    for name, *words in (
+        ("blank.txt", "the text is empty"),
+        ("latin.txt", "UTF-8"),
+        ("none.txt", "does not exist", "Result.predict"),
+        ("none.csv", "does not exist"),
+        ("holes.csv", "holes.csv#2"),
+    ):
+        world.refused(world.tell("predict", found.folder, tmp_path / name), name, *words)
+
+
+def test_a_text_of_which_the_tokenizer_knows_nothing_is_read_as_one_token(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    backbone = load(f"hf/{networks_of.saved(tmp_path_factory, 'decoder')}")
+    texts = unlabelled([f"{networks_of.NOTHING} {networks_of.NOTHING}", "a film"])
+    read = intake(backbone, texts)
+    assert read.sizes is not None
+    assert read.sizes.tolist() == [1, 2]
+    with torch.no_grad():
+        found = backbone.module(**inputs_of(read, np.arange(2), torch.device("cpu"))).logits
+    assert bool(found.isfinite().all())
