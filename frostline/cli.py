@@ -261,7 +261,16 @@ def predict(
             if json_:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
-                print(f"{row['input']}\t{row['label']}\t{row['scores'][row['label']]:.3f}", flush=True)
+                print(f"{row['input']}\t{_said(row)}", flush=True)
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """A prediction in a line: a class with its probability, the labels with theirs, or the numbers."""
+    if "values" in row:
+        return "\t".join(f"{name} {value:.4g}" for name, value in row["values"].items())
+    if "labels" in row:
+        return "\t".join(f"{name} {row['scores'][name]:.3f}" for name in row["labels"]) or "none"
+    return f"{row['label']}\t{row['scores'][row['label']]:.3f}"
 
 
 @app.command()

@@ -39,7 +39,7 @@ Mean = Annotated[str | None, of_backbone(help="Channel means, 0.485,0.456,0.406.
 Std = Annotated[str | None, of_backbone(help="Channel deviations, 0.229,0.224,0.225.")]
 Interpolation = Annotated[str | None, of_backbone(help="nearest, bilinear, bicubic or lanczos.")]
 DataFormat = Annotated[str | None, of_data(help="folder, table or huggingface; detected by default.")]
-Label = Annotated[str | None, of_data(help="The column of labels, in a table.")]
+Label = Annotated[str | None, of_data(help="The column of labels; ONE,OTHER are several labels or numbers an example.")]
 PathColumn = Annotated[
     str | None,
     of_data("--path", help="The column of paths, files or texts; ONE,OTHER hold pairs of texts."),
@@ -52,9 +52,13 @@ Shifted = Annotated[
 Source = Annotated[
     str | None, of_data(help="Labelled examples of what the backbone was trained on: how far, and what is forgotten.")
 ]
-Task = Annotated[str | None, of_aim(help="What is learned: classification.")]
+Task = Annotated[str | None, of_aim(help="What is learned: classification, multilabel or regression.")]
 Metric = Annotated[
-    str | None, of_aim(help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME.")
+    str | None,
+    of_aim(
+        help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME; of labels "
+        "average_precision, macro_f1, micro_f1, exact_match or log_loss; of numbers r2, rmse, mae or pearson."
+    ),
 ]
 Epsilon = Annotated[float | None, of_aim(help="A score this far behind the best counts as equally good [0.01].")]
 Confidence = Annotated[float | None, of_aim(help="How sure every interval and claim must be, 0.5 to 1 [0.95].")]

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,7 @@ from frostline.errors import OptionError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "task": ("classification",),
-    "metric": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "log_loss"),
+    "task": ("classification", "multilabel", "regression"),
     "effort": ("quick", "default", "thorough"),
     "strategies": ("searched", "known"),
     "prefer": ("training", "inference", "memory"),
@@ -27,10 +26,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "data_format": ("auto", "folder", "table", "huggingface", "arrays"),
 }
+METRICS: Mapping[str, tuple[str, ...]] = {  # by task, what it is chosen by where nothing is said first
+    "classification": ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "log_loss"),
+    "multilabel": ("average_precision", "macro_f1", "micro_f1", "exact_match", "log_loss"),
+    "regression": ("r2", "rmse", "mae", "pearson"),
+}
+UNITS_OF_THE_DATA = ("rmse", "mae")  # metrics in the units of what is predicted
 LOGS = ("tensorboard", "mlflow")  # libraries that a run can be logged for, besides what it always keeps
 KINDS: Mapping[type, tuple[str, ...]] = {
     str: (
         *("data", "backbone", "weights", "label", "path", "group", "values", "shifted", "source", "device", "out"),
+        "metric",
         *CHOICES,
     ),
     int: ("image_size", "max_length", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
@@ -81,7 +87,7 @@ class Settings:
     shifted: str | None = None  # further examples from where the model may be used: looked at, never decided by
     source: str | None = None  # labelled examples of what the backbone was trained on: looked at alone
     task: str = "classification"
-    metric: str = "accuracy"  # or FILE.py:NAME, a function of the user's own
+    metric: str = ""  # the first of its task where it is empty; or FILE.py:NAME, a function of the user's own
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
     confidence: float = 0.95
     effort: Literal["quick", "default", "thorough"] = "default"
@@ -108,16 +114,24 @@ class Settings:
     def __post_init__(self) -> None:
         self._refuse_wrong_types()
         for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            own = name == "metric" and is_own(str(value))
-            if value is not None and value not in allowed and not own:
-                close = difflib.get_close_matches(str(value), allowed, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                more = ", or a function of yours, FILE.py:NAME" if name == "metric" else ""
-                raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{more}{hint}")
+            self._refuse_other(name, allowed)
+        if not self.metric:
+            object.__setattr__(self, "metric", METRICS[self.task][0])
+        if not is_own(self.metric):
+            self._refuse_other("metric", METRICS[self.task], ", or a function of yours, FILE.py:NAME")
+        elif self.task != "classification":
+            raise OptionError(
+                f"metric is {self.metric}, and a function of yours judges class ids; with the task "
+                f"{self.task} allowed are {', '.join(METRICS[self.task])}"
+            )
+        if self.metric in UNITS_OF_THE_DATA and self.epsilon is None:
+            raise OptionError(
+                f"epsilon is not given with the metric {self.metric}; say how much more of it still counts as equally "
+                "good, in the units of what is predicted: --epsilon"
+            )
         for name, low, usual in (("epsilon", 0.0, "one point is 0.01"), ("confidence", 0.5, "95 percent is 0.95")):
             value = getattr(self, name)
-            if value is not None and not low < value < 1.0 and not (name == "epsilon" and is_own(self.metric)):
+            if value is not None and not low < value < 1.0 and not (name == "epsilon" and self._in_units()):
                 raise OptionError(f"{name} is {value}; it lies above {low:g} and below 1: {usual}")
         for name in self.log:
             if name not in LOGS or self.log.count(name) > 1:
@@ -157,6 +171,18 @@ class Settings:
                 f"backbone is {', '.join((self.backbone, *self.rivals))}; a comparison sets the strategies of one side "
                 "by side: give one, or use find, in which several race"
             )
+
+    def _in_units(self) -> bool:
+        """Whether what is judged by is no share of one."""
+        return is_own(self.metric) or self.metric in UNITS_OF_THE_DATA
+
+    def _refuse_other(self, name: str, allowed: Sequence[str], more: str = "") -> None:
+        """Raise OptionError where a setting is none of what is allowed."""
+        value = getattr(self, name)
+        if value is not None and value not in allowed:
+            close = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise OptionError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{more}{hint}")
 
     def _refuse_half_a_metric(self) -> None:
         """A function of the user's own has units of its own; what it knows of examples is of use to it alone."""

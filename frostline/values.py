@@ -94,9 +94,19 @@ Prepared = Preprocessing | Tokens | Waves  # how the inputs of a backbone are ma
 
 
 Kind = Literal["pictures", "texts", "recordings"]
+Question = Literal["classification", "multilabel", "regression"]
+# of n examples: class ids (n), labels of 0 and 1 (n, labels), or numbers (n, k) as float64
+Targets = NDArray[Any]
 Text = str | tuple[str, str]  # a pair is read as two segments
 # files or their bytes; texts; or n,h,w or n,h,w,c arrays of 0..255
 Inputs = tuple[Path | bytes, ...] | tuple[Text, ...] | NDArray[np.uint8]
+
+
+def asked(targets: Targets) -> Question:
+    """Which question targets answer, told from what they are."""
+    if targets.dtype.kind == "f":
+        return "regression"
+    return "classification" if targets.ndim == 1 else "multilabel"
 
 
 def picked(inputs: Inputs, rows: NDArray[np.int64]) -> Inputs:
@@ -110,8 +120,8 @@ class Examples:
 
     ids: tuple[str, ...]  # a stable name of each example: its path below the data folder, or "row-17"
     inputs: Inputs
-    targets: NDArray[np.int64]  # class ids
-    classes: tuple[str, ...]
+    targets: Targets
+    classes: tuple[str, ...]  # or the names of labels, or of numbers
     parts: tuple[Part, ...]  # the user's own folder or split column; "" where there is none
     groups: tuple[str, ...] | None  # examples of one group never stand on both sides of a split
     skipped: tuple[tuple[str, str], ...] = ()  # (id, reason) of what could not be read
@@ -165,7 +175,7 @@ class Profile:
     """What the data is like, without any training."""
 
     examples: int
-    classes: Mapping[str, int]  # examples a class
+    classes: Mapping[str, int]  # examples a class, or that have a label; nothing of numbers
     imbalance: float  # largest class over smallest
     # smallest, median, largest: height and width in pixels, characters of a text, or milliseconds
     sizes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -174,6 +184,7 @@ class Profile:
     effective_dimension: float | None = None  # participation ratio of the last cut's features
     near_duplicates: int | None = None  # pairs found among the features
     kind: Kind = "pictures"
+    numbers: Mapping[str, tuple[float, float, float]] = field(default_factory=dict[str, tuple[float, float, float]])
 
 
 # ------------------------------------------------------------------------------------------------ plans and arms
@@ -462,6 +473,7 @@ class Evidence:
     shifted: Estimate | None = None  # accuracy of the logistic head on the shifted examples
     unshifted: Estimate | None = None  # the same head's on the validation fold, to compare with
     untaught: float | None = None  # likeness (CKA) to a randomly initialised network's features of the same examples
+    metric: str = "accuracy"  # what `score` and the controls are: accuracy, or average_precision or r2 of other tasks
     distance: float | None = None  # from examples of the source (proxy A-distance): 0 like them, 2 always told apart
 
 
@@ -545,7 +557,7 @@ class Outcome:
 
     unit: Unit
     rows: NDArray[np.int64]  # row numbers of Examples that were predicted
-    log_probabilities: NDArray[np.float32]  # rows x classes
+    log_probabilities: NDArray[np.float32]  # rows x classes; of labels their logits, of numbers the numbers
     seconds: float
     peak_bytes: int
     epochs: tuple[Epoch, ...] = ()

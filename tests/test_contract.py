@@ -311,7 +311,9 @@ def test_a_kept_model_predicts_from_the_inputs_what_was_told_of_it_however_they_
     arm = arm_of(bench, kind)
     unit = stage.unit(arm)
     outcome = perform(bench, arm, unit, keep=True)
-    model = assemble(bench.backbone, bench.anatomy, arm.plan, kept_weights(bench, unit), bench.examples.classes)
+    model = assemble(
+        bench.backbone, bench.anatomy, arm.plan, kept_weights(bench, unit), bench.examples.classes, bench.task
+    )
     inputs, expected = [bench.examples.inputs[row] for row in outcome.rows], np.exp(outcome.log_probabilities)
     for batch in (1, 3, len(inputs)):
         found = np.concatenate(list(probabilities(model, inputs, batch=batch)))

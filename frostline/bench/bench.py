@@ -19,6 +19,8 @@ from frostline.data.intake import Intake, Varied, arrays_of
 from frostline.evidence.probes import Linear
 from frostline.search.scores import Metric
 from frostline.settings import Settings
+from frostline.tasks.table import TASKS
+from frostline.tasks.task import Task
 from frostline.training.device import Device
 from frostline.values import Backbone, Calibration, Examples, Plan, Profile, Split
 
@@ -83,6 +85,11 @@ class Bench:
     def sets(self) -> tuple[Stored, ...]:
         """All that is stored of what crosses the cuts."""
         return tuple(found for view in (self.whole, *self.varied) for found in view.values())
+
+    @property
+    def task(self) -> Task:
+        """What is asked."""
+        return TASKS[self.settings.task]
 
     def stores(self, depth: int, rows: NDArray[np.int64]) -> bool:
         """Whether what crosses a cut is there for all of these examples."""

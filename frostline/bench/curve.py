@@ -15,14 +15,15 @@ from frostline.activations.features import Features, Rows
 from frostline.activations.store import Store
 from frostline.bench.bench import Bench
 from frostline.bench.passing import CHUNK, Network, once_through
+from frostline.bench.recipe import weighs_alike
 from frostline.bench.shift import shifts
 from frostline.data import batches
 from frostline.data.intake import inputs_of
 from frostline.evidence import growth, probes, similarity
 from frostline.plan import cut_at
-from frostline.search.scores import BALANCED, balanced
+from frostline.search.scores import balanced
 from frostline.training.device import arranged
-from frostline.values import Backbone, Event, Evidence, Examples, Growth, Show, silent
+from frostline.values import Backbone, Event, Evidence, Examples, Growth, Show, asked, silent
 
 SHIFTED = 256  # examples that tell how far the data lies from the source
 
@@ -39,7 +40,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
             seed=bench.settings.seed, random=random, shifts=_shifts(bench),
             shifted=bench.split.shifted, confidence=bench.settings.confidence,
-            balance=balanced if bench.settings.metric in BALANCED else None, workers=max(1, bench.settings.threads),
+            balance=balanced if weighs_alike(bench.settings) else None, workers=max(1, bench.settings.threads),
         )  # fmt: skip
         found = tuple(_placed(bench, evidence, random, origin) for evidence in found)
     bench.seconds["probe"] = time.perf_counter() - started
@@ -64,13 +65,15 @@ def _placed(
 
 
 def grown_cuts(bench: Bench, depths: Iterable[int]) -> tuple[Growth, ...]:
-    """How the probes at some cuts grow with the examples; empty where these are too few to tell."""
+    """How the probes at some cuts grow with the examples; empty where these are too few to tell, or no classes."""
+    if asked(bench.examples.targets) != "classification":
+        return ()
     return growth.grown(
         {depth: bench.pooled[depth] for depth in sorted(set(depths)) if depth in bench.pooled},
         bench.examples.targets,
         bench.split.folds[0],
         seed=bench.settings.seed,
-        balance=balanced if bench.settings.metric in BALANCED else None,
+        balance=balanced if weighs_alike(bench.settings) else None,
         confidence=bench.settings.confidence,
     )
 

@@ -79,7 +79,7 @@ def _certified(bench: Bench, models: Sequence[tuple[Arm, Unit]], show: Show) -> 
 def _predictor(bench: Bench, arm: Arm, unit: Unit) -> Callable[[Mapping[str, Tensor]], Tensor]:
     network, where = copy.deepcopy(bench.backbone.module), bench.device.device
     head = checkpoint.read(kept_weights(bench, unit), network)
-    return predictor(network.to(where), head.to(where), bench.anatomy, arm.plan)
+    return predictor(network.to(where), head.to(where), bench.anatomy, arm.plan, bench.task)
 
 
 def frozen_unchanged(bench: Bench, plan: Plan, unit: Unit) -> bool:

@@ -35,9 +35,8 @@ def fisher(bench: Bench, arm: Arm) -> tuple[float, ...]:
         wanted = [parameter.requires_grad_(True) for _, params in groups for parameter in params]
         for part in batches.batches(rows, 1):
             inputs = tuple(torch.from_numpy(table).to(bench.device.device) for table in bench.read(part))
-            said = torch.log_softmax(taught.forward(inputs).float(), dim=1)[0]
-            drawn = min(int(np.searchsorted(said.exp().cumsum(0).tolist(), rng.random())), len(said) - 1)
-            slopes = iter(torch.autograd.grad(said[drawn], wanted, materialize_grads=True))
+            drawn = taught.task.drawn(taught.forward(inputs), rng)
+            slopes = iter(torch.autograd.grad(drawn, wanted, materialize_grads=True))
             for index, params in groups:
                 totals[index] += sum(float(next(slopes).double().square().sum()) for _ in params)
     return tuple(float(total) for total in totals / len(rows))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +27,26 @@ from frostline.data.intake import kind_of, longest
 from frostline.data.near import MOST, near_duplicates
 from frostline.data.profile import duplicates, participation_ratio, profile, with_features
 from frostline.data.read import existing, read
-from frostline.data.split import split
+from frostline.data.split import split, strata
 from frostline.errors import BackboneError, DataError, OptionError
 from frostline.search import own
 from frostline.search.scores import Metric
 from frostline.settings import Settings, is_own
 from frostline.training.device import accelerator, arranged, precisions
-from frostline.values import Backbone, Calibration, Event, Examples, Kind, Layer, Profile, Show, Split, silent
+from frostline.values import (
+    Backbone,
+    Calibration,
+    Event,
+    Examples,
+    Kind,
+    Layer,
+    Profile,
+    Question,
+    Show,
+    Split,
+    asked,
+    silent,
+)
 
 T = TypeVar("T")
 Demands = Callable[[Sequence[Layer]], Mapping[int, float]]
@@ -121,7 +134,8 @@ def _parted(
     """What the data is like, and who may see what of it: near duplicates among the features stand on one side."""
     ours = examples.at(np.flatnonzero(np.asarray(examples.parts) != "shifted"))  # they come first
     last = pooled[max(pooled)][np.arange(len(ours))]
-    near = near_duplicates(last, ours.targets)
+    alike = ours.targets if asked(ours.targets) == "classification" else strata(ours.targets)
+    near = near_duplicates(last, alike)
     if len(ours) > MOST:
         text = (
             f"Examples that are nearly the same are not looked for among more than {MOST:,}; where there are some, "
@@ -194,6 +208,7 @@ def _read(settings: Settings, source: Source, kind: Kind, show: Show) -> Example
         group=settings.group,
         values=settings.values,
         shifted=settings.shifted,
+        question=question_of(settings),
         progress=lambda done, all: show(Event("read", done, all)),
     )
     show(Event("read", text=examples.detected))
@@ -203,6 +218,12 @@ def _read(settings: Settings, source: Source, kind: Kind, show: Show) -> Example
         first = "; ".join(f"{name}: {reason}" for name, reason in examples.skipped[:3])
         show(Event("read", text=f"Skipped {len(examples.skipped)} {kind} that cannot be read ({first})"))
     return examples
+
+
+def question_of(settings: Settings) -> Question:
+    """What the labels answer."""
+    found: Any = settings.task
+    return found
 
 
 def _data(settings: Settings, source: Source, kind: Kind, show: Show) -> tuple[Examples, Examples | None, Metric]:

@@ -18,4 +18,9 @@ def recipe(settings: Settings, examples: int) -> Recipe:
     """
     epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
     batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
-    return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples), balance=settings.metric in BALANCED)
+    return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples), balance=weighs_alike(settings))
+
+
+def weighs_alike(settings: Settings) -> bool:
+    """Whether classes count alike in what is judged by: then they weigh alike in the loss and in probes."""
+    return settings.task == "classification" and settings.metric in BALANCED

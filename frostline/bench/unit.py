@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from frostline.training import adapters, checkpoint, device, loop, underway
 from frostline.training.feed import Held, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate
 from frostline.training.step import Batch, Feed, Going, Learner, stacking_quietly
-from frostline.values import Arm, Epoch, Outcome, Unit
+from frostline.values import Arm, Epoch, Outcome, Targets, Unit, asked
 
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 UNDERWAY = "underway"  # and for trainings that are not at their end
@@ -97,13 +98,16 @@ def _drops(bench: Bench, name: str) -> bool:
 
 
 def starting_head(bench: Bench, fold: int, depths: tuple[int, ...], *, balance: bool) -> probes.Linear:
-    """The logistic probe on some cuts, fitted on the training rows of a fold; kept, since many arms start from it."""
+    """The probe on some cuts, fitted on the training rows of a fold; kept, since many arms start from it.
+
+    Of numbers it is the ridge of what `scale` makes of them.
+    """
     key = (fold, depths, balance)
     if key not in bench.heads:
         rows = fold_of(bench, fold).train
         targets, classes = bench.examples.targets[rows], len(bench.examples.classes)
         weights = balanced(targets) if balance else None
-        bench.heads[key] = probes.logistic(features_at(bench, depths, rows), targets, classes=classes, weights=weights)
+        bench.heads[key] = probes.first_head(features_at(bench, depths, rows), targets, classes, weights=weights)
     return bench.heads[key]
 
 
@@ -126,8 +130,14 @@ def _probed(bench: Bench, training: Training, unit: Unit, *, keep: bool) -> Outc
     if keep:
         checkpoint.write(kept_weights(bench, unit), bench.backbone.module, head_of(bench, training), training.plan)
 
+    head = head_of(bench, training)
+
     def predicted(rows: NDArray[np.int64]) -> Table:
-        return probes.log_probabilities(linear, features_at(bench, depths, rows)).astype(np.float32)
+        with torch.inference_mode():
+            outputs = probes.outputs(linear, features_at(bench, depths, rows))
+            if isinstance(head, heads.Scaled):
+                outputs = outputs * _numpy(head.spread) + _numpy(head.centre)
+            return bench.task.predictions(torch.from_numpy(outputs)).numpy()
 
     shifted = bench.split.shifted
     return Outcome(
@@ -280,13 +290,27 @@ def _elsewhere(bench: Bench, learner: Learner, start: int, batch: int) -> Table 
 def learner(bench: Bench, task: Training) -> AbstractContextManager[Learner]:
     """What learns, as a task says; open while it does."""
     head, device, weights = head_of(bench, task), bench.device, None
-    if task.plan.recipe.balance:
-        targets = bench.examples.targets[task.rows]
+    targets = bench.examples.targets[task.rows]
+    if asked(targets) == "regression":
+        weights = 1 / scale(targets)[1]
+    elif task.plan.recipe.balance:
         each = dict(zip(targets.tolist(), balanced(targets).tolist(), strict=True))
         weights = torch.tensor([each.get(label, 1.0) for label in range(len(bench.examples.classes))])
     return prepared(
-        bench.backbone, bench.anatomy, task.plan, head, start=task.start, seed=task.seed, device=device, weights=weights
-    )
+        bench.backbone, bench.anatomy, task.plan, head,
+        start=task.start, seed=task.seed, device=device, weights=weights, task=bench.task,
+    )  # fmt: skip
+
+
+def _numpy(tensor: Any) -> NDArray[np.float64]:
+    """A buffer, which a module hands out as whatever it may hold."""
+    return tensor.detach().double().cpu().numpy()
+
+
+def scale(targets: Targets) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of numbers to be learned, from those that are learned from."""
+    spread = targets.std(axis=0)
+    return torch.from_numpy(targets.mean(axis=0)), torch.from_numpy(np.where(spread > 0, spread, 1.0))
 
 
 def head_of(bench: Bench, training: Training) -> torch.nn.Module:
@@ -294,6 +318,9 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     depths = read_at(training.plan)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = heads.made(training.plan.head, features, classes, seed=training.seed)
+    rows = fold_of(bench, training.fold).train
+    if asked(bench.examples.targets) == "regression":
+        head = heads.Scaled(head, *scale(bench.examples.targets[rows]))
     if training.plan.head.start == "probe":
         linear = starting_head(bench, training.fold, depths, balance=training.plan.recipe.balance)
         part = heads.linear_of(head)

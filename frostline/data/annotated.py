@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.data.folders import LITTER, SUFFIXES
+from frostline.data.folders import LITTER
 from frostline.data.found import PARTS, plain
+from frostline.data.kinds import KINDS
 from frostline.values import Part
 
 FILLERS = ("images", "image", "imgs", "img", "labels", "annotations", "set", "data")
@@ -85,7 +86,7 @@ def _counts(name: str) -> bool:
 
 def is_picture(file: Path) -> bool:
     """By its suffix alone."""
-    return file.suffix.lower() in SUFFIXES
+    return file.suffix.lower() in KINDS["pictures"].suffixes
 
 
 def by_stem(files: Iterable[Path]) -> dict[tuple[Path, str], Path]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frostline.data import kinds
 from frostline.data.kinds import KINDS, Checked
 from frostline.errors import DataError, LabelError
-from frostline.values import Examples, Inputs, Kind, Part, picked
+from frostline.values import Examples, Inputs, Kind, Part, Targets, asked, picked
 
 Progress = Callable[[int, int], None]  # examples checked, examples in all
 
@@ -32,6 +32,7 @@ PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
+FEWEST = 10  # examples to learn labels or numbers from
 NAMED = 5  # how many offenders a message lists
 
 
@@ -50,6 +51,7 @@ class Found:
     classes: tuple[str, ...] | None = None  # in the data set's own order; None sorts the labels
     values: NDArray[np.float64] | None = None  # a number an example, for a metric of the user's own
     kind: Kind = "pictures"
+    table: Targets | None = None  # labels or numbers, a column each of `classes`; then `labels` tells rows apart alone
 
     def at(self, rows: Sequence[int]) -> Found:
         """These rows alone."""
@@ -61,6 +63,7 @@ class Found:
             parts=tuple(self.parts[row] for row in rows),
             groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
             values=None if self.values is None else self.values[np.asarray(rows, np.int64)],
+            table=None if self.table is None else self.table[np.asarray(rows, np.int64)],
         )
 
 
@@ -100,7 +103,9 @@ def beside(found: Found, other: Found) -> Found:
         )
     if found.values is not None and other.values is None:
         raise DataError(f"{other.source} lacks the column of values that {found.source} has; add it to a table of it")
-    strange = sorted(set(other.labels) - set(found.labels))
+    if found.table is not None and (other.table is None or other.classes != found.classes):
+        raise LabelError(f"{other.source} has the columns {other.classes} to learn, and {found.source} {found.classes}")
+    strange = sorted(set(other.labels) - set(found.labels)) if found.table is None else []
     if strange:
         raise LabelError(
             f"{other.source} holds {listed(strange)}, which is no class of {found.source} "
@@ -117,6 +122,7 @@ def beside(found: Found, other: Found) -> Found:
         detected=f"{found.detected}; shifted: {other.detected}",
         warnings=(*found.warnings, *other.warnings),
         values=None if other.values is None or found.values is None else np.concatenate([found.values, other.values]),
+        table=None if other.table is None or found.table is None else np.concatenate([found.table, other.table]),
     )
 
 
@@ -144,7 +150,7 @@ def examples_of(
     """
     found, skipped, marks = _sound(found, limit, progress)
     classes = found.classes or ordered([*found.labels, *(label for label, _ in skipped)])
-    warnings = _labels_checked(found, classes)
+    warnings = _labels_checked(found, classes) if found.table is None else _table_checked(found, classes)
     gone = [it for _, it in skipped]
     if other is not None:
         away, lost, more = _sound(other, limit, progress)
@@ -158,7 +164,9 @@ def examples_of(
     return Examples(
         ids=found.ids,
         inputs=found.inputs,
-        targets=np.asarray([numbers[label] for label in found.labels], dtype=np.int64),
+        targets=np.asarray([numbers[label] for label in found.labels], np.int64)
+        if found.table is None
+        else found.table,
         classes=classes,
         parts=found.parts,
         groups=found.groups,
@@ -220,6 +228,25 @@ def _labels_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
                 f"the {part} part holds no {KINDS[found.kind].one} of {listed(absent)}: nothing is measured on it there"
             )
     return tuple(warnings)
+
+
+def _table_checked(found: Found, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises LabelError where nothing can be learned; labels that are nearly never or always there are warned of."""
+    assert found.table is not None
+    learnable = found.table[[part in ("", "train") for part in found.parts]]
+    if len(learnable) < FEWEST:
+        raise LabelError(
+            f"{found.source} holds {len(learnable)} {found.kind} to learn from; at least {FEWEST} are needed"
+        )
+    if asked(found.table) == "regression":
+        still = [name for name, column in zip(classes, learnable.T, strict=True) if column.std() == 0]
+        if still:
+            raise LabelError(f"{listed(still)} of {found.source} is the same number everywhere; name another column")
+        return ()
+    few = [n for n, column in zip(classes, learnable.T, strict=True) if min(column.sum(), (1 - column).sum()) < 2]
+    if len(few) == len(classes):
+        raise LabelError(f"no label of {found.source} is there on some {found.kind} and not on others, twice each")
+    return (f"there or not on fewer than two {found.kind} to learn from: {listed(few)}",) if few else ()
 
 
 def _conflicts(found: Found, marks: Sequence[bytes]) -> tuple[str, ...]:

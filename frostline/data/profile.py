@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
@@ -13,22 +14,39 @@ from numpy.typing import NDArray
 from frostline.data.found import THREADS, marked
 from frostline.data.kinds import KINDS
 from frostline.data.near import Sets
-from frostline.values import Examples, Profile
+from frostline.values import Examples, Profile, asked
 
 
 def profile(examples: Examples) -> Profile:
     """Counts, sizes (of files, from their heads) and examples that hold the same."""
-    names = [examples.classes[target] for target in examples.targets]
-    counts = Counter(names)
+    counts = _counted(examples)
     return Profile(
         examples=len(examples),
-        classes={name: counts[name] for name in examples.classes},
-        imbalance=max(counts.values()) / min(counts.values()),
+        classes={name: counts[name] for name in examples.classes} if counts else {},
+        imbalance=max(counts.values()) / max(1, min(counts.values())) if counts else 1.0,
+        numbers=_numbers(examples),
         sizes=_sizes(examples),
         duplicates=tuple(tuple(examples.ids[row] for row in same) for same in duplicates(examples)),
         skipped=len(examples.skipped),
         kind=examples.kind,
     )
+
+
+def _counted(examples: Examples) -> Mapping[str, int]:
+    """Examples of each class, or that have each label; nothing of numbers."""
+    if asked(examples.targets) == "classification":
+        return Counter(examples.classes[target] for target in examples.targets)
+    if asked(examples.targets) == "regression":
+        return {}
+    return dict(zip(examples.classes, examples.targets.sum(axis=0).tolist(), strict=True))
+
+
+def _numbers(examples: Examples) -> Mapping[str, tuple[float, float, float]]:
+    """Least, median and largest of each number; nothing of classes and labels."""
+    if asked(examples.targets) != "regression":
+        return {}
+    found = np.quantile(examples.targets, (0, 0.5, 1), axis=0).T.tolist()
+    return {name: (low, middle, high) for name, (low, middle, high) in zip(examples.classes, found, strict=True)}
 
 
 def _sizes(examples: Examples) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

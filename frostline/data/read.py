@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frostline.data.folders import TABLES, read_folder
-from frostline.data.found import PARTS, Found, Progress, examples_of, joined, listed, plain, values_of
+from frostline.data.found import PARTS, Found, Progress, examples_of, joined, listed, ordered, plain, values_of
 from frostline.data.indexed import is_indexed, read_indexed
 from frostline.data.kinds import KINDS, PAIRS
 from frostline.data.pictures import pixels_of
-from frostline.data.tables import LABELS, is_frame, labels_of, read_table, text_of
+from frostline.data.tables import LABELS, answers_of, is_frame, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
-from frostline.values import Examples, Inputs, Kind, Part, Text
+from frostline.values import Examples, Inputs, Kind, Part, Question, Text, asked
 
 FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
 BARE = ("arrays", "folder")  # have no columns
@@ -34,12 +35,13 @@ def read(
     group: str | None = None,
     values: str | None = None,
     shifted: str | None = None,
+    question: Question = "classification",
     limit: float = 0.05,
     progress: Progress | None = None,
 ) -> Examples:
     """The examples of a folder, a table, a data frame, a data set of Hugging Face or PyTorch, or a pair of arrays.
 
-    `kind` says what they are: what a backbone reads decides it.
+    `kind` says what they are: what a backbone reads decides it; `question` what their labels answer.
     `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
     Every one is opened once: unreadable ones are skipped and listed, and the data is refused where they are
@@ -50,7 +52,7 @@ def read(
         raise OptionError(f"data format {data_format!r} is unknown; allowed are {', '.join(FORMATS)}")
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
-    columns = {"label": label, "path": path, "group": group, "values": values}
+    columns = {"label": label, "path": path, "group": group, "values": values, "question": question}
     form = _form(source, kind) if data_format == "auto" else data_format
     other = None if shifted is None else _form(shifted, kind)
     if other in (None, *BARE):
@@ -65,7 +67,7 @@ def read(
 def _refuse_columns(source: Any, form: str, columns: Mapping[str, str | None]) -> None:
     """Raise OptionError where a column is named and there are none."""
     for flag, value in columns.items():
-        if value is not None and form in BARE:
+        if value is not None and form in BARE and flag != "question":
             it = "arrays have" if form == "arrays" else f"{source} is an image folder, which has"
             raise OptionError(f"{flag} is {value!r}, but {it} no columns")
 
@@ -81,30 +83,37 @@ def _found(
 ) -> Found:
     """Whatever form it has, which `form` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
+    question: Any = columns["question"]
+    if question != "classification" and form == "folder":
+        raise DataError(
+            f"{source} is a folder of classes, and the task is {question}; give a table with a column of labels or "
+            "numbers, or arrays"
+        )
     if form == "arrays":
         if kind == "texts":
-            return _pair_of_lists(source)
+            return _pair_of_lists(source, question)
         if kind != "pictures":
             raise DataError(f"{kind} cannot be given as arrays; give a folder, a table or a Hugging Face data set")
-        return read_indexed(source, progress=progress) if is_indexed(source) else _arrays(source)
+        return read_indexed(source, progress=progress) if is_indexed(source) else _arrays(source, question)
     if form == "huggingface":
-        return _hugging_face(source, kind, label=label, column=path, group=group, values=values)
+        return _hugging_face(source, kind, question, label=label, column=path, group=group, values=values)
     if form == "table":
         frame = source if is_frame(source) else existing(source)
-        return read_table(frame, kind, label=label, path=path, group=group, values=values)
+        return read_table(frame, kind, label=label, path=path, group=group, values=values, question=question)
     if form == "tables":
-        return _parted(existing(source, folder=True), kind, label=label, path=path, group=group, values=values)
+        given = {"label": label, "path": path, "group": group, "values": values}
+        return _parted(existing(source, folder=True), kind, question, **given)
     return read_folder(existing(source, folder=True), kind, least=least)
 
 
-def _pair_of_lists(source: Any) -> Found:
+def _pair_of_lists(source: Any, question: Question) -> Found:
     """Texts, or pairs of them, and their labels."""
     if not isinstance(source, tuple) or len(source) != 2 or len(source[0]) != len(source[1]) or not len(source[0]):
         raise DataError("texts are given as a pair (texts, labels), two lists of the same length")
     texts = tuple(map(_text_or_pair, source[0]))
     if len({type(text) for text in texts}) > 1:
         raise DataError("some of the texts are pairs and others are not; give all of them as texts, or all as pairs")
-    names = labels_of(list(np.asarray(source[1]).tolist()), "the list of labels")
+    names, classes, table = _given_answers(source[1], question, "the list of labels")
     return Found(
         source="the lists",
         ids=tuple(f"row-{row}" for row in range(len(names))),
@@ -112,8 +121,10 @@ def _pair_of_lists(source: Any) -> Found:
         labels=names,
         parts=("",) * len(names),
         groups=None,
-        detected=f"lists: {len(names)} texts, {len(set(names))} classes",
+        detected=f"lists: {len(names)} texts, {_counted(names, classes)}",
         kind="texts",
+        classes=classes,
+        table=table,
     )
 
 
@@ -122,20 +133,16 @@ def _text_or_pair(given: Any) -> Text:
     if given is None or isinstance(given, str):
         return str(given or "")
     parts = given.tolist() if isinstance(given, np.ndarray) else given
-    if (
-        isinstance(parts, list | tuple)
-        and len(parts) == 2
-        and all(part is None or isinstance(part, str) for part in parts)
-    ):
+    if isinstance(parts, list | tuple) and len(parts) == 2 and all(isinstance(it, str | None) for it in parts):
         return str(parts[0] or ""), str(parts[1] or "")
     raise DataError(f"{str(given)[:60]!r} is neither a text nor a pair of two texts, as each of the first list must be")
 
 
-def _parted(folder: Path, kind: Kind, **columns: str | None) -> Found:
+def _parted(folder: Path, kind: Kind, question: Question, **columns: str | None) -> Found:
     """A folder that holds a table for each part of the data: train.tsv, dev.tsv, test.tsv."""
     found = list[Found]()
     for file, part in sorted(_part_tables(folder).items(), key=lambda pair: ORDER.index(pair[1])):
-        table = read_table(file, kind, **columns)
+        table = read_table(file, kind, **columns, question=question)
         ids = tuple(f"{file.stem}/{name}" for name in table.ids)
         found.append(replace(table, ids=ids, parts=(part,) * len(ids)))
     first = found[0]
@@ -153,7 +160,26 @@ def _parted(folder: Path, kind: Kind, **columns: str | None) -> Found:
         values=None
         if first.values is None
         else np.concatenate([v for each in found if (v := each.values) is not None]),
+        **_one_table(found, str(folder)),
     )
+
+
+def _one_table(found: Sequence[Found], source: str) -> dict[str, Any]:
+    """The labels or numbers of several tables as one: a label that one of them lacks is nowhere there in it."""
+    if found[0].table is None:
+        return {}
+    names = ordered([name for each in found for name in each.classes or ()])
+    if asked(found[0].table) == "regression":
+        names = found[0].classes or ()
+        if any(each.classes != names for each in found):
+            raise DataError(f"the tables of {source} have different columns of numbers; name the same in all")
+    parts = list[NDArray[Any]]()
+    for each in found:
+        assert each.table is not None and each.classes is not None
+        part = np.zeros((len(each.table), len(names)), each.table.dtype)
+        part[:, [names.index(name) for name in each.classes]] = each.table
+        parts.append(part)
+    return {"classes": names, "table": np.concatenate(parts)}
 
 
 def _part_tables(folder: Path) -> dict[Path, Part]:
@@ -206,18 +232,18 @@ def existing(source: Any, *, folder: bool = False) -> Path:
 # ------------------------------------------------------------------------------------------------ arrays
 
 
-def _arrays(source: Any) -> Found:
+def _arrays(source: Any, question: Question = "classification") -> Found:
     if not isinstance(source, tuple) or len(source) != 2:
         raise DataError("arrays are given as a pair (pictures, labels), two arrays of the same length")
     pictures, labels = np.asarray(source[0]), np.asarray(source[1])
-    if labels.ndim != 1 or len(labels) != len(pictures):
+    if len(labels) != len(pictures) or (labels.ndim != 1 and question == "classification"):
         raise LabelError(
             f"labels have the shape {labels.shape} beside {len(pictures)} pictures; one label a picture is needed, "
             f"in an array of shape ({len(pictures)},)"
         )
     if len(pictures) == 0:
         raise DataError("the arrays are empty; at least two pictures of two classes each are needed")
-    names = labels_of(labels.tolist(), "the array of labels")
+    names, classes, table = _given_answers(source[1], question, "the array of labels")
     pixels = pixels_of(pictures)
     return Found(
         source="the arrays",
@@ -226,15 +252,38 @@ def _arrays(source: Any) -> Found:
         labels=names,
         parts=("",) * len(names),
         groups=None,
-        detected=f"arrays: {len(names)} pictures of {'x'.join(map(str, pixels.shape[1:]))}, {len(set(names))} classes",
+        detected=f"arrays: {len(names)} pictures of {'x'.join(map(str, pixels.shape[1:]))}, {_counted(names, classes)}",
+        classes=classes,
+        table=table,
     )
+
+
+def _given_answers(
+    given: Any, question: Question, source: str
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, NDArray[Any] | None]:
+    """Labels of a list or an array; of labels and numbers with several columns, these are called by their place."""
+    found = given if question == "multilabel" and isinstance(given, list | tuple) else np.asarray(given)
+    if isinstance(found, np.ndarray) and found.ndim == 2:
+        return answers_of({str(n): found[:, n].tolist() for n in range(found.shape[1])}, question, source)
+    return answers_of({"value": list(found)}, question, source)
+
+
+def _counted(names: tuple[str, ...], classes: tuple[str, ...] | None) -> str:
+    return f"{len(set(names))} classes" if classes is None else f"{len(classes)} columns"
 
 
 # ------------------------------------------------------------------------------------------------ Hugging Face
 
 
 def _hugging_face(
-    source: Any, kind: Kind, *, label: str | None, column: str | None, group: str | None, values: str | None
+    source: Any,
+    kind: Kind,
+    question: Question,
+    *,
+    label: str | None,
+    column: str | None,
+    group: str | None,
+    values: str | None,
 ) -> Found:
     """A Dataset or DatasetDict, or the folder where one was saved. Encoded files are held in memory."""
     import datasets
@@ -254,7 +303,7 @@ def _hugging_face(
     unknown = [part for part in whole if part and part.lower() not in PARTS]
     if unknown:
         raise DataError(f"{name} has the parts {listed(unknown)}; allowed are {', '.join(PARTS)}; rename them")
-    pieces = [(part, _rows(data, name, kind, (column, label, group, values))) for part, data in whole.items()]
+    pieces = [(part, _rows(data, name, kind, question, (column, label, group, values))) for part, data in whole.items()]
     kinds: list[Part] = [PARTS[part.lower()] if part else "" for part, rows in pieces for _ in rows.labels]
     first = pieces[0][1]
     return Found(
@@ -269,10 +318,13 @@ def _hugging_face(
         detected=f"a Hugging Face data set of {len(kinds)} rows: {first.detected}",
         values=None if values is None else np.concatenate([it.values for _, it in pieces if it.values is not None]),
         kind=kind,
+        **_one_table([it for _, it in pieces], name),
     )
 
 
-def _rows(data: Any, name: str, kind: Kind, columns: tuple[str | None, str | None, str | None, str | None]) -> Found:
+def _rows(
+    data: Any, name: str, kind: Kind, question: Question, columns: tuple[str | None, str | None, str | None, str | None]
+) -> Found:
     """One part of a data set."""
     import datasets
 
@@ -280,7 +332,10 @@ def _rows(data: Any, name: str, kind: Kind, columns: tuple[str | None, str | Non
     usual = next((key for key in features if key.lower() in LABELS), None)
     classes = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     holding = _holding(features, kind, columns[0])
-    label = _column(columns[1], classes[:1] or [usual] * (usual is not None), features, f"{name}: a label column")
+    several = question != "classification" and columns[1] is not None and columns[1] not in features
+    asked_for = columns[1].split(",") if several and columns[1] is not None else [columns[1]]
+    fitting, what = classes[:1] or [usual] * (usual is not None), f"{name}: a label column"
+    labels = [_column(each, fitting, features, what) for each in asked_for]
     if not holding or any(key not in features for key in holding):
         asked = f" called {columns[0]!r}" if columns[0] is not None else ""
         wanted = {
@@ -300,23 +355,36 @@ def _rows(data: Any, name: str, kind: Kind, columns: tuple[str | None, str | Non
             raise DataError(f"{name} has no column {wanted!r}; its columns are {', '.join(map(repr, features))}")
     stored = data if feature is None else data.cast_column(holding[0], feature(decode=False))
     stored = stored.with_format(None)
-    values = list(stored[label])
-    if isinstance(features[label], datasets.ClassLabel):
-        # -1 is how these data sets spell "no label"
-        values = [None if number is None or number < 0 else features[label].int2str(number) for number in values]
-    said = [f"{kind} in {' and '.join(map(repr, holding))}", f"labels in {label!r}"]
+    cells = {label: _named(list(stored[label]), features[label]) for label in labels}
+    said_labels, names, table = answers_of(cells, question, name)
+    said = [f"{kind} in {' and '.join(map(repr, holding))}", f"labels in {', '.join(map(repr, labels))}"]
     said += [f"{what} in {column!r}" for what, column in zip(("groups", "values"), columns[2:], strict=True) if column]
     numbers = columns[3]
     return Found(
         source=name,
         ids=(),
         inputs=_held(stored, holding, kind),
-        labels=labels_of(values, f"column {label!r} of {name}"),
+        labels=said_labels,
+        classes=names,
+        table=table,
         parts=(),
         groups=None if columns[2] is None else tuple(plain(text_of(value)) for value in stored[columns[2]]),
         detected=", ".join(said),
         values=None if numbers is None else values_of(list(stored[numbers]), f"column {numbers!r} of {name}"),
     )
+
+
+def _named(cells: list[Any], feature: Any) -> list[Any]:
+    """Cells with their classes called by name, those in lists, too."""
+    import datasets
+
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, datasets.ClassLabel):
+        # -1 is how these data sets spell "no label"
+        return [None if number is None or number < 0 else feature.int2str(number) for number in cells]
+    if isinstance(inner, datasets.ClassLabel):
+        return [[inner.int2str(number) for number in found or ()] for found in cells]
+    return cells
 
 
 def _holding(features: Mapping[str, Any], kind: Kind, asked: str | None) -> tuple[str, ...]:

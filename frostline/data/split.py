@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.together import linked
 from frostline.errors import DataError, LabelError, OptionError
-from frostline.values import Examples, Fold, Split
+from frostline.values import Examples, Fold, Split, Targets, asked
 
 Rows = NDArray[np.int64]
+STRATA = 10  # of numbers
+RARE = 10  # examples of a set of labels
 Atom = tuple[int, ...]  # rows that stand on one side together
 
 
@@ -35,6 +38,8 @@ def split(
     Raises LabelError where a class cannot stand on both sides, DataError where a group stands in several of the
     user's own parts.
     """
+    if asked(examples.targets) != "classification":
+        examples = replace(examples, targets=strata(examples.targets), classes=())
     if folds < 2 or not 0 <= certify < 1:
         raise OptionError(f"folds is {folds} and certify {certify}; at least 2 folds and a share below 1 are needed")
     parts = np.asarray(examples.parts)
@@ -60,6 +65,21 @@ def split(
     if len(shifted):
         said.append(f"the shifted part ({len(shifted)} {examples.kind}) is looked at and decides nothing")
     return Split(made, np.sort(test), "; ".join(said), shifted)
+
+
+def strata(targets: Targets) -> Rows:
+    """Class ids by which labels or numbers are dealt out evenly: sets of labels, or tenths of the first number.
+
+    Sets of labels that are rarer than `RARE` are one stratum, by how many labels there are.
+    """
+    if asked(targets) == "regression":
+        edges = np.unique(np.quantile(targets[:, 0], np.linspace(0, 1, STRATA + 1)[1:-1]))
+        return np.searchsorted(edges, targets[:, 0], side="right").astype(np.int64)
+    _, sets, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    found = sets.reshape(-1).astype(np.int64)
+    rare = counts[found] < RARE
+    found[rare] = len(counts) + targets.sum(axis=1)[rare]
+    return np.unique(found, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _torn(parts: NDArray[np.str_], atom: Atom) -> bool:
@@ -134,7 +154,7 @@ def _rows(atoms: Iterable[Atom]) -> Rows:
 def _folds(examples: Examples, atoms: list[Atom], folds: int, rng: np.random.Generator) -> tuple[Fold, ...]:
     rows = _rows(atoms)
     counts = _atoms_a_class(examples, atoms)
-    smallest = min((counts[number] for number in range(len(examples.classes))), default=0)
+    smallest = min((counts[number] for number in range(len(examples.classes))), default=folds)
     # fewer folds before a fold without a class, but never fewer than two
     folds = max(2, min(folds, smallest))
     place = deal(atoms, examples.targets, np.full(folds, 1 / folds), rng)
@@ -189,6 +209,8 @@ def _spread(examples: Examples, atoms: Sequence[Atom], place: Rows, folds: int) 
 def _both_sides(examples: Examples, rows: Rows, trains: Sequence[Rows]) -> None:
     """Raises LabelError naming the classes that some training side lacks."""
     wanted = np.arange(len(examples.classes))
+    if not len(wanted):
+        return
     absent = sorted({int(name) for train in trains for name in np.setdiff1d(wanted, examples.targets[train])})
     if absent:
         names = ", ".join(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frostline.data.found import PARTS, Found, listed, plain, values_of
+from frostline.data.found import PARTS, Found, listed, ordered, plain, values_of
 from frostline.data.kinds import KINDS, PAIRS
 from frostline.errors import DataError, LabelError
-from frostline.values import Kind, Part, Text
+from frostline.values import Kind, Part, Question, Targets, Text
 
 if TYPE_CHECKING:  # half a second that only tables are worth
     import pandas as pd
@@ -32,7 +33,7 @@ class Columns:
     """Which column is what; None where the table has none."""
 
     inputs: tuple[str, ...]  # of paths or texts; two hold pairs of texts
-    label: str
+    labels: tuple[str, ...]  # several of labels or of numbers
     split: str | None
     group: str | None
     values: str | None = None
@@ -51,6 +52,7 @@ def read_table(
     path: str | None = None,
     group: str | None = None,
     values: str | None = None,
+    question: Question = "classification",
 ) -> Found:
     """One row an example, of a file or a frame. Paths start at the file's folder, or, of a frame, where Python runs.
 
@@ -66,8 +68,10 @@ def read_table(
         raise DataError(f"{file} holds no rows; a row a {KINDS[kind].one} is needed, with {held} and its label")
     if kind == "texts" and isinstance(given, Path):
         frame = _with_names(given, frame, path, label)
-    columns = detect(frame, str(file), kind, label=label, path=path, group=group, values=values)
-    labels = labels_of(list(frame[columns.label]), f"column {columns.label!r} of {file}")
+    several = question != "classification"
+    columns = detect(frame, str(file), kind, label=label, path=path, group=group, values=values, several=several)
+    cells = {name: list(frame[name]) for name in columns.labels}
+    labels, classes, table = answers_of(cells, question, str(file))
     if kind == "texts":
         inputs, ids = _texts(frame, columns), tuple(f"row-{row + 1}" for row in range(len(frame)))
     else:
@@ -83,7 +87,53 @@ def read_table(
         detected=f"a table of {len(ids)} rows: {_named(columns, kind)}",
         values=None if values is None else values_of(list(frame[values]), f"column {values!r} of {file}"),
         kind=kind,
+        classes=classes,
+        table=table,
     )
+
+
+def answers_of(
+    cells: Mapping[str, Sequence[Any]], question: Question, source: str
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, Targets | None]:
+    """What is asked of each row, from its columns: labels as names; and of other tasks what the columns of a table
+    are called, and that table. Raises DataError and LabelError.
+
+    Labels stand in one column as lists, or as names with a | or ; between, or in columns of 0 and 1, one a label.
+    """
+    first, *others = cells
+    if question == "classification":
+        return labels_of(list(cells[first]), f"column {first!r} of {source}"), None, None
+    if question == "regression":
+        table = np.stack([values_of(column, f"column {name!r} of {source}") for name, column in cells.items()], axis=1)
+        return tuple(",".join(f"{v:g}" for v in row) for row in table), tuple(cells), table
+    if others:
+        flags = np.stack([values_of(column, f"column {name!r} of {source}") for name, column in cells.items()], axis=1)
+        if not np.isin(flags, (0, 1)).all():
+            raise LabelError(
+                f"the columns {listed(list(cells))} of {source} hold more than 0 and 1; several columns of "
+                "labels say of each whether it is there"
+            )
+        names, there = tuple(cells), flags.astype(np.int64)
+    else:
+        sets = [_label_set(cell) for cell in cells[first]]
+        names = ordered([name for found in sets for name in found])
+        there = np.asarray([[name in found for name in names] for found in sets], np.int64).reshape(len(sets), -1)
+        if len(names) < 2:
+            raise LabelError(
+                f"column {first!r} of {source} holds {len(names)} different labels; at least two are "
+                "needed: lists, or names with a | or ; between"
+            )
+    return tuple("|".join(n for n, on in zip(names, row, strict=True) if on) for row in there.tolist()), names, there
+
+
+def _label_set(cell: Any) -> frozenset[str]:
+    """The labels of a cell: a list, one written out, or names with a | or ; between; an empty cell has none."""
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return frozenset(text_of(name) for name in list(cell)) - {""}
+    text = text_of(cell)
+    if text.startswith("[") and text.endswith("]"):
+        text = re.sub(r"[\[\]'\"]", "", text).replace(",", "|")
+    return frozenset(part.strip() for part in re.split(r"[|;]", text)) - {""}
 
 
 def _files(
@@ -151,7 +201,7 @@ def texts_in(file: Path, path: str | None = None) -> list[Text]:
             f"{file} has no column that is known to hold texts; its columns are {', '.join(map(repr, names))}; call it "
             "'text'"
         )
-    return list(_texts(frame, Columns(inputs, "", None, None)))
+    return list(_texts(frame, Columns(inputs, (), None, None)))
 
 
 def _parsed(file: Path) -> pd.DataFrame:
@@ -216,11 +266,13 @@ def detect(
     path: str | None = None,
     group: str | None = None,
     values: str | None = None,
+    several: bool = False,
 ) -> Columns:
     """Which column is what. Columns that the caller names must exist; the others go by usual names."""
     names = [str(name) for name in frame.columns]
     inputs = () if path is None else (path,) if kind != "texts" or path in names else tuple(path.split(","))
-    for wanted in (label, *inputs, group, values):
+    given = () if label is None else (label,) if label in names or not several else tuple(label.split(","))
+    for wanted in (*given, *inputs, group, values):
         if wanted is not None and wanted not in names:
             raise DataError(f"{source} has no column {wanted!r}; its columns are {', '.join(map(repr, names))}")
     if len(inputs) > 2:
@@ -231,17 +283,18 @@ def detect(
     if not inputs:
         one = _usual(names, usual) or _by_content(frame, kind, label)
         inputs = () if one is None else (one,)
-    label = label or _usual([name for name in names if name not in inputs], LABELS) or _left_over(names, inputs)
+    if not given:
+        one = _usual([n for n in names if n not in inputs], LABELS) or _left_over(names, inputs)
+        given = () if one is None else (one,)
     what = "texts" if kind == "texts" else f"{KINDS[kind].one} paths"
-    for found, held, flag, called in ((inputs, what, "path", usual), (label, "labels", "label", LABELS)):
+    for found, held, flag, called in ((inputs, what, "path", usual), (given, "labels", "label", LABELS)):
         if not found:
             raise DataError(
                 f"{source} has no column that is known to hold {held}; its columns are "
                 f"{', '.join(map(repr, names))}; name one with `{flag}`, or call it {called[0]!r}"
             )
-    assert label is not None
-    rest = [name for name in names if name not in (*inputs, label)]
-    return Columns(inputs, label, _split_column(frame, rest), group or _usual(rest, GROUPS), values)
+    rest = [name for name in names if name not in (*inputs, *given)]
+    return Columns(inputs, given, _split_column(frame, rest), group or _usual(rest, GROUPS), values)
 
 
 def _left_over(names: list[str], inputs: tuple[str, ...]) -> str | None:
@@ -277,7 +330,7 @@ def _split_column(frame: pd.DataFrame, names: list[str]) -> str | None:
 
 def _named(columns: Columns, kind: Kind) -> str:
     held = f"{kind} in {columns.inputs[0]!r}" if len(columns.inputs) == 1 else f"pairs of texts in {columns.inputs}"
-    said = [held, f"labels in {columns.label!r}"]
+    said = [held, f"labels in {', '.join(map(repr, columns.labels))}"]
     said += [f"parts in {columns.split!r}"] if columns.split else []
     said += [f"groups in {columns.group!r}"] if columns.group else []
     said += [f"values in {columns.values!r}"] if columns.values else []

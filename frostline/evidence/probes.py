@@ -16,13 +16,16 @@ from scipy.optimize import minimize, minimize_scalar
 
 from frostline.activations.features import Rows
 from frostline.errors import LabelError
-from frostline.values import Cut, Estimate, Evidence, Fold
+from frostline.tasks.measures import labels as labels_
+from frostline.tasks.measures import numbers as numbers_
+from frostline.values import Cut, Estimate, Evidence, Fold, Targets, asked
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 LAMBDAS = tuple(10.0**power for power in range(-4, 4))  # times the number of examples: features have unit variance
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+RESAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,9 +102,38 @@ def logistic(
     return _logistic(basis, _ridge(basis, labels, classes, LAMBDAS), labels, strengths)
 
 
+def first_head(features: NDArray[Any], targets: Targets, outputs: int, *, weights: Floats | None = None) -> Linear:
+    """The probe that a head on these features starts from.
+
+    Of class ids the `logistic` one; of labels one for each, a yes or a no; of numbers the ridge of what they are in
+    units of their deviation. `weights` are of examples, and of classes alone.
+    """
+    if asked(targets) == "classification":
+        return logistic(features, targets, classes=outputs, weights=weights)
+    basis = _basis(features, None)
+    if asked(targets) == "regression":
+        spread = targets.std(axis=0)
+        return _least_squares(basis, (targets - targets.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).linear
+    return _yes_or_no(basis, targets)
+
+
+def better_than_the_mean(features: NDArray[Any], targets: Targets) -> NDArray[np.bool_]:
+    """Which rows a ridge regression that leaves them out tells better than the mean of all does."""
+    wanted = targets.astype(np.float64)
+    spread = np.maximum(wanted.std(axis=0), 1e-12)
+    scores = _least_squares(_basis(features, None), wanted).scores
+    ours, plain = ((found - wanted) / spread for found in (scores, wanted.mean(axis=0)))
+    return (ours**2).mean(axis=1) < (plain**2).mean(axis=1)
+
+
+def outputs(linear: Linear, features: NDArray[Any]) -> Floats:
+    """Rows x outputs."""
+    return features.astype(np.float64) @ linear.weights.T + linear.bias
+
+
 def log_probabilities(linear: Linear, features: NDArray[Any]) -> Floats:
     """Rows x classes, nats."""
-    return _log_softmax(features.astype(np.float64) @ linear.weights.T + linear.bias)
+    return _log_softmax(outputs(linear, features))
 
 
 def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None) -> float:
@@ -139,6 +171,11 @@ def probe_curve(
     the training labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides
     later, with Wilson's interval at `confidence`; `balance` makes weights of labels, by which it is fitted and scored.
     """
+    if asked(labels) != "classification":
+        return _other_curve(
+            cuts, features, labels, fold,
+            seed=seed, random=random, shifts=shifts, shifted=shifted, confidence=confidence, workers=workers,
+        )  # fmt: skip
     classes = _classes(labels, None)
     train = _checked(labels[fold.train], len(fold.train))
     shuffled = np.random.default_rng(seed).permutation(train)
@@ -174,6 +211,124 @@ def probe_curve(
         )
 
     with ThreadPoolExecutor(workers) as threads:  # most of a probe is algebra, which holds no interpreter
+        return tuple(threads.map(probed, cuts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Squares:
+    """Ridge regression on any columns, with what each row scores where it alone is left out."""
+
+    scores: Floats  # rows x columns, left out
+    linear: Linear  # of all rows
+
+
+def _least_squares(basis: _Basis, targets: Floats, lambdas: Sequence[float] = LAMBDAS) -> _Squares:
+    """One penalty for all columns: that of the least left-out squared error, each column in units of its spread."""
+    rows = len(targets)
+    centre = targets.mean(axis=0)
+    spread = np.maximum(targets.std(axis=0), 1e-12)
+    projected, energy = basis.vectors.T @ (targets - centre), basis.vectors**2
+    best: tuple[float, float, Floats] | None = None
+    for penalty in (value * rows for value in lambdas):
+        leverage = energy @ (1 / (basis.squares + penalty)) + 1 / rows
+        fitted = centre + basis.vectors @ (projected / (basis.squares + penalty)[:, None])
+        out = np.maximum(1 - leverage, 1e-10)
+        # shifted to the mean of all rows, as for classes: that of the others says which one is left out
+        scores = (fitted - leverage[:, None] * targets) / out[:, None] + (targets - centre) / (rows - 1)
+        error = float((((scores - targets) / spread) ** 2).mean())
+        if best is None or error < best[0]:
+            best = (error, penalty, scores)
+    assert best is not None, "there is at least one lambda"
+    _, penalty, scores = best
+    slopes = (projected / (basis.squares + penalty)[:, None]).T @ basis.back / basis.scale
+    return _Squares(scores, Linear(slopes, centre - slopes @ basis.mean, penalty))
+
+
+def _yes_or_no(basis: _Basis, targets: Labels) -> Linear:
+    """A logistic probe a label; of one that is always or never there, its odds by Laplace's rule."""
+    slopes, offsets, strengths = list[Floats](), list[float](), list[float]()
+    for column in targets.T:
+        count = int(column.sum())
+        if 2 <= count <= len(column) - 2:
+            found = _logistic(basis, _ridge(basis, column, 2, LAMBDAS), column, STRENGTHS)
+            slopes.append(found.weights[1] - found.weights[0])
+            offsets.append(float(found.bias[1] - found.bias[0]))
+            strengths.append(found.strength)
+        else:
+            slopes.append(np.zeros(len(basis.mean)))
+            offsets.append(float(np.log((count + 1) / (len(column) - count + 1))))
+            strengths.append(STRENGTHS[-1])
+    return Linear(np.stack(slopes), np.array(offsets), max(strengths))
+
+
+def _other_curve(
+    cuts: Sequence[Cut],
+    features: Mapping[int, Rows],
+    targets: Targets,
+    fold: Fold,
+    *,
+    seed: int,
+    random: Mapping[int, Rows] | None,
+    shifts: Mapping[int, float] | None,
+    shifted: NDArray[np.int64] | None,
+    confidence: float,
+    workers: int,
+) -> tuple[Evidence, ...]:
+    """`probe_curve` of labels and of numbers: ridge regression, scored by average precision or by R2."""
+    train = targets[fold.train].astype(np.float64)
+    order, kind = np.random.default_rng(seed).permutation(len(train)), asked(targets)
+    name, formula, losses = {
+        "multilabel": ("average_precision", labels_.FORMULAS["average_precision"], labels_.losses),
+        "regression": ("r2", numbers_.FORMULAS["r2"], numbers_.losses),
+    }[kind]
+    draws = np.random.default_rng(seed).multinomial(len(train), np.full(len(train), 1 / len(train)), RESAMPLES)
+
+    def scored(scores: Floats, truth: Floats, by: NDArray[Any] | None = None) -> Estimate:
+        weights = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
+        kept = truth.astype(targets.dtype)
+        with np.errstate(invalid="ignore"):
+            found = formula(scores.astype(np.float32), kept, (weights if by is None else by).astype(np.float64))
+            mean = float(formula(scores.astype(np.float32), kept, np.ones((1, len(truth))))[0])
+        low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Estimate(mean, min(mean, float(low)), max(mean, float(high)))
+
+    def plain(scores: Floats, truth: Floats) -> float:
+        return float(formula(scores.astype(np.float32), truth.astype(targets.dtype), np.ones((1, len(truth))))[0])
+
+    def probed(cut: Cut) -> Evidence:
+        x = features[cut.depth][fold.train]
+        basis = _basis(x, None)
+        ridge, loss, within, beyond = _least_squares(basis, train), float("nan"), None, None
+        if len(fold.validation):
+            head = first_head(x, targets[fold.train], targets.shape[1])
+            judged = outputs(head, features[cut.depth][fold.validation])
+            if kind == "regression":
+                judged = judged * np.maximum(train.std(axis=0), 1e-12) + train.mean(axis=0)
+            truth = targets[fold.validation]
+            loss = float(losses(judged.astype(np.float32), truth).mean())
+            if shifted is not None and len(shifted):
+                within = scored(judged, truth)
+                strange = outputs(head, features[cut.depth][shifted])
+                if kind == "regression":
+                    strange = strange * np.maximum(train.std(axis=0), 1e-12) + train.mean(axis=0)
+                beyond = scored(strange, targets[shifted])
+        control = None
+        if random is not None:
+            control = plain(_least_squares(_basis(random[cut.depth][np.arange(len(train))], None), train).scores, train)
+        return Evidence(
+            cut=cut,
+            score=scored(ridge.scores, train, draws),
+            log_loss=loss,
+            features=features[cut.depth].shape[1],
+            random=control,
+            permuted=plain(_least_squares(basis, train[order]).scores, train[order]),
+            shift=None if shifts is None else shifts.get(cut.depth),
+            shifted=beyond,
+            unshifted=within,
+            metric=name,
+        )
+
+    with ThreadPoolExecutor(workers) as threads:
         return tuple(threads.map(probed, cuts))
 
 

@@ -27,6 +27,8 @@ from frostline.data.tables import texts_in
 from frostline.errors import DataError, RunError, StoreError
 from frostline.plan import read as read_plan
 from frostline.plan import to_json
+from frostline.tasks.table import TASKS
+from frostline.tasks.task import Task
 from frostline.training import checkpoint
 from frostline.training.prepare import predictor
 from frostline.values import Backbone, Examples, Plan, Prepared, Preprocessing, Text, Tokens
@@ -44,6 +46,7 @@ class Model:
     plan: Plan
     backbone: Backbone  # as it was before: what it reads, and how that is made
     classes: tuple[str, ...]
+    task: Task = TASKS["classification"]
 
     @property
     def preprocessing(self) -> Prepared | None:
@@ -57,11 +60,13 @@ class Model:
         return how if isinstance(how, Preprocessing) else None
 
 
-def assemble(backbone: Backbone, anatomy: Anatomy, plan: Plan, weights: Path, classes: tuple[str, ...]) -> Model:
+def assemble(
+    backbone: Backbone, anatomy: Anatomy, plan: Plan, weights: Path, classes: tuple[str, ...], task: Task
+) -> Model:
     """The model whose weights `checkpoint.write` saved. The backbone itself is not touched."""
     network = copy.deepcopy(backbone.module).cpu()
     head = checkpoint.read(weights, network)
-    return Model(network.eval(), head.eval(), anatomy, plan, backbone, classes)
+    return Model(network.eval(), head.eval(), anatomy, plan, backbone, classes, task)
 
 
 def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> Iterator[dict[str, Any]]:
@@ -77,18 +82,27 @@ def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> I
     rows = (row for found in probabilities(model, inputs, batch=batch) for row in found)
     for name, row in zip(names, rows, strict=True):
         scores = {name: round(float(p), 6) for name, p in zip(model.classes, row, strict=True)}
-        yield {"input": name, "label": model.classes[int(row.argmax())], "scores": scores}
+        yield {"input": name, **_answer(model, scores)}
+
+
+def _answer(model: Model, scores: Mapping[str, float]) -> dict[str, Any]:
+    """What is told of one input: its likeliest class, the labels that are rather there, or the numbers."""
+    if model.task.name == "regression":
+        return {"values": dict(scores)}
+    if model.task.name == "multilabel":
+        return {"labels": [name for name, p in scores.items() if p > 0.5], "scores": dict(scores)}
+    return {"label": max(scores, key=lambda name: scores[name]), "scores": dict(scores)}
 
 
 def probabilities(model: Model, given: Sequence[Any], *, batch: int = 32) -> Iterator[NDArray[np.float32]]:
-    """The probability of every class, (examples, classes), for a batch of inputs after the other."""
-    forward = predictor(model.network, model.head, model.anatomy, model.plan)
+    """The probability of every class or label, or the numbers, (examples, outputs), batch by batch of the inputs."""
+    forward = predictor(model.network, model.head, model.anatomy, model.plan, model.task)
     if model.preprocessing is None:
         raise RunError("this model's backbone came without preprocessing, so it cannot read files; give it arrays")
     for first in range(0, len(given), batch):
         found = intake(model.backbone, unlabelled(given[first : first + batch]))
         rows = np.arange(min(batch, len(given) - first))
-        yield forward(inputs_of(found, rows, torch.device("cpu"))).exp().numpy()
+        yield model.task.readable(forward(inputs_of(found, rows, torch.device("cpu")))).numpy()
 
 
 def unlabelled(given: Sequence[Any]) -> Examples:
@@ -189,4 +203,11 @@ def open_model(folder: Path, module: nn.Module | None = None) -> Model:
         backbone = replace(backbone, preprocessing=TypeAdapter[Prepared](Prepared).validate_python(how))
     anatomy = cuts.dissect(backbone)
     plan = read_plan(place / "plan.json")
-    return assemble(backbone, anatomy, plan, place / "model.safetensors", tuple(card["classes"]))
+    return assemble(
+        backbone,
+        anatomy,
+        plan,
+        place / "model.safetensors",
+        tuple(card["classes"]),
+        TASKS[card.get("task", "classification")],
+    )

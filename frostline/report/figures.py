@@ -87,7 +87,7 @@ def save(path: Path, curve: Sequence[Evidence], plan: Plan, metric: str) -> Path
 
 
 def _depth_curve(figure: Figure, curve: Sequence[Evidence], plan: Plan, metric: str, narrow: bool) -> None:
-    axes, probed = figure.add_subplot(), words.probed(metric)
+    axes, probed = figure.add_subplot(), words.probed(metric, curve)
     # the raw input scores so low that it would press the rest together; it stands in the page's table
     curve = [e for e in curve if e.cut.depth] if len(curve) > 3 else curve
     xs = [e.cut.depth for e in curve]
@@ -265,7 +265,7 @@ def _elsewhere(
     letter = LETTER * (1 + max(places) - min(places)) / (72 * figure.get_figwidth() * (1 if narrow else 0.4))
     depths.set_xticks(places, _apart(places, 3 * letter))
     depths.set_xlabel("layers below the cut")
-    depths.set_ylabel(f"linear probe, {words.called(words.probed(metric))}")
+    depths.set_ylabel(f"linear probe, {words.called(words.probed(metric, curve))}")
     plotting.number(depths.yaxis, "accuracy")
     both = [row for row in rows if row.get("shifted")]
     for name, colour in (("score", "frost"), ("shifted", "ember")):

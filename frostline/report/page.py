@@ -53,7 +53,7 @@ def _content(report: Report) -> Mapping[str, Any]:
     """Every name that the template reads."""
     summary, plan = report.summary, report.plan
     metric = summary["score"]["metric"]
-    probed = words.probed(metric)
+    probed = words.probed(metric, report.curve)
     rows = facts.strategies(report)
     return {
         "report": report,

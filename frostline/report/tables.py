@@ -41,7 +41,7 @@ def depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, met
     `examples` are those that the curve rests on; its score is accuracy, balanced where classes count alike in the
     run's `metric`.
     """
-    probed = words.probed(metric)
+    probed = words.probed(metric, curve)
     return Fitted(lambda width: _depth_table(curve, plan, examples, probed, width))
 
 

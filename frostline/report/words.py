@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from frostline.search.scores import BALANCED
-from frostline.values import Kind, Plan, Profile
+from frostline.values import Evidence, Kind, Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece")
+SHARES = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece"),
+    *("average_precision", "micro_f1", "exact_match"),
+)
 
 METRICS: Mapping[str, str] = {
     "macro_f1": "macro F1",
@@ -17,6 +20,11 @@ METRICS: Mapping[str, str] = {
     "roc_auc": "ROC-AUC",
     "log_loss": "log-loss",
     "ece": "calibration error (ECE)",
+    "micro_f1": "micro F1",
+    "r2": "R²",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+    "pearson": "correlation",
 }
 
 MANY = 100  # times; beyond, a number says less about the plans than about how short the shorter one is
@@ -223,12 +231,16 @@ def sets(summary: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def probed(metric: str) -> str:
+def probed(metric: str, curve: Sequence[Evidence] = ()) -> str:
     """What the linear probes' score is called where a run asks for a metric: classes count alike in both or in none.
+
+    Probes of labels and of numbers say themselves what they are scored by.
 
     >>> probed("macro_f1"), probed("log_loss")
     ('balanced_accuracy', 'accuracy')
     """
+    if curve and curve[0].metric != "accuracy":
+        return curve[0].metric
     return "balanced_accuracy" if metric in BALANCED else "accuracy"
 
 
@@ -302,8 +314,17 @@ def profile(known: Profile) -> str:
     shown = [f"{name} {count:,}" for name, count in list(known.classes.items())[:12]]
     more = f" and {len(known.classes) - 12} more" if len(known.classes) > 12 else ""
     one, (_, median, _) = ONE[known.kind], known.sizes
+    what = f"of {len(known.classes)} classes ({', '.join(shown)}{more})"
+    if known.numbers:
+        told = (
+            f"{name} {number(low)} to {number(high)}, median {number(middle)}"
+            for name, (low, middle, high) in known.numbers.items()
+        )
+        what = f"with numbers ({'; '.join(told)})"
+    elif sum(known.classes.values()) != known.examples:
+        what = f"with {len(known.classes)} labels ({', '.join(shown)}{more})"
     said = [
-        f"{known.examples:,} {known.kind} of {len(known.classes)} classes ({', '.join(shown)}{more}).",
+        f"{known.examples:,} {known.kind} {what}.",
         f"The median {one} has {extent(median, known.kind)}.",
     ]
     near = "" if known.near_duplicates is None else f", near-duplicate pairs: {known.near_duplicates}"

@@ -44,6 +44,7 @@ from frostline.values import (
     Score,
     Standing,
     Unit,
+    asked,
 )
 
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
@@ -93,7 +94,7 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     )
     extras = {
         "command": command.line(run.settings),
-        "confusion": confusion(bench, judges).tolist(),
+        "confusion": None if (table := confusion(bench, judges)) is None else table.tolist(),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
         "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists if in_full(f)}
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
@@ -245,6 +246,7 @@ def hand_back(bench: Bench, plan: Plan, unit: Unit, folder: Path) -> None:
         "image_size": given.image_size,
         "max_length": given.max_length,
         "seconds": given.seconds,
+        "task": given.task,
         "classes": list(bench.examples.classes),
         "trained_on": "all examples" if unit.fold == ALL else f"the training rows of fold {unit.fold}",
     }
@@ -296,8 +298,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def confusion(bench: Bench, outcomes: Sequence[Outcome]) -> NDArray[np.int64]:
-    """True x predicted counts over the folds, each row once: by the first training of its fold."""
+def confusion(bench: Bench, outcomes: Sequence[Outcome]) -> NDArray[np.int64] | None:
+    """True x predicted counts over the folds, each row once: by the first training of its fold; None of no classes."""
+    if asked(bench.examples.targets) != "classification":
+        return None
     count = len(bench.examples.classes)
     table = np.zeros((count, count), np.int64)
     for outcome in {o.unit.fold: o for o in reversed(outcomes)}.values():

@@ -10,6 +10,7 @@ from frostline.bench.bench import Bench
 from frostline.bench.fisher import fisher
 from frostline.bench.recipe import recipe
 from frostline.plan import plan
+from frostline.report import words
 from frostline.search import strategies
 from frostline.search.arms import baselines, exact, propose
 from frostline.training import adapters
@@ -33,10 +34,10 @@ def leading(bench: Bench, curves: Curves, *, show: Show = silent) -> Bench:
     best = {each.tag: max(curves[each.tag], key=lambda e: e.score.mean) for each in bench.every}
     for tag, evidence in best.items():
         untaught = max((e.random for e in curves[tag] if e.random is not None), default=None)
-        beside = "" if untaught is None else f", on an untrained network {100 * untaught:.1f}%"
-        text = (
-            f"{tag}: the best linear probe scores {100 * evidence.score.mean:.1f}% (depth {evidence.cut.depth}){beside}"
-        )
+        known = words.score(untaught, evidence.metric)
+        beside = "" if untaught is None else f", on an untrained network {known}"
+        scored = words.score(evidence.score.mean, evidence.metric)
+        text = f"{tag}: the best linear probe scores {scored} (depth {evidence.cut.depth}){beside}"
         show(Event("probe", text=text))
     return max(bench.every, key=lambda each: best[each.tag].score.mean)
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from frostline.bench.bench import Bench
 from frostline.bench.forgetting import Kept, likeness
-from frostline.evidence.probes import RidgeProbe, ridge_loo
+from frostline.bench.recipe import weighs_alike
+from frostline.evidence.probes import RidgeProbe, better_than_the_mean, ridge_loo
 from frostline.run import entrants, terms, verdicts
 from frostline.run.ended import Ended
 from frostline.search import race as races
 from frostline.search import standing
 from frostline.search.arms import best_probe, exact
-from frostline.search.scores import BALANCED, balanced
-from frostline.values import Evidence, Outcome, Verdict
+from frostline.search.scores import balanced
+from frostline.values import Evidence, Outcome, Verdict, asked
 
 FORGETS = 0.01  # of the source's examples: a share, whatever the metric's units are
 
@@ -80,8 +81,13 @@ def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
 
 
 def recognised(bench: Bench, curve: Sequence[Evidence]) -> NDArray[np.bool_]:
-    """Which training examples the best probe of a network recognises without having learned from them."""
+    """Which training examples the best probe of a network recognises without having learned from them.
+
+    Of labels and of numbers those that it tells better than what is known without looking: the mean of all.
+    """
     train, depth = bench.split.folds[0].train, best_probe(curve)
+    if asked(bench.examples.targets) != "classification":
+        return better_than_the_mean(bench.pooled[depth][train], bench.examples.targets[train])
     return probe_of(bench, depth).scores.argmax(axis=1) == bench.examples.targets[train]
 
 
@@ -89,7 +95,7 @@ def probe_of(bench: Bench, depth: int) -> RidgeProbe:
     """The probe at a cut, with what it says of each training example that was left out, class by class."""
     train = bench.split.folds[0].train
     targets = bench.examples.targets[train]
-    balance = balanced(targets) if bench.settings.metric in BALANCED else None
+    balance = balanced(targets) if weighs_alike(bench.settings) else None
     return ridge_loo(bench.pooled[depth][train], targets, classes=len(bench.examples.classes), weights=balance)
 
 
@@ -141,7 +147,12 @@ def moved(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
 
 
 def mislabelled(ended: Ended) -> Verdict | None:
-    """Whether more examples contradict their label than overlapping classes explain, and which; None where few."""
+    """Whether more examples contradict their label than overlapping classes explain, and which; None where few.
+
+    Of classes alone.
+    """
+    if asked(ended.bench.examples.targets) != "classification":
+        return None
     bench, train = ended.bench, ended.bench.split.folds[0].train
     probe = probe_of(bench, best_probe(ended.evidence))
     ids = [bench.examples.ids[row] for row in train]

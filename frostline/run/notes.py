@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frostline.bench.bench import Bench
-from frostline.search.scores import BALANCED
+from frostline.bench.recipe import weighs_alike
 from frostline.training import adapters
 from frostline.values import Plan
 
@@ -20,7 +20,7 @@ def unadapted(bench: Bench, plan: Plan) -> tuple[str, ...]:
 
 def unlike(bench: Bench, plan: Plan) -> tuple[str, ...]:
     """That a plan learns by other weights of the classes than the metric judges by, where it does."""
-    metric, counts = bench.settings.metric, bench.settings.metric in BALANCED
+    metric, counts = bench.settings.metric, weighs_alike(bench.settings)
     if plan.recipe.balance == counts:
         return ()
     how = "weigh alike in" if plan.recipe.balance else "weigh by their size in"

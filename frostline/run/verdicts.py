@@ -85,8 +85,8 @@ def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
     random = max(e.random for e in evidence if e.random is not None)
     holds = best.score.low <= random
     text = (
-        f"the best linear probe scores {100 * best.score.mean:.1f}% ({100 * best.score.low:.1f} to "
-        f"{100 * best.score.high:.1f}%), the best one on a random network {100 * random:.1f}%."
+        f"the best linear probe scores {words.ranged(best.score.mean, best.score.low, best.score.high, best.metric)}, "
+        f"the best one on a random network {words.score(random, best.metric)}."
     )
     advice = (
         "Try another backbone: these features carry little for your task." if holds else "The source fits the task."

@@ -43,8 +43,9 @@ class Aim:
     prefer: Prefer = "training"
 
     def __post_init__(self) -> None:
-        if isinstance(self.metric, str) and self.metric not in METRICS:
-            raise OptionError(f"metric is {self.metric!r}; allowed are {', '.join(METRICS)}")
+        allowed = {name: None for known in METRICS.values() for name in known}
+        if isinstance(self.metric, str) and self.metric not in allowed:
+            raise OptionError(f"metric is {self.metric!r}; allowed are {', '.join(allowed)}")
         if not 0 < self.confidence < 1 or not 0 <= self.epsilon < float("inf"):
             raise OptionError(
                 f"epsilon is {self.epsilon} and confidence {self.confidence}; epsilon is at least 0, "

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from frostline.errors import OptionError
 from frostline.search.own import Floats, Ints, Own
-from frostline.values import Estimate
+from frostline.tasks.measures import labels, numbers
+from frostline.tasks.measures.formula import Formula
+from frostline.values import Estimate, Question, Targets, asked
 
 Metric = str | Own
-Formula = Callable[[NDArray[np.float32], Ints, Floats], Floats]
 
 # float32 probabilities below this are rounding: one such example must not outweigh all others
 LEAST_LOG = float(np.log(np.finfo(np.float32).eps))
@@ -28,8 +29,13 @@ SHARPNESS = tuple(2.0 ** (step / 4) for step in range(-16, 9))  # factors on log
 AT_ONCE = 100_000  # logits: small tables are sharpened together, large ones one factor after the other
 
 
-def losses(log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
-    """Log-loss of each example in nats, at most 15.94 (the rounding of float32); a NaN counts as that worst."""
+def losses(log_probabilities: NDArray[np.float32], targets: Targets) -> Floats:
+    """Log-loss of each example in nats, at most 15.94 (the rounding of float32); a NaN counts as that worst.
+
+    Of labels the mean over them; of numbers the squared error, in units of how much they spread.
+    """
+    if asked(targets) in LOSSES:
+        return LOSSES[asked(targets)](log_probabilities, targets)
     picked = np.asarray(log_probabilities, np.float64)[np.arange(len(targets)), targets]
     return -np.clip(np.nan_to_num(picked, nan=LEAST_LOG, neginf=LEAST_LOG), LEAST_LOG, 0.0)
 
@@ -52,12 +58,12 @@ def tempered(log_probabilities: NDArray[np.float32], targets: Ints, weights: Flo
     return min(choices, key=lambda choice: float(choice.mean()))
 
 
-def raced(metric: str, log_probabilities: NDArray[np.float32], targets: Ints) -> Floats:
+def raced(metric: str, log_probabilities: NDArray[np.float32], targets: Targets) -> Floats:
     """The losses by which arms are compared on the way to a metric: tempered, unless log-loss itself is asked for.
 
     Classes weigh as they do in the metric, by how many of each there are among these very examples.
     """
-    if metric == "log_loss":
+    if metric == "log_loss" or asked(targets) != "classification":
         return losses(log_probabilities, targets)
     return tempered(log_probabilities, targets, class_weights(targets, metric))
 
@@ -170,7 +176,11 @@ def _ece(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats)
     return np.sum(off, axis=0) / weights.sum(axis=1)
 
 
-METRICS: Mapping[str, Formula] = {
+LOSSES: Mapping[Question, Callable[[NDArray[np.float32], Targets], Floats]] = {
+    "multilabel": labels.losses,
+    "regression": numbers.losses,
+}
+CLASSES: Mapping[str, Formula] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
@@ -179,6 +189,12 @@ METRICS: Mapping[str, Formula] = {
     "log_loss": _log_loss,
     "ece": _ece,  # told, and nothing to choose by: a model that always says how frequent each class is has none
 }
+METRICS: Mapping[Question, Mapping[str, Formula]] = {
+    "classification": CLASSES,
+    "multilabel": labels.FORMULAS,
+    "regression": numbers.FORMULAS,
+}
+LESS = ("log_loss", "ece", "mae", "rmse")  # of which less is better
 
 
 def named(metric: Metric) -> str:
@@ -189,7 +205,7 @@ def named(metric: Metric) -> str:
 def weighted(
     metric: Metric,
     log_probabilities: NDArray[np.float32],
-    targets: Ints,
+    targets: Targets,
     weights: Floats,
     rows: Ints | None = None,
 ) -> Floats:
@@ -203,20 +219,21 @@ def weighted(
     if isinstance(metric, Own):
         assert rows is not None, "a metric of the user's own may look up what the data say of each example"
         return metric(log_probabilities, targets, weights, rows)
-    if metric not in METRICS:
-        raise OptionError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
+    known = METRICS[asked(targets)]
+    if metric not in known:
+        raise OptionError(f"metric is {metric!r}; allowed are {', '.join(known)}")
     with np.errstate(invalid="ignore"):
-        return METRICS[metric](log_probabilities, targets, weights)
+        return known[metric](log_probabilities, targets, weights)
 
 
-def score(metric: Metric, log_probabilities: NDArray[np.float32], targets: Ints, rows: Ints | None = None) -> float:
+def score(metric: Metric, log_probabilities: NDArray[np.float32], targets: Targets, rows: Ints | None = None) -> float:
     """The metric of these predictions; nats for log_loss, a share of 1 for the others that are known."""
     return float(weighted(metric, log_probabilities, targets, np.ones((1, len(targets))), rows)[0])
 
 
 def sign(metric: Metric) -> float:
-    """1.0 where more is better, -1.0 where less is (log_loss, ece)."""
-    return -1.0 if metric in ("log_loss", "ece") else 1.0
+    """1.0 where more is better, -1.0 where less is (log_loss, ece, mae, rmse)."""
+    return -1.0 if metric in LESS else 1.0
 
 
 def resamples(rng: np.random.Generator, examples: int, draws: int) -> Floats:
@@ -234,7 +251,7 @@ def chunks(examples: int, draws: int) -> list[int]:
 def bootstrap(
     metric: Metric,
     log_probabilities: NDArray[np.float32],
-    targets: Ints,
+    targets: Targets,
     rows: Ints | None = None,
     *,
     confidence: float,

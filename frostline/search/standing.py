@@ -24,7 +24,7 @@ from frostline.search.scores import (
     sign,
     weighted,
 )
-from frostline.values import Cost, Estimate, Outcome, Score, Standing
+from frostline.values import Cost, Estimate, Outcome, Score, Standing, asked
 
 DRAWS = 1000
 MANY = 100  # classes
@@ -88,8 +88,9 @@ def in_every_metric(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim
     Those of one class alone have no area under a curve; of many classes it is left out, as it takes minutes.
     """
     classes = outcomes[0].log_probabilities.shape[1]
-    asked = [name for name in METRICS if name != "roc_auc" or classes <= MANY]
-    defined = [name for name in asked if np.isfinite(mean_score(outcomes, targets, name))]
+    known = METRICS[asked(targets)]
+    wanted = [name for name in known if name != "roc_auc" or classes <= MANY]
+    defined = [name for name in wanted if np.isfinite(mean_score(outcomes, targets, name))]
     return {name: estimate(outcomes, targets, replace(aim, metric=name)) for name in defined}
 
 

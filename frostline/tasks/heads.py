@@ -50,6 +50,22 @@ class Attention(nn.Module):
         return self.linear(features) + self.output(seen.flatten(1))
 
 
+class Scaled(nn.Module):
+    """A head whose outputs are numbers in units of their own: it works in units in which they spread by one.
+
+    Rates then mean the same whatever the units. `centre` and `spread` never learn.
+    """
+
+    def __init__(self, inner: nn.Module, centre: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("centre", centre.float())
+        self.register_buffer("spread", spread.float())
+
+    def forward(self, *given: Tensor | None) -> Tensor:
+        return self.inner(*given) * self.spread + self.centre
+
+
 def made(kind: Head, features: int, classes: int, *, seed: int) -> nn.Module:
     """Fresh new layers; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
@@ -59,15 +75,24 @@ def made(kind: Head, features: int, classes: int, *, seed: int) -> nn.Module:
         return Attention(features, classes) if kind.kind == "attention" else nn.Linear(features, classes)
 
 
+def attends(head: nn.Module) -> bool:
+    """Whether it reads the positions that features were pooled of."""
+    return isinstance(head.inner if isinstance(head, Scaled) else head, Attention)
+
+
 def linear_of(head: nn.Module) -> nn.Linear:
     """The linear head in it, which a probe starts."""
-    found = head if isinstance(head, nn.Linear) else head.get_submodule("linear")
+    inner = head.inner if isinstance(head, Scaled) else head
+    found = inner if isinstance(inner, nn.Linear) else inner.get_submodule("linear")
     assert isinstance(found, nn.Linear), "every head holds one"
     return found
 
 
 def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
     """The head whose weights these are. Raises KeyError or RuntimeError where they are of none."""
+    if "spread" in state:
+        inner = {name.removeprefix("inner."): tensor for name, tensor in state.items() if name.startswith("inner.")}
+        return Scaled(rebuilt(inner), state["centre"], state["spread"])
     if "weight" in state:
         head: nn.Module = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
     else:

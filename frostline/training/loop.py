@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.tasks import classification
 from frostline.training.device import Device, scaled
 from frostline.training.step import Feed, Going, Learner, Steps
 from frostline.values import Epoch, Flow, Plan
@@ -177,10 +176,10 @@ def _epoch(
 
 
 def predict(learner: Learner, feed: Feed, device: Device) -> Tensor:
-    """Log-probabilities (n, c) on the CPU for the batches of epoch 0, in inference mode."""
+    """What is kept of outputs, log-probabilities (n, c), on the CPU for the batches of epoch 0, in inference mode."""
     learner.mode(None)
     with torch.inference_mode(), device.autocast():
-        return torch.cat([classification.log_probabilities(learner.forward(x)).cpu() for x, _ in feed(0)])
+        return torch.cat([learner.task.predictions(learner.forward(x)).cpu() for x, _ in feed(0)])
 
 
 def blend(learner: Learner, weight: float) -> None:

@@ -14,8 +14,9 @@ from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool, positions_at
 from frostline.errors import BackboneError, PlanError
-from frostline.tasks import classification
-from frostline.tasks.heads import Attention
+from frostline.tasks.heads import attends
+from frostline.tasks.table import TASKS
+from frostline.tasks.task import Task
 from frostline.training import adapters
 from frostline.training.device import Device
 from frostline.training.step import Batch, Learner
@@ -64,6 +65,7 @@ def prepared(
     seed: int,
     device: Device,
     weights: Tensor | None = None,
+    task: Task = TASKS["classification"],
 ) -> Generator[Learner]:
     """A Learner for a plan whose inputs are what crosses the cut at depth `start` and what goes beside it.
 
@@ -92,7 +94,7 @@ def prepared(
             return headed(head, anatomy, depth, frontier if run is None else run(frontier, given or None), given)
 
         by = None if weights is None else weights.to(device.device)
-        yield Learner(module, forward, groups, mode, anchors, by, began)
+        yield Learner(module, forward, groups, mode, anchors, by, began, task)
 
 
 def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
@@ -101,9 +103,14 @@ def _widened(tensor: Tensor, head: nn.Module) -> Tensor:
     return tensor.to(kind) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Given], Tensor]:
-    """From the arguments of the network's forward, n examples, to log-probabilities (n, c), in inference mode."""
-    answer = answering(network, head, anatomy, plan)
+def predictor(
+    network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan, task: Task = TASKS["classification"]
+) -> Callable[[Given], Tensor]:
+    """From the arguments of the network's forward, n examples, to what a task keeps, log-probabilities (n, c).
+
+    In inference mode.
+    """
+    answer = answering(network, head, anatomy, plan, task)
 
     def predict(inputs: Given) -> Tensor:
         with torch.inference_mode():
@@ -112,7 +119,9 @@ def predictor(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan)
     return predict
 
 
-def answering(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan) -> Callable[[Given], Tensor]:
+def answering(
+    network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan, task: Task = TASKS["classification"]
+) -> Callable[[Given], Tensor]:
     """As `predictor`, in whatever mode the caller is: both modules are put in inference mode once, here."""
     depths, whole = read_at(plan), Halves(network.eval(), anatomy)
     head.eval()
@@ -120,9 +129,9 @@ def answering(network: nn.Module, head: nn.Module, anatomy: Anatomy, plan: Plan)
     def answer(inputs: Given) -> Tensor:
         found = whole.taps(inputs, depths)
         if len(depths) == 1:
-            return classification.log_probabilities(headed(head, anatomy, depths[0], found[depths[0]], inputs))
+            return task.predictions(headed(head, anatomy, depths[0], found[depths[0]], inputs))
         features = [pool(anatomy, depth, found[depth], inputs) for depth in depths]
-        return classification.log_probabilities(head(torch.cat(features, dim=1)))
+        return task.predictions(head(torch.cat(features, dim=1)))
 
     return answer
 
@@ -132,7 +141,7 @@ def headed(
 ) -> Tensor:
     """The logits of a head that sits on one cut, from what crosses it; `given` are the inputs, for their mask."""
     features = pool(anatomy, depth, frontier, given)
-    if isinstance(head, Attention):
+    if attends(head):
         return head(features, *positions_at(anatomy, depth, frontier, given))
     return head(features)
 

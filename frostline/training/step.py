@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from frostline.tasks import classification
+from frostline.tasks.table import TASKS
+from frostline.tasks.task import Task
 from frostline.training.device import Device, backward, clipped
 from frostline.training.graphs import Recorder, Told
 from frostline.values import Plan
@@ -34,8 +35,9 @@ class Learner:
     groups: list[dict[str, Any]]  # static optimiser groups, each with a `name`
     mode: Callable[[int | None], None]  # puts every module in the mode of an epoch; None is inference
     anchors: tuple[tuple[nn.Parameter, Tensor], ...]  # kept parameters that learn, and their source weights
-    weights: Tensor | None = None  # of the classes in the loss; None weighs examples alike
+    weights: Tensor | None = None  # of the classes, or outputs, in the loss; None weighs all alike
     began: tuple[tuple[nn.Parameter, Tensor], ...] = ()  # those of the head with the probe's, where both are blended
+    task: Task = TASKS["classification"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Steps:
         with self._device.autocast():
             logits = self._forward(inputs)
             losses = {
-                place: classification.loss(
+                place: one.learner.task.loss(
                     logits[place], targets, smoothing=one.plan.recipe.smoothing, weights=one.learner.weights
                 )
                 for place, one in self._going.items()

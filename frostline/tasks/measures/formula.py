@@ -1,0 +1,19 @@
+"""What a metric is: one value for every weighting of the examples at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Table = NDArray[np.float32]  # predictions, examples first
+Formula = Callable[[Table, Any, Floats], Floats]  # predictions, targets, weightings x examples -> a value a weighting
+
+
+def mean(each: Floats, weights: Floats) -> Floats:
+    """The weighted mean of a number an example; nan where nothing has weight."""
+    total = weights.sum(axis=1)
+    return np.divide(weights @ each, total, out=np.full(len(weights), np.nan), where=total > 0)
