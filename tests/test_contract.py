@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from networks_of import KIND
 from numpy.typing import NDArray
 from torch import Tensor
 
+import frostline
 from frostline.activations.chunks import ALIGNMENT
 from frostline.activations.store import Store, Tier
 from frostline.backbones.cuts import dissect
@@ -474,3 +476,43 @@ def test_a_text_of_which_the_tokenizer_knows_nothing_is_read_as_one_token(
     with torch.no_grad():
         found = backbone.module(**inputs_of(read, np.arange(2), torch.device("cpu"))).logits
     assert bool(found.isfinite().all())
+
+
+# ------------------------------------------------------------------------------------------------ the fence
+
+ENGINE = ("activations", "bench", "training", "search", "evidence")
+MODALITIES = re.compile(
+    r"pictures?|images?|pixels?|texts|sentences?|tokens?|tokeni[sz]\w*|audio|recordings?|waveforms?|speech|boxes|detections?",
+    re.IGNORECASE,
+)
+ALLOWED = {  # file of the engine: what it may say, and why that is no modality, or has to be said there
+    "training/graphs.py": {"recording", "recordings"},  # of the steps that a GPU replays
+    "bench/measure.py": {"recording"},  # whether that pays
+    "bench/lay.py": {"image"},  # `image_size`: what the user said is handed to the loader by its name
+    "bench/storing.py": {"sentence"},  # of a forecast, a decision or a comparison: one that is told
+    "activations/afford.py": {"sentence"},
+    "search/race.py": {"sentence"},
+    "search/decide.py": {"sentence"},
+}
+
+
+def said(file: Path) -> set[str]:
+    """The words of a file that name a modality: of code, comments and docstrings, also as parts of identifiers."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", file.read_text("utf-8"))
+    return {part.lower() for part in parts if MODALITIES.fullmatch(part)}
+
+
+def test_no_file_of_the_engine_the_race_or_the_decision_names_what_a_network_reads() -> None:
+    root = Path(frostline.__file__).parent
+    files = [file for folder in ENGINE for file in sorted((root / folder).rglob("*.py"))]
+    assert len(files) > 40
+    found = {str(file.relative_to(root)): words for file in files if (words := said(file))}
+    assert found == ALLOWED
+
+
+def test_the_fence_sees_words_in_code_comments_and_identifiers(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "image_size = 3  # of Pictures\nclass TokenFeed: ...\n'''tokenised recordings'''\nEvent(text=imagined)\n"
+    )
+    assert said(file) == {"image", "pictures", "token", "tokenised", "recordings"}
