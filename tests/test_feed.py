@@ -58,6 +58,44 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(count: int, batch: int,
     assert [row for part, _ in drawn(rows, 7, seed, epoch) for row in part] == flat  # whatever the batch size
 
 
+@given(integers(1, 200), integers(1, 20), integers(0, 9), integers(0, 3))
+def test_batches_of_alike_length_hold_every_row_once_and_are_as_large_as_others(
+    count: int, batch: int, seed: int, epoch: int
+) -> None:
+    rows, rng = np.arange(count), np.random.default_rng(seed)
+    lengths = rng.integers(1, 100, count)
+
+    def parts(sizes: NDArray[np.int64] | None, held: bool = False) -> list[NDArray[np.int64]]:
+        there = ([torch.from_numpy(rows)], rows) if held else None
+        found = feed(
+            lambda part, _: (part,), rows, rows * 7, batch, device=CPU, seed=seed, sizes=sizes, held=there
+        )  # fmt: skip
+        pairs = [(inputs[0].numpy(), targets.numpy()) for inputs, targets in found(epoch)]
+        assert all((targets == 7 * inputs).all() for inputs, targets in pairs)
+        return [inputs for inputs, _ in pairs]
+
+    alike, plain = parts(lengths), parts(None)
+    assert sorted(np.concatenate(alike).tolist()) == rows.tolist()
+    assert [len(part) for part in alike] == [len(part) for part in plain]
+    assert all((one == other).all() for one, other in zip(alike, parts(lengths, held=True), strict=True))
+
+    def padded(those: list[NDArray[np.int64]]) -> int:
+        return sum(len(part) * int(lengths[part].max()) for part in those)
+
+    assert padded(alike) <= padded(plain)
+    if count > 100 and 1 < batch < 10:
+        assert padded(alike) < 1.15 * lengths.sum()
+
+
+def test_batches_of_alike_length_differ_from_epoch_to_epoch_and_are_not_sorted() -> None:
+    rows, lengths = np.arange(200), np.repeat(np.arange(1, 101), 2)
+    learn = feed(lambda part, _: (part,), rows, rows, 8, device=CPU, seed=0, sizes=lengths)
+    first, second = ([inputs[0].numpy() for inputs, _ in learn(epoch)] for epoch in (0, 1))
+    assert [sorted(part) for part in first] != [sorted(part) for part in second]
+    longest = [int(lengths[part].max()) for part in first]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
 def test_epochs_and_seeds_differ() -> None:
     rows = np.arange(50)
     orders = {tuple(drawn(rows, 50, seed, epoch)[0][0]) for seed in range(4) for epoch in range(4)}

@@ -73,6 +73,56 @@ def test_random_rows_are_what_was_written(rows: int, batch: int, tier: Any, dtyp
             assert found.dtype == array.dtype
 
 
+@settings(max_examples=60)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=50),
+    batch=st.integers(1, 9),
+    tier=st.sampled_from(["disk", "memory"]),
+    ended=st.integers(0, 50),
+    picks=st.lists(st.integers(0, 10**6), max_size=30),
+    more=st.integers(0, 3),
+)
+def test_rows_of_unequal_length_are_what_was_written_and_take_no_more_room(
+    sizes: list[int], batch: int, tier: Any, ended: int, picks: list[int], more: int
+) -> None:
+    """Beside each of them lies a tensor that is alike long for all; writing is interrupted once, and goes on."""
+    rng, rows, longest = np.random.default_rng(len(sizes)), len(sizes), max(sizes)
+    long = rng.standard_normal((rows, longest, 2)).astype("float32")
+    flat = rng.integers(0, 99, (rows, 3))
+    fields = (Field((2,), "float32", ragged=True), Field((3,), "int64"))
+    wanted = np.array([pick % rows for pick in picks], dtype=np.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), disk=ROOM, memory=ROOM)
+        for last in (ended, rows):
+            writing = store.begin(Key("a" * 24, 3), fields, rows, tier=tier, batch=batch, sizes=tuple(sizes))
+            for first in range(writing.next, min(last, rows), batch):
+                part = slice(first, first + batch)
+                length = max(sizes[part])  # a batch is as long as its longest
+                writing.append([long[part, :length], flat[part]])
+        stored = store.held(Key("a" * 24, 3))
+        assert stored is not None
+        chunks = -(-rows // stored.chunk)
+        assert 8 * sum(sizes) + 24 * rows <= stored.bytes <= 8 * sum(sizes) + 24 * rows + 64 * chunks
+        reader = Store(Path(folder), disk=ROOM) if tier == "disk" else store
+        for length in (None, longest + more):
+            padded, alike_long = reader.read(stored, wanted, length=length)
+            np.testing.assert_array_equal(alike_long, flat[wanted])
+            most = max((sizes[row] for row in wanted), default=0) if length is None else length
+            assert padded.shape == (len(wanted), most, 2)
+            for row, found in zip(wanted, padded, strict=True):
+                np.testing.assert_array_equal(found[: sizes[row]], long[row, : sizes[row]])
+                assert not found[sizes[row] :].any()
+
+
+def test_a_set_of_other_lengths_is_begun_anew() -> None:
+    store, field = Store(None, memory=ROOM), (Field((2,), "float32", ragged=True),)
+    for sizes in ((2, 1), (1, 2)):
+        writing = store.begin(Key("a" * 24, 3), field, 2, tier="memory", sizes=sizes)
+        assert writing.next == 0
+        writing.append([np.ones((2, 2, 2), np.float32)])
+        assert store.held(Key("a" * 24, 3)) is not None
+
+
 def test_a_set_lies_in_at_least_eight_chunks_of_whole_batches_and_never_in_a_file_for_each_row(tmp_path: Path) -> None:
     store = Store(tmp_path, disk=ROOM)
     stored = written(store, [np.zeros((640, 3), np.float32)], batch=8)

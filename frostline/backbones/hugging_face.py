@@ -122,6 +122,11 @@ def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> 
             f"hf/{name} comes without a tokenizer that transformers can read ({_first(error)}); save it into the same "
             "folder with tokenizer.save_pretrained"
         ) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made of a configuration alone
+        raise BackboneError(
+            f"hf/{name} comes without a vocabulary, so every word is unknown to its tokenizer; save the tokenizer "
+            "that it was trained with into the same folder with tokenizer.save_pretrained"
+        )
     notes: tuple[str, ...] = ()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -137,6 +142,8 @@ def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> 
     fills = {"input_ids": int(pad), "token_type_ids": int(tokenizer.pad_token_type_id), "attention_mask": 0}
     padding = {each: fills[each] for each in ("input_ids", *fills) if each in tokenizer.model_input_names}
     known = Tokens(place, sizes.tokens or min(own, LONGEST), padding)
+    # of a text that holds nothing the tokenizer knows: networks read at least one token
+    alone = {**padding, "attention_mask": 1}
 
     def encode(given: Sequence[Any]) -> Mapping[str, Any]:
         pairs = not isinstance(given[0], str)
@@ -145,7 +152,7 @@ def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> 
             firsts, [text[1] for text in given] if pairs else None,
             truncation=True, max_length=known.length, padding=False,
         )  # fmt: skip
-        return {each: found[each] for each in padding}
+        return {each: [row or [alone[each]] for row in found[each]] for each in padding}
 
     return known, encode, notes
 

@@ -215,7 +215,7 @@ def _step(halves: Halves, trial: Trial, way: Way, depth: int, *, learns: bool = 
     """Forward and backward of everything above a depth, without the optimiser's part.
 
     Where nothing `learns`, a gradient is carried to the input, as it would be to a layer that learns further below;
-    inputs that have none, such as words, are taken to cost what learning does.
+    inputs that have none, whole numbers, are taken to cost what learning does.
     """
     with _cast(trial, way):
         frontier = halves.prefix(trial.inputs, depth)

@@ -18,7 +18,7 @@ from frostline.data.kinds import KINDS, PAIRS
 from frostline.data.pictures import pixels_of, size_of
 from frostline.data.tables import LABELS, answers_of, is_frame, read_table, text_of
 from frostline.errors import DataError, LabelError, OptionError
-from frostline.values import Examples, Inputs, Kind, Part, Question, asked
+from frostline.values import Examples, Inputs, Kind, Part, Question, Text, asked
 
 FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
 BARE = ("arrays", "folder")  # have no columns
@@ -142,12 +142,14 @@ def _pair_of_lists(source: Any, question: Question) -> Found:
     """Texts, or pairs of them, and their labels."""
     if not isinstance(source, tuple) or len(source) != 2 or len(source[0]) != len(source[1]) or not len(source[0]):
         raise DataError("texts are given as a pair (texts, labels), two lists of the same length")
-    texts = tuple(text if isinstance(text, str) else tuple(map(str, text)) for text in source[0])
+    texts = tuple(map(_text_or_pair, source[0]))
+    if len({type(text) for text in texts}) > 1:
+        raise DataError("some of the texts are pairs and others are not; give all of them as texts, or all as pairs")
     names, classes, table = _given_answers(source[1], question, "the list of labels")
     return Found(
         source="the lists",
         ids=tuple(f"row-{row}" for row in range(len(names))),
-        inputs=texts,  # pyright: ignore[reportArgumentType]  # each is one text or a pair
+        inputs=texts,
         labels=names,
         parts=("",) * len(names),
         groups=None,
@@ -156,6 +158,16 @@ def _pair_of_lists(source: Any, question: Question) -> Found:
         classes=classes,
         table=table,
     )
+
+
+def _text_or_pair(given: Any) -> Text:
+    """A text, or a pair of them, as Python's own; nothing where there is none, for the check to count it."""
+    if given is None or isinstance(given, str):
+        return str(given or "")
+    parts = given.tolist() if isinstance(given, np.ndarray) else given
+    if isinstance(parts, list | tuple) and len(parts) == 2 and all(isinstance(it, str | None) for it in parts):
+        return str(parts[0] or ""), str(parts[1] or "")
+    raise DataError(f"{str(given)[:60]!r} is neither a text nor a pair of two texts, as each of the first list must be")
 
 
 def _parted(folder: Path, kind: Kind, question: Question, **columns: str | None) -> Found:

@@ -21,7 +21,8 @@ UNREADABLE = (OSError, ValueError, RuntimeError, TypeError)  # soundfile's own e
 
 def samples(recording: Recording) -> tuple[NDArray[np.float32], int]:
     """The samples of one channel between -1 and 1, and how many there are a second; several channels are averaged."""
-    with _library().SoundFile(BytesIO(recording) if isinstance(recording, bytes) else recording) as file:
+    library, content = _library(), recording if isinstance(recording, bytes) else recording.read_bytes()
+    with library.SoundFile(BytesIO(content)) as file:  # of a file that is not there the library says "System error"
         found = file.read(dtype="float32", always_2d=True)
         rate = int(file.samplerate)
     if len(found) == 0:
@@ -69,7 +70,8 @@ def explain(error: Exception) -> str:
     """The cause in a reader's words."""
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = getattr(error, "error_string", None) or str(error)  # soundfile's own, without where in memory it lies
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _library() -> Any:

@@ -24,6 +24,7 @@ MISSING = ("NAType", "NaTType")  # of pandas
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y", "species")
 SPLITS = ("split", "part", "partition", "subset", "set", "fold")
 _AS_WRITTEN: Any = False  # pandas' own stubs know no False here
+QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a whole cell
 GROUPS = ("group", "groups", "group_id", "patient", "patient_id", "subject", "subject_id")
 
 
@@ -232,9 +233,21 @@ def _parsed(file: Path) -> pd.DataFrame:
 
 
 def _stray_quotes(file: Path) -> bool:
-    """Whether quotation marks do not pair up in some line: they then are part of texts, and quote nothing."""
-    with file.open(encoding="utf-8-sig") as lines:
-        return any(line.count('"') % 2 for line in lines)
+    """Whether quotation marks are parts of the texts of a file with tabs, and quote nothing.
+
+    So it is where some cell begins with one and is no whole quotation; but not where, read as quotations, all lines
+    have as many cells, and read without not: quoted cells may hold tabs and ends of lines.
+    """
+    stray, widths = False, set[int]()
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        for line in lines:
+            cells = line.rstrip("\r\n").split("\t")
+            widths.add(len(cells) if line.strip() else 0)
+            stray = stray or any(cell.startswith('"') and not QUOTED.fullmatch(cell) for cell in cells)
+    if not stray or len(widths - {0}) == 1:
+        return stray
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        return len({len(cells) for cells in csv.reader(lines, delimiter="\t")} - {0}) > 1
 
 
 def _separator(file: Path) -> str:

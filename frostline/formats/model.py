@@ -21,9 +21,11 @@ from frostline.backbones import cuts, load
 from frostline.backbones.anatomy import Anatomy
 from frostline.data.folders import TABLES
 from frostline.data.intake import inputs_of, intake
+from frostline.data.kinds import KINDS
 from frostline.data.pictures import size_of
+from frostline.data.read import existing
 from frostline.data.tables import texts_in
-from frostline.errors import RunError, StoreError
+from frostline.errors import DataError, RunError, StoreError
 from frostline.plan import read as read_plan
 from frostline.plan import to_json
 from frostline.tasks.table import TASKS
@@ -130,17 +132,36 @@ def unlabelled(given: Sequence[Any]) -> Examples:
 
 
 def texts_of(given: Sequence[Path | Text]) -> tuple[list[str], list[Text]]:
-    """Names and texts: of a table every row, of another file all that it says, of anything else itself."""
+    """Names and texts: of a table every row, of another file all that it says, of anything else itself.
+
+    Raises DataError for a file that cannot be read and for what holds no text.
+    """
     names, texts = list[str](), list[Text]()
     for item in given:
         if isinstance(item, Path) and item.suffix.lower() in TABLES:
-            found = texts_in(item)
+            found = texts_in(existing(item))
             names += [f"{item}#{number}" for number in range(1, len(found) + 1)]
             texts += found
         else:
             names.append(str(item))
-            texts.append(item.read_text("utf-8-sig") if isinstance(item, Path) else item)
+            texts.append(_written(item) if isinstance(item, Path) else item)
+    for name, text in zip(names, texts, strict=True):
+        reason, _ = KINDS["texts"].check(text)
+        if reason is not None:
+            raise DataError(f"{name!r} cannot be predicted: {reason}; give it a text, or leave it away")
     return names, texts
+
+
+def _written(file: Path) -> str:
+    """What a file of text says."""
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = "the file does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        raise DataError(
+            f"{file} cannot be read as a text: {cause}; give a file of UTF-8 text or a table of texts; in Python, "
+            "Result.predict takes the texts themselves"
+        ) from error
 
 
 def write(folder: Path, backbone: Backbone, plan: Plan, weights: Path, how: Mapping[str, Any]) -> None:
