@@ -152,7 +152,7 @@ def test_views_whose_passes_take_longer_than_they_save_are_not_stored() -> None:
     assert few.stored == ()
     assert "every view" in few.sentence
     assert many.stored
-    assert "(4 views of each picture)" in many.sentence
+    assert "(4 views of each example)" in many.sentence
 
 
 def test_views_take_their_bytes() -> None:

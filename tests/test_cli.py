@@ -358,7 +358,7 @@ def test_pictures_of_every_kind_are_searched_and_what_is_odd_is_told(tmp_path: P
     said = end(start("find", data, *small(tmp_path), "--out", tmp_path / "run", *QUICK))
     assert said.code == 0, said.err
     told = " ".join(said.err.split())
-    assert "Skipped 2 file" in told
+    assert "Skipped 2 picture" in told
     assert "e.png" in told
     assert "Warning" in told
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -121,7 +121,7 @@ def test_rows_that_come_class_by_class_are_looked_at_in_all_classes(
         seen.extend(rows.tolist())
         return [torch.zeros(len(rows), 1, 16, 16)]
 
-    monkeypatch.setattr(forgetting, "_pictures", pictures)
+    monkeypatch.setattr(forgetting, "_inputs", pictures)
     monkeypatch.setattr(forgetting, "LOOKED", 12)
     forgotten(bench, [])
     assert len(seen) == 12

@@ -115,7 +115,7 @@ def test_a_configuration_of_the_wrong_kind_is_refused(tmp_path: Path, place: Pat
     card = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], "hidden_sizes": "wide"}
     (tmp_path / "net" / "config.json").write_text(json.dumps(card))
     said = tell("find", place / "data", "--backbone", f"hf/{tmp_path / 'net'}", "--out", tmp_path / "run")
-    refused(said, "no image classifier that transformers can build")
+    refused(said, "no classifier of pictures, texts or recordings")
     assert not (tmp_path / "run").exists()
 
 

@@ -53,8 +53,8 @@ def _seen(network: nn.Module, pictures: torch.Tensor) -> nn.Module:
 def test_data_that_the_batch_norms_measured_lies_at_no_distance_and_other_data_far() -> None:
     pictures = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     network = _seen(Small(), pictures)
-    near = shifts(network, ANATOMY, [pictures[:40], pictures[40:]], (1, 2, 3, 4))
-    far = shifts(network, ANATOMY, [3 * pictures + 1], (1, 2, 3, 4))
+    near = shifts(network, ANATOMY, [{"x": pictures[:40]}, {"x": pictures[40:]}], (1, 2, 3, 4))
+    far = shifts(network, ANATOMY, [{"x": 3 * pictures + 1}], (1, 2, 3, 4))
     assert set(near) == {1, 2, 3, 4}
     assert max(near.values()) < 1e-3  # the norms divide by n - 1, the shift by n
     assert far[1] > 1
@@ -63,8 +63,8 @@ def test_data_that_the_batch_norms_measured_lies_at_no_distance_and_other_data_f
 def test_the_shift_of_a_depth_is_that_of_the_norms_since_the_depth_before() -> None:
     pictures = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     network = Small().eval()
-    each = shifts(network, ANATOMY, [pictures], (1, 2, 3, 4))
-    both = shifts(network, ANATOMY, [pictures], (1, 3))
+    each = shifts(network, ANATOMY, [{"x": pictures}], (1, 2, 3, 4))
+    both = shifts(network, ANATOMY, [{"x": pictures}], (1, 3))
     assert both[1] == pytest.approx(each[1])
     assert both[3] == pytest.approx((each[2] + each[3]) / 2)  # two norms in each block
     assert [len(m._forward_pre_hooks) for m in network.modules()] == [0] * len([*network.modules()])

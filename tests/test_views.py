@@ -120,7 +120,7 @@ def test_a_forecast_counts_every_view_and_a_second_start_computes_none(tmp_path:
     dry = lay(wanted, source, calibration=bench.calibration, dry=True)
     assert {stored.key for stored in dry.sets} == {stored.key for stored in bench.sets}
     assert sum(s.bytes for s in dry.sets) == pytest.approx(sum(s.bytes for s in bench.sets), rel=0.01)
-    assert "(3 views of each picture)" in bench.forecast.sentence
+    assert "(3 views of each example)" in bench.forecast.sentence
     again = lay(wanted, source, folder=bench.folder, calibration=bench.calibration, show=told.append)
     assert again.sets == bench.sets
     assert not [event for event in told if event.stage == "fill"]

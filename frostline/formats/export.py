@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from frostline.data.intake import kind_of
 from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
 from frostline.formats.keras import write_keras
@@ -47,6 +48,11 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
     """
     if to not in FORMATS:
         raise OptionError(f"the format is {to!r}; allowed are {', '.join(FORMATS)}")
+    if model.pictures is None or model.task.name != "classification":
+        raise Refused(
+            f"the model answers {model.task.name} on {kind_of(model.backbone)}, and classifiers of pictures alone can be "
+            "exported; use the run's own model: frostline predict, or the weights in RUN/model"
+        )
     if folder.exists():
         raise StoreError(f"{str(folder)!r} exists already; give another --out, or remove it")
     partial = folder.with_name(folder.name + ".partial")

@@ -68,7 +68,8 @@ def assemble(
     """The model whose weights `checkpoint.write` saved. The backbone itself is not touched."""
     network = copy.deepcopy(backbone.module).cpu()
     head = checkpoint.read(weights, network)
-    return Model(network.eval(), head.eval(), anatomy, plan, backbone, classes, task)
+    lasting = replace(backbone, fresh=None)  # a model may be pickled, and builds nothing anew
+    return Model(network.eval(), head.eval(), anatomy, plan, lasting, classes, task)
 
 
 def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> Iterator[dict[str, Any]]:
