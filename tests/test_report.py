@@ -545,7 +545,7 @@ def test_what_the_run_found_of_its_own_work_is_told_on_the_page_and_in_the_termi
     report = replace(report, summary={**report.summary, "checks": checks})
     said = " ".join(facts.checked(report))
     assert said == (
-        "Frozen layers are bit for bit what they were. The losses of training from the store and from the pictures "
+        "Frozen layers are bit for bit what they were. The losses of training from the store and from the examples "
         "differ by 2e-06 nats at most. With examples that vary anew in every epoch the chosen plan is 1.23 points "
         "worse than with the fixed views that short trainings learned from. A training took 15% more or less than "
         "forecast (median)."

@@ -50,8 +50,8 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
         raise OptionError(f"the format is {to!r}; allowed are {', '.join(FORMATS)}")
     if model.pictures is None or model.task.name != "classification":
         raise Refused(
-            f"the model answers {model.task.name} on {kind_of(model.backbone)}, and classifiers of pictures alone can be "
-            "exported; use the run's own model: frostline predict, or the weights in RUN/model"
+            f"the model answers {model.task.name} on {kind_of(model.backbone)}, and classifiers of pictures alone can "
+            "be exported; use the run's own model: frostline predict, or the weights in RUN/model"
         )
     if folder.exists():
         raise StoreError(f"{str(folder)!r} exists already; give another --out, or remove it")
