@@ -38,7 +38,9 @@ from frostline.bench.rounding import change
 from frostline.bench.task import by_length, lengths
 from frostline.bench.unit import kept_weights, perform, perform_together, stackable
 from frostline.data.intake import Intake, Raw, inputs_of, intake
+from frostline.formats.export import FORMATS
 from frostline.formats.model import assemble, open_model, predict, probabilities, unlabelled
+from frostline.formats.whole import Refused
 from frostline.plan import legal_depths, plan
 from frostline.settings import settings
 from frostline.tasks import heads
@@ -325,6 +327,39 @@ def test_a_kept_model_predicts_from_the_inputs_what_was_told_of_it_however_they_
     order, told = np.argsort(proof.rows), np.argsort(outcome.rows)
     assert proof.rows[order].tolist() == outcome.rows[told].tolist()
     np.testing.assert_allclose(np.exp(proof.log_probabilities[order]), expected[told], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bench", "to"),
+    [
+        *((name, to) for name in SOME for to in ("safetensors", "transformers", "onnx")),
+        ("encoder", "torch_export"),
+        ("normed_by_group", "transformers"),
+    ],
+    indirect=["bench"],
+)
+def test_what_is_exported_says_the_same_of_examples_of_any_length(bench: Bench, to: str, tmp_path: Path) -> None:
+    arm = arm_of(bench, "freeze@2")
+    unit = stage.unit(arm)
+    perform(bench, arm, unit, keep=True)
+    weights, classes = kept_weights(bench, unit), bench.examples.classes
+    model = assemble(bench.backbone, bench.anatomy, arm.plan, weights, classes, bench.task)
+    if to == "transformers" and bench.backbone.data == "input_ids" and bench.anatomy.head == ("score",):
+        with pytest.raises(Refused, match=r"no place for score\.bias"):
+            FORMATS[to](model, {"spec": bench.backbone.name, "model_kwargs": {}}, tmp_path)
+        return
+    use, ask = FORMATS[to](model, {"spec": bench.backbone.name, "model_kwargs": {}}, tmp_path)
+    rows = np.array([0, 1, 5, 7, 9])  # the shortest and the longest are among them
+    expected = np.concatenate(list(probabilities(model, [bench.examples.inputs[row] for row in rows])))
+    said = ask(*inputs_of(bench.intake, rows, torch.device("cpu")).values())
+    np.testing.assert_allclose(said.numpy(), expected, atol=1e-4)
+    if to == "transformers":  # what lies beside it prepares inputs as the run does
+        again = load(f"hf/{tmp_path}", seconds=bench.settings.seconds)
+        read = intake(again, bench.examples)
+        for name, table in bench.intake.raw(rows).items():
+            np.testing.assert_array_equal(read.raw(rows)[name], table)
+        assert again.module.config.id2label == dict(enumerate(classes))
+        assert "FOLDER" in use
 
 
 # ------------------------------------------------------------------------------------------------ other processes
