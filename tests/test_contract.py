@@ -6,7 +6,8 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ from frostline.bench.rounding import change
 from frostline.bench.task import by_length, lengths
 from frostline.bench.unit import kept_weights, perform, perform_together, stackable
 from frostline.data.intake import Intake, Raw, inputs_of, intake
+from frostline.formats.export import FORMATS
 from frostline.formats.model import assemble, open_model, predict, probabilities, unlabelled
+from frostline.formats.whole import Refused
 from frostline.plan import legal_depths, plan
 from frostline.settings import settings
 from frostline.tasks import heads
@@ -51,7 +54,7 @@ COUNT, BATCH = 24, 5
 RECIPE = Recipe(epochs=2, lr=2e-2, batch=BATCH, kept_lr=1.0)
 LAYERS = {
     "pictures": 4, "encoder": 5, "distilled": 4, "modern": 5, "decoder": 4, "pairs": 5,
-    "normed_by_group": 7, "normed_by_layer": 7, "spectrogram": 3, "listener": 5,
+    "normed_by_group": 7, "normed_by_layer": 7, "listener": 5,
 }  # fmt: skip
 TEXTS = ("encoder", "distilled", "modern", "decoder", "pairs")  # what is stored of them differs in length
 SOME = ("encoder", "decoder", "normed_by_layer")  # that differ in what pools and in what masks
@@ -327,6 +330,39 @@ def test_a_kept_model_predicts_from_the_inputs_what_was_told_of_it_however_they_
     np.testing.assert_allclose(np.exp(proof.log_probabilities[order]), expected[told], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("bench", "to"),
+    [
+        *((name, to) for name in SOME for to in ("safetensors", "transformers", "onnx")),
+        ("encoder", "torch_export"),
+        ("normed_by_group", "transformers"),
+    ],
+    indirect=["bench"],
+)
+def test_what_is_exported_says_the_same_of_examples_of_any_length(bench: Bench, to: str, tmp_path: Path) -> None:
+    arm = arm_of(bench, "freeze@2")
+    unit = stage.unit(arm)
+    perform(bench, arm, unit, keep=True)
+    weights, classes = kept_weights(bench, unit), bench.examples.classes
+    model = assemble(bench.backbone, bench.anatomy, arm.plan, weights, classes, bench.task)
+    if to == "transformers" and bench.backbone.data == "input_ids" and bench.anatomy.head == ("score",):
+        with pytest.raises(Refused, match=r"no place for score\.bias"):
+            FORMATS[to](model, {"spec": bench.backbone.name, "model_kwargs": {}}, tmp_path)
+        return
+    use, ask = FORMATS[to](model, {"spec": bench.backbone.name, "model_kwargs": {}}, tmp_path)
+    rows = np.array([0, 1, 5, 7, 9])  # the shortest and the longest are among them
+    expected = np.concatenate(list(probabilities(model, [bench.examples.inputs[row] for row in rows])))
+    said = ask(*inputs_of(bench.intake, rows, torch.device("cpu")).values())
+    np.testing.assert_allclose(said.numpy(), expected, atol=1e-4)
+    if to == "transformers":  # what lies beside it prepares inputs as the run does
+        again = load(f"hf/{tmp_path}", seconds=bench.settings.seconds)
+        read = intake(again, bench.examples)
+        for name, table in bench.intake.raw(rows).items():
+            np.testing.assert_array_equal(read.raw(rows)[name], table)
+        assert again.module.config.id2label == dict(enumerate(classes))
+        assert "FOLDER" in use
+
+
 # ------------------------------------------------------------------------------------------------ other processes
 
 
@@ -364,6 +400,14 @@ class Ran:
     files: tuple[Path, ...]
 
 
+@contextmanager
+def measured_briefly() -> Iterator[None]:
+    """Whether rates are trained faster together takes longest to measure, and is a matter of test_stacking.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frostline.bench.lay.stacking", lambda *given: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A search on a table of texts, one of them empty; with shifted texts, and some of the source."""
@@ -375,9 +419,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         texts, labels = networks_of.texts(24, seed=5)
         more = networks_of.table(folder / "more.csv", {"text": texts, "label": labels})
         few = ("--epochs", 1, "--effort", "quick", "--shifted", more, "--source", more)
-        said = world.tell(
-            "find", data, "--backbone", f"hf/{network}", *world.ONE, *few, "--out", folder / "run", "--json"
-        )
+        words = ("find", data, "--backbone", f"hf/{network}", *world.ONE, *few, "--out", folder / "run", "--json")
+        with measured_briefly():
+            said = world.tell(*words)
         assert said.code == 0, said.err
         files = list[Path]()
         for number, text in enumerate(texts[:5]):
@@ -396,10 +440,11 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     def make(folder: Path) -> Ran:
         data = networks_of.recordings(folder / "data", 20)
         (data / "high" / "broken.wav").write_bytes(b"RIFF nothing")
-        said = world.tell(
-            "train", data, "--backbone", f"hf/{network}", *world.ONE, "--freeze", 2, "--epochs", 1, "--out",
-            folder / "run", "--json",
-        )  # fmt: skip
+        plan = ("--freeze", 2, "--epochs", 1)
+        with measured_briefly():
+            said = world.tell(
+                "train", data, "--backbone", f"hf/{network}", *world.ONE, *plan, "--out", folder / "run", "--json"
+            )
         assert said.code == 0, said.err
         return Ran(folder / "run", said, tuple(sorted(data.glob("*/0*.wav"))))
 

@@ -108,14 +108,15 @@ def test_nearly_all_recordings_decide_how_long_a_network_listens(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     open_ended = load(f"hf/{networks_of.saved(tmp_path_factory, 'normed_by_group')}")
-    of_a_second = load(f"hf/{networks_of.saved(tmp_path_factory, 'listener')}")
+    fixed = [load(f"hf/{networks_of.saved(tmp_path_factory, name)}") for name in ("listener", "spectrogram")]
+    assert [each.preprocessing.seconds for each in fixed if isinstance(each.preprocessing, Waves)] == [1.0, 0.32]
     files = tuple(kept(tmp_path / f"{n}.wav", np.resize(WAVE, n)) for n in [*range(200, 400), 9000])
     count = len(files)
     examples = Examples(
         tuple(map(str, range(count))), files, np.zeros(count, np.int64), (), ("",) * count, None, kind="recordings"
     )
     assert longest(open_ended, examples) == 0.4  # one in a hundred may be longer, and the one of 9 s is
-    assert longest(of_a_second, examples) is None
+    assert [longest(each, examples) for each in fixed] == [None, None]
 
 
 # ------------------------------------------------------------------------------------------------ data sets

@@ -330,8 +330,8 @@ def test_a_saved_run_predicts_labels_and_numbers_as_its_outcomes_say(runs: Path)
     assert all(1000 < value < 1200 for value in told)  # in the units of the data
 
 
-def test_what_is_no_classifier_of_pictures_is_not_exported(runs: Path) -> None:
-    refused(tell("export", runs / "regression", "--to", "onnx"), "answers regression", "classifiers of pictures alone")
+def test_what_is_no_classifier_is_not_exported(runs: Path) -> None:
+    refused(tell("export", runs / "regression", "--to", "onnx"), "is regression", "classifiers alone")
     refused(tell("predict", runs / "regression", runs / "0.png", "--draw", runs / "x"), "finds no boxes")
 
 

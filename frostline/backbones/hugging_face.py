@@ -128,12 +128,10 @@ def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> 
             "that it was trained with into the same folder with tokenizer.save_pretrained"
         )
     notes: tuple[str, ...] = ()
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if _padded(tokenizer):
         notes = (f"its tokenizer has no token for padding; {tokenizer.pad_token!r} is used, and masked",)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.padding_side = "right"
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or UNTOLD]
     own = min([limit for limit in limits if 0 < limit < UNTOLD], default=LONGEST)
     if sizes.tokens is not None and sizes.tokens > own:
@@ -155,6 +153,27 @@ def _of_texts(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> 
         return {each: [row or [alone[each]] for row in found[each]] for each in padding}
 
     return known, encode, notes
+
+
+def _padded(tokenizer: Any) -> bool:
+    """Let a tokenizer fill texts up behind their end; whether it had no token for that."""
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is not None:
+        return False
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return True
+
+
+def beside(how: Tokens | Waves) -> Any:
+    """What transformers keeps beside a network whose inputs are made like this: its tokenizer or feature extractor."""
+    from transformers import AutoFeatureExtractor, AutoTokenizer
+
+    if isinstance(how, Waves):
+        return AutoFeatureExtractor.from_pretrained(how.extractor)
+    tokenizer: Any = AutoTokenizer.from_pretrained(how.tokenizer)
+    _padded(tokenizer)
+    tokenizer.model_max_length = how.length
+    return tokenizer
 
 
 def _of_recordings(name: str, place: str, local: bool, config: Any, sizes: Sizes) -> Read:

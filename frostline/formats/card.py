@@ -6,7 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from frostline.data.intake import kind_of
 from frostline.formats.model import Model
+from frostline.values import Kind
+
+# as the Hugging Face hub calls them
+TAGS: Mapping[Kind, str] = {
+    "pictures": "image-classification",
+    "texts": "text-classification",
+    "recordings": "audio-classification",
+}
 
 
 def card(model: Model, summary: Mapping[str, Any], use: str) -> str:
@@ -16,7 +25,7 @@ def card(model: Model, summary: Mapping[str, Any], use: str) -> str:
     kept = "" if plan.keep == len(plan.layers) else f", of which the first {plan.keep} were kept"
     lines = [
         "---",
-        "tags: [frostline, image-classification, transfer-learning]",
+        f"tags: [frostline, {TAGS[kind_of(model.backbone)]}, transfer-learning]",
         f"base_model: {json.dumps(summary['backbone'])}",
         "---",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from frostline.backbones.hugging_face import beside
 from frostline.data.intake import kind_of
 from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
 from frostline.formats.keras import write_keras
 from frostline.formats.model import Model
-from frostline.formats.whole import CLOSE, Naming, Refused, Serving, whole
+from frostline.formats.whole import CLOSE, Naming, Refused, Serving, other_inputs, whole
 from frostline.training.prepare import predictor
-from frostline.values import Preprocessing
+from frostline.values import Kind, Preprocessing, Tokens
 
-ASKED = 3  # pictures that the exported model is asked about: not as many as it was traced with
+ASKED = 3  # inputs that the exported model is asked about: not as many as it was traced with
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Exported:
     use: str  # how it is loaded, as Python
 
 
-Writer = Callable[[Model, Mapping[str, Any], Path], tuple[str, Callable[[Tensor], Tensor]]]
+Ask = Callable[..., Tensor]  # inputs in the order of the forward's arguments -> probabilities
+Writer = Callable[[Model, Mapping[str, Any], Path], tuple[str, Ask]]
 
 
 def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any], to: str, folder: Path) -> Exported:
@@ -48,10 +50,10 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
     """
     if to not in FORMATS:
         raise OptionError(f"the format is {to!r}; allowed are {', '.join(FORMATS)}")
-    if model.pictures is None or model.task.name != "classification":
+    if model.task.name != "classification":
         raise Refused(
-            f"the model answers {model.task.name} on {kind_of(model.backbone)}, and classifiers of pictures alone can "
-            "be exported; use the run's own model: frostline predict, or the weights in RUN/model"
+            f"the task of the model is {model.task.name}, and classifiers alone can be exported; use the run's own "
+            "model: frostline predict, or the weights in RUN/model"
         )
     if folder.exists():
         raise StoreError(f"{str(folder)!r} exists already; give another --out, or remove it")
@@ -76,18 +78,17 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
     return Exported(folder, tuple(sorted(file.name for file in folder.iterdir())), off, use)
 
 
-def _difference(model: Model, ask: Callable[[Tensor], Tensor]) -> float:
-    """Of the probabilities of some pictures, from the run's own."""
-    shape = torch.as_tensor(model.anatomy.example[model.anatomy.data]).shape[1:]
-    pictures = torch.randn(ASKED, *shape, generator=torch.Generator().manual_seed(7))
-    ours = predictor(model.network, model.head, model.anatomy, model.plan)({model.anatomy.data: pictures}).exp()
-    return float((ours - ask(pictures)).abs().max())
+def _difference(model: Model, ask: Ask) -> float:
+    """Of the probabilities of some inputs, from the run's own."""
+    inputs = other_inputs(model, ASKED)
+    ours = predictor(model.network, model.head, model.anatomy, model.plan)(inputs).exp()
+    return float((ours - ask(*inputs.values())).abs().max())
 
 
-def _asked(network: nn.Module, data: str) -> Callable[[Tensor], Tensor]:
-    def ask(pictures: Tensor) -> Tensor:
+def _asked(network: nn.Module, names: Sequence[str]) -> Ask:
+    def ask(*inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            return Naming(network.eval(), data)(pictures)
+            return Naming(network.eval(), names)(*inputs)
 
     return ask
 
@@ -95,7 +96,7 @@ def _asked(network: nn.Module, data: str) -> Callable[[Tensor], Tensor]:
 # ------------------------------------------------------------------------------------------------ formats
 
 
-def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
+def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
     """A state dictionary under the source's own names; for a network of timm the folder that `create_model` reads."""
     network = whole(model)
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
@@ -109,7 +110,7 @@ def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str
             'network.load_state_dict(load_file("model.safetensors"))'
         )
         network.load_state_dict(_read(folder / "model.safetensors"))
-        return use, _asked(network, model.anatomy.data)
+        return use, _asked(network, model.anatomy.names)
     import timm
 
     architecture, options = name.partition(".")[0], {k: v for k, v in options.items() if k != "num_classes"}
@@ -123,7 +124,7 @@ def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     again = timm.create_model(f"local-dir:{folder}", pretrained=True)
     use = f'import timm\n\nnetwork = timm.create_model("local-dir:FOLDER", pretrained=True)  # {architecture}'
-    return use, _asked(again, model.anatomy.data)
+    return use, _asked(again, model.anatomy.names)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -151,26 +152,42 @@ def _timm_config(network: nn.Module, model: Model) -> dict[str, Any]:
     }
 
 
-def _transformers(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
+AUTO: Mapping[Kind, tuple[str, str]] = {  # the classes of transformers that open a classifier, and what is beside it
+    "pictures": ("AutoModelForImageClassification", "AutoImageProcessor"),
+    "texts": ("AutoModelForSequenceClassification", "AutoTokenizer"),
+    "recordings": ("AutoModelForAudioClassification", "AutoFeatureExtractor"),
+}
+
+
+def _transformers(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
     """A folder of `save_pretrained`, with the preprocessing beside it."""
-    from transformers import AutoModelForImageClassification, PreTrainedModel
+    import transformers
 
     network = whole(model)
-    if not isinstance(network, PreTrainedModel):
+    if not isinstance(network, transformers.PreTrainedModel):
         raise Refused(
             f"the network is a {type(network).__name__} of {of['spec']!r} and none of transformers; use "
             "--to safetensors, onnx or torch_export"
         )
     network.save_pretrained(folder)
-    if model.pictures is not None:
-        _processor(model.pictures).save_pretrained(folder)
-    again = AutoModelForImageClassification.from_pretrained(folder)
+    how = model.preprocessing
+    if how is not None:
+        (_processor(how) if isinstance(how, Preprocessing) else beside(how)).save_pretrained(folder)
+    opens, prepares = AUTO[kind_of(model.backbone)]
+    again = getattr(transformers, opens).from_pretrained(folder)
+    strange = sorted(network.state_dict().keys() - again.state_dict().keys())
+    if strange:  # the output layers of some have no bias, and the head has one
+        raise Refused(
+            f"{type(network).__name__} of transformers has no place for {', '.join(strange)}; use --to onnx or "
+            "--to torch_export, or safetensors for code of your own"
+        )
+    called = prepares.removeprefix("Auto").lower().removeprefix("image").removeprefix("feature")
     use = (
-        "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
-        'network = AutoModelForImageClassification.from_pretrained("FOLDER")\n'
-        'processor = AutoImageProcessor.from_pretrained("FOLDER")'
+        f"from transformers import {', '.join(sorted((opens, prepares)))}\n\n"
+        f'network = {opens}.from_pretrained("FOLDER")\n'
+        f'{called} = {prepares}.from_pretrained("FOLDER")'
     )
-    return use, _asked(again, model.anatomy.data)
+    return use, _asked(again, model.anatomy.names)
 
 
 def _processor(how: Preprocessing) -> Any:
@@ -191,68 +208,93 @@ def _processor(how: Preprocessing) -> Any:
     return BitImageProcessor(size={"shortest_edge": how.resize}, crop_size=cut, do_convert_rgb=True, **same)
 
 
-def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """An ONNX graph from pictures to probabilities, for any number of them."""
+def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
+    """An ONNX graph from prepared inputs to probabilities, for any number of them."""
     try:
         import onnx
         import onnxruntime
     except ImportError as error:
         raise OptionError(f"the format 'onnx' needs the library {error.name}: pip install 'frostline[onnx]'") from None
-    file, serving = folder / "model.onnx", _serving(model)
-    example = torch.as_tensor(model.anatomy.example[model.anatomy.data])
+    file, serving, example = folder / "model.onnx", _serving(model), _example(model)
+    names = ["pixels"] if model.pictures is not None else list(example)
     with warnings.catch_warnings():
         # by running it once: what a drop runs, and many networks' own Python, the newer way does not trace
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", message="Constant folding")
+        warnings.filterwarnings("ignore", message="Exporting aten::index")  # whether it is right, is asked below
         try:
             torch.onnx.export(
-                serving, (example,), file, input_names=["pixels"], output_names=["probabilities"], dynamo=False,
-                dynamic_axes={"pixels": {0: "pictures"}, "probabilities": {0: "pictures"}},
+                serving, tuple(example.values()), file, input_names=names, output_names=["probabilities"], dynamo=False,
+                dynamic_axes={**dict.fromkeys(names, _grows(model)), "probabilities": {0: "examples"}},
             )  # fmt: skip
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # torch.onnx's own are runtime errors
-            told = str(error).splitlines()[0]
+        except Exception as error:  # what a tracer says of a network is of many kinds
+            told = (str(error).splitlines() or [type(error).__name__])[0]
             raise Refused(f"ONNX cannot hold this network: {told}; use --to torch_export or safetensors") from error
     onnx.checker.check_model(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    read = {entry.name for entry in session.get_inputs()}  # what the graph has no use for, it drops
 
-    def ask(pictures: Tensor) -> Tensor:
-        found: Any = session.run(None, {"pixels": pictures.numpy()})[0]
+    def ask(*inputs: Tensor) -> Tensor:
+        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True) if name in read}
+        try:
+            found: Any = session.run(None, given)[0]
+        except Exception as error:  # onnxruntime's own errors have no class of theirs in common
+            told = (str(error).splitlines() or [type(error).__name__])[0]
+            raise Refused(
+                f"ONNX holds this network for inputs of one size alone ({told}); use --to torch_export or safetensors"
+            ) from error
         return torch.from_numpy(np.asarray(found))
 
+    called = {name: "pictures" if model.pictures is not None else name for name in names if name in read}
+    what = "preprocessed" if model.pictures is None else "(n, channels, height, width), preprocessed"
+    given = ", ".join(f'"{name}": {value}' for name, value in called.items())
     use = (
         "import onnxruntime\n\n"
         'session = onnxruntime.InferenceSession("model.onnx")\n'
-        'probabilities = session.run(None, {"pixels": pictures})[0]  # (n, channels, height, width), preprocessed'
+        f"probabilities = session.run(None, {{{given}}})[0]  # {what}"
     )
     return use, ask
 
 
-def _torch_export(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """A program of torch.export from pictures to probabilities, for any number of them."""
-    file, serving = folder / "model.pt2", _serving(model)
-    example = torch.as_tensor(model.anatomy.example[model.anatomy.data])
+def _torch_export(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
+    """A program of torch.export from prepared inputs to probabilities, for any number of them."""
+    file, serving, example = folder / "model.pt2", _serving(model), _example(model)
+    most = model.preprocessing.length if isinstance(model.preprocessing, Tokens) else None
+    ends = {0: {"min": 1}, 1: {"min": 2, "max": most}}  # one position is a case of its own to many networks
+    sizes = {axis: torch.export.Dim(name, **ends[axis]) for axis, name in _grows(model).items()}
     try:
         program = torch.export.export(
-            serving, (example,), dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},), strict=False
+            serving, tuple(example.values()), dynamic_shapes=((sizes,) * len(example),), strict=False
         )
-    except Exception as error:  # what a tracer says of a network is of many kinds
+    except Exception as error:
         raise Refused(f"torch.export cannot trace this network: {error}; use --to onnx or safetensors") from error
     torch.export.save(program, file)
     again = torch.export.load(file).module()
-    use = 'import torch\n\nprogram = torch.export.load("model.pt2").module()\nprobabilities = program(pictures)'
+    called = "pictures" if model.pictures is not None else ", ".join(example)
+    use = f'import torch\n\nprogram = torch.export.load("model.pt2").module()\nprobabilities = program({called})'
 
-    def ask(pictures: Tensor) -> Tensor:
+    def ask(*inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            return again(pictures)
+            return again(*inputs)
 
     return use, ask
 
 
+def _example(model: Model) -> dict[str, Tensor]:
+    """What a model is traced with, in the order of its forward's arguments."""
+    return {name: torch.as_tensor(model.anatomy.example[name]) for name in model.anatomy.names}
+
+
+def _grows(model: Model) -> dict[int, str]:
+    """The dimensions of inputs that may have any size, and what they are of."""
+    return {0: "examples", 1: "positions"} if isinstance(model.preprocessing, Tokens) else {0: "examples"}
+
+
 def _serving(model: Model) -> nn.Module:
-    """Pictures to probabilities: as a plain network where the model is one, else as the run itself predicts."""
+    """Prepared inputs to probabilities: as a plain network where the model is one, else as the run itself predicts."""
     try:
-        return Naming(whole(model), model.anatomy.data).eval()
+        return Naming(whole(model), model.anatomy.names).eval()
     except Refused:
         return Serving(model).eval()
 

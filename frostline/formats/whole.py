@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,11 @@ from frostline.backbones.keras_network import KerasNetwork
 from frostline.errors import OptionError
 from frostline.formats.model import Model
 from frostline.training.prepare import answering, predictor
+from frostline.values import Tokens
 
 CLOSE = 1e-4  # of a probability, between the run's own prediction and what was exported
+
+LONGER = 5  # positions: a model that reads any length is asked about another one than it was traced with
 
 
 class Refused(OptionError):
@@ -23,27 +26,30 @@ class Refused(OptionError):
 
 
 class Serving(nn.Module):
-    """From preprocessed pictures to the probability of every class, whatever the plan drops."""
+    """From prepared inputs to the probability of every class, whatever the plan drops."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network, self.head = model.network, model.head
-        self.data = model.anatomy.data
+        self.names = model.anatomy.names
         self.answer = answering(model.network, model.head, model.anatomy, model.plan)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.answer({self.data: pixels}).exp()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.answer(dict(zip(self.names, inputs, strict=True))).exp()
 
 
 class Naming(nn.Module):
-    """From preprocessed pictures to probabilities, with a network that ends in its own, trained output layer."""
+    """From prepared inputs to probabilities, with a network that ends in its own, trained output layer.
 
-    def __init__(self, network: nn.Module, data: str) -> None:
+    `names` are the arguments of the network's forward, in the order in which inputs are given.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.data = network, data
+        self.network, self.names = network, tuple(names)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return torch.softmax(logits_of(self.network, self.data, pixels), dim=1)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.softmax(logits_of(self.network, dict(zip(self.names, inputs, strict=True))), dim=1)
 
 
 def whole(model: Model) -> nn.Module:
@@ -72,9 +78,9 @@ def whole(model: Model) -> nn.Module:
     network.set_submodule(name, new)
     _renamed(network, model.classes)
     with torch.inference_mode():
-        pictures = torch.as_tensor(model.anatomy.example[model.anatomy.data])
-        ours = predictor(model.network, head, model.anatomy, plan)({model.anatomy.data: pictures}).exp()
-        theirs = Naming(network, model.anatomy.data)(pictures)
+        inputs = other_inputs(model, len(model.anatomy.example[model.anatomy.data]))
+        ours = predictor(model.network, head, model.anatomy, plan)(inputs).exp()
+        theirs = Naming(network, model.anatomy.names)(*inputs.values())
     off = float((ours - theirs).abs().max())
     if not off <= CLOSE:
         raise Refused(
@@ -84,9 +90,24 @@ def whole(model: Model) -> nn.Module:
     return network.eval()
 
 
-def logits_of(network: nn.Module, data: str, pixels: Tensor) -> Tensor:
+def other_inputs(model: Model, count: int) -> dict[str, Tensor]:
+    """Inputs other than the example's, by name; where they may be of any length longer ones, and the last filled up."""
+    anatomy, generator = model.anatomy, torch.Generator().manual_seed(7)
+    found = {name: torch.as_tensor(anatomy.example[name]) for name in anatomy.names}
+    found = {name: tensor[torch.arange(count) % len(tensor)] for name, tensor in found.items()}
+    data = found[anatomy.data]
+    if data.is_floating_point():
+        return {**found, anatomy.data: torch.randn(data.shape, generator=generator)}
+    turned = {name: torch.cat([tensor.flip(1), tensor[:, :LONGER]], dim=1) for name, tensor in found.items()}
+    if isinstance(model.preprocessing, Tokens):
+        for name, fill in model.preprocessing.padding.items():
+            turned[name][-1, -LONGER:] = fill
+    return turned
+
+
+def logits_of(network: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """What the network's own output layer says (n, classes)."""
-    results = results_of(network(**{data: pixels}))
+    results = results_of(network(**inputs))
     return results.get("logits", next(iter(results.values())))
 
 
