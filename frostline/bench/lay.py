@@ -33,6 +33,7 @@ from frostline.errors import BackboneError, DataError, OptionError
 from frostline.search import own
 from frostline.search.scores import Metric
 from frostline.settings import Settings, is_own
+from frostline.tasks.table import TASKS
 from frostline.training.device import accelerator, arranged, precisions
 from frostline.values import (
     Backbone,
@@ -292,11 +293,12 @@ def _sized(settings: Settings, backbone: Backbone, examples: Examples) -> Settin
 def _dissected(settings: Settings, source: Source, backbone: Backbone, show: Show) -> tuple[Backbone, Anatomy]:
     if settings.seconds is not None:
         backbone = backbone_of(settings, source)
-    if settings.task == "detection":
-        backbone = squashed(backbone)
+    maps = TASKS[settings.task].levels
+    if maps is not None:
+        backbone = squashed(backbone, settings.task)
     anatomy = dissect(backbone)
-    if settings.task == "detection":
-        anatomy = with_levels(anatomy, backbone)
+    if maps is not None:
+        anatomy = with_levels(anatomy, backbone, maps)
     cuts = sum(layer.cut for layer in anatomy.layers)
     show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))
     for note in (*backbone.notes, *anatomy.notes):

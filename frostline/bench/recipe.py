@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from frostline.search.scores import BALANCED
 from frostline.settings import Settings
+from frostline.tasks.table import TASKS
 from frostline.values import Recipe
 
-DETECTION = (4, 4, 3e-3)  # epochs, batch and rate: with few places a box, what counts is how many steps there are
 RATE = 1e-3  # the middle of the grids of AdamW for new layers
 FULL = 18  # epochs of the full schedule at 500 training examples or fewer
 FEWEST = 6
@@ -19,9 +19,10 @@ def recipe(settings: Settings, examples: int) -> Recipe:
     """
     epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
     batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
-    if settings.task == "detection":
-        epochs, batch = settings.epochs or DETECTION[0], settings.batch_size or DETECTION[1]
-        return Recipe(epochs=epochs, lr=DETECTION[2], batch=min(batch, examples))
+    own = TASKS[settings.task].recipe
+    if own is not None:
+        epochs, batch, rate = settings.epochs or own[0], settings.batch_size or own[1], own[2]
+        return Recipe(epochs=epochs, lr=rate, batch=min(batch, examples))
     return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples), balance=weighs_alike(settings))
 
 

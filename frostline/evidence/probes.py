@@ -16,8 +16,7 @@ from scipy.optimize import minimize, minimize_scalar
 
 from frostline.activations.features import Rows
 from frostline.errors import LabelError
-from frostline.tasks.measures import labels as labels_
-from frostline.tasks.measures import numbers as numbers_
+from frostline.tasks.measures.table import JUDGING, answerable
 from frostline.values import Cut, Estimate, Evidence, Fold, Targets, asked
 
 Floats = NDArray[np.float64]
@@ -117,16 +116,9 @@ def first_head(features: NDArray[Any], targets: Targets, outputs: int, *, weight
     return _yes_or_no(basis, targets)
 
 
-def counted(targets: Targets) -> Floats:
-    """How many boxes of each class there are, examples x classes."""
-    labels = targets[..., 4]
-    classes = int(np.nanmax(labels)) + 1 if np.isfinite(labels).any() else 1
-    return np.stack([(labels == number).sum(axis=1) for number in range(classes)], axis=1).astype(np.float64)
-
-
 def better_than_the_mean(features: NDArray[Any], targets: Targets) -> NDArray[np.bool_]:
     """Which rows a ridge regression that leaves them out tells better than the mean of all does."""
-    wanted = counted(targets) if asked(targets) == "detection" else targets.astype(np.float64)
+    wanted = answerable(targets).astype(np.float64)
     spread = np.maximum(wanted.std(axis=0), 1e-12)
     scores = _least_squares(_basis(features, None), wanted).scores
     ours, plain = ((found - wanted) / spread for found in (scores, wanted.mean(axis=0)))
@@ -282,14 +274,11 @@ def _other_curve(
     workers: int,
 ) -> tuple[Evidence, ...]:
     """`probe_curve` of labels and of numbers: ridge regression, scored by average precision or by R2."""
-    if asked(targets) == "detection":  # a linear probe cannot find boxes: it is asked how many of each class there are
-        targets = counted(targets)
+    name, targets = JUDGING[asked(targets)].probed, answerable(targets)
     train = targets[fold.train].astype(np.float64)
     order, kind = np.random.default_rng(seed).permutation(len(train)), asked(targets)
-    name, formula, losses = {
-        "multilabel": ("average_precision", labels_.FORMULAS["average_precision"], labels_.losses),
-        "regression": ("r2", numbers_.FORMULAS["r2"], numbers_.losses),
-    }[kind]
+    judging = JUDGING[kind]
+    formula, losses = judging.formulas[name], judging.losses
     draws = np.random.default_rng(seed).multinomial(len(train), np.full(len(train), 1 / len(train)), RESAMPLES)
 
     def scored(scores: Floats, truth: Floats, by: NDArray[Any] | None = None) -> Estimate:

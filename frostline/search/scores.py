@@ -6,15 +6,15 @@ counts give its sampling distribution, and the zeros of those counts the out-of-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.errors import OptionError
 from frostline.search.own import Floats, Ints, Own
-from frostline.tasks.measures import detections, labels, numbers
 from frostline.tasks.measures.formula import Formula
+from frostline.tasks.measures.table import JUDGING
 from frostline.values import Estimate, Question, Targets, asked
 
 Metric = str | Own
@@ -34,8 +34,8 @@ def losses(log_probabilities: NDArray[np.float32], targets: Targets) -> Floats:
 
     Of labels the mean over them; of numbers the squared error, in units of how much they spread.
     """
-    if asked(targets) in LOSSES:
-        return LOSSES[asked(targets)](log_probabilities, targets)
+    if asked(targets) in JUDGING:
+        return JUDGING[asked(targets)].losses(log_probabilities, targets)
     picked = np.asarray(log_probabilities, np.float64)[np.arange(len(targets)), targets]
     return -np.clip(np.nan_to_num(picked, nan=LEAST_LOG, neginf=LEAST_LOG), LEAST_LOG, 0.0)
 
@@ -176,11 +176,6 @@ def _ece(log_probabilities: NDArray[np.float32], targets: Ints, weights: Floats)
     return np.sum(off, axis=0) / weights.sum(axis=1)
 
 
-LOSSES: Mapping[Question, Callable[[NDArray[np.float32], Targets], Floats]] = {
-    "multilabel": labels.losses,
-    "regression": numbers.losses,
-    "detection": detections.losses,
-}
 CLASSES: Mapping[str, Formula] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
@@ -192,9 +187,7 @@ CLASSES: Mapping[str, Formula] = {
 }
 METRICS: Mapping[Question, Mapping[str, Formula]] = {
     "classification": CLASSES,
-    "multilabel": labels.FORMULAS,
-    "regression": numbers.FORMULAS,
-    "detection": detections.FORMULAS,
+    **{question: judging.formulas for question, judging in JUDGING.items()},
 }
 LESS = ("log_loss", "ece", "mae", "rmse")  # of which less is better
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.errors import PlanError
+from frostline.tasks.detector import depths_of
 from frostline.tasks.heads import Pyramid
 from frostline.tasks.task import Task
 
@@ -44,4 +45,13 @@ def _bound(head: nn.Module) -> Task:
     return replace(DETECTION, loss=loss, predictions=predictions)
 
 
-DETECTION = Task("detection", _unbound, _kept, lambda found: found, _drawn, _bound)
+DETECTION = Task(
+    "detection",
+    _unbound,
+    _kept,
+    lambda found: found,
+    _drawn,
+    levels=depths_of,
+    recipe=(4, 4, 3e-3),  # with few boxes on a picture, what counts is how many steps there are
+    binding=_bound,
+)

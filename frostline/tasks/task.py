@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,9 @@ class Loss(Protocol):
         ...
 
 
+Levels = Callable[[Sequence[tuple[int, ...]], tuple[int, int]], list[int]]  # shapes of depths, size -> depths
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One kind of question."""
@@ -29,6 +32,8 @@ class Task:
     predictions: Callable[[Tensor], Tensor]  # of outputs (n, k): what is kept of them, and judged
     readable: Callable[[Tensor], Tensor]  # of predictions: probabilities, or values as they are
     drawn: Callable[[Tensor, np.random.Generator], Tensor]  # log-likelihood of an answer drawn from one output (1, k)
+    levels: Levels | None = None  # of a task whose head reads maps of several depths: which ones
+    recipe: tuple[int, int, float] | None = None  # epochs, batch and rate that it begins with, where they are its own
     binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows
 
     def bound(self, head: nn.Module) -> Task:

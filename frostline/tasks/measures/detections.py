@@ -33,6 +33,13 @@ def listed(targets: Table) -> NDArray[np.object_]:
     return found
 
 
+def counted(targets: Table) -> Floats:
+    """How many boxes of each class there are, examples x classes."""
+    labels = targets[..., 4]
+    classes = int(np.nanmax(labels)) + 1 if np.isfinite(labels).any() else 1
+    return np.stack([(labels == number).sum(axis=1) for number in range(classes)], axis=1).astype(np.float64)
+
+
 def _matched(predictions: Table, targets: Table) -> boxes.Matched:
     return _once(predictions.tobytes(), predictions.shape, targets.tobytes(), targets.shape)
 

@@ -1,0 +1,34 @@
+"""How answers are judged, by what is asked: metrics, the losses of a race, and what a linear probe is asked instead.
+
+Of classes, search/scores.py has them itself: they came first, and a race of classes tempers what it compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from frostline.tasks.measures import detections, labels, numbers
+from frostline.tasks.measures.formula import Floats, Formula, Table
+from frostline.values import Question, Targets, asked
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Of one question."""
+
+    formulas: Mapping[str, Formula]  # by metric
+    losses: Callable[[Table, Targets], Floats]  # an example
+    probed: str  # the metric that a linear probe is scored by, of what `answerable` makes of the targets
+
+
+JUDGING: Mapping[Question, Judging] = {
+    "multilabel": Judging(labels.FORMULAS, labels.losses, "average_precision"),
+    "regression": Judging(numbers.FORMULAS, numbers.losses, "r2"),
+    "detection": Judging(detections.FORMULAS, detections.losses, "r2"),
+}
+
+
+def answerable(targets: Targets) -> Targets:
+    """What a linear probe can be asked of these targets, a table: of boxes, how many of each class there are."""
+    return detections.counted(targets) if asked(targets) == "detection" else targets
