@@ -18,6 +18,7 @@ from sklearn.linear_model import Ridge
 from world import ONE, once, refused, tell
 
 import frostline
+from frostline.bench.lay import refuse_to_vary
 from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import DataError, LabelError, OptionError
@@ -347,3 +348,11 @@ def test_probes_see_the_training_rows_alone() -> None:
     assert first.score == second.score
     assert first.metric == "r2"
     assert first.permuted is not None and first.permuted < 0.2
+
+
+@pytest.mark.parametrize(("task", "kind"), [("classification", "texts"), ("detection", "pictures")])
+def test_examples_that_cannot_vary_are_not_told_to(task: str, kind: Any) -> None:
+    wanted = resolved({"data": "d", "backbone": "b", "augment": "flip", "task": task})
+    with pytest.raises(OptionError, match=f"augment is 'flip', and {kind} do not vary yet with the task {task}"):
+        refuse_to_vary(wanted, kind)
+    refuse_to_vary(resolved({"data": "d", "backbone": "b", "augment": "flip"}), "pictures")

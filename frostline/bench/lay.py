@@ -25,6 +25,7 @@ from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
 from frostline.data import intake as intakes
 from frostline.data.intake import kind_of, longest
+from frostline.data.kinds import KINDS
 from frostline.data.near import MOST, near_duplicates
 from frostline.data.profile import duplicates, participation_ratio, profile, with_features
 from frostline.data.read import existing, read
@@ -92,6 +93,7 @@ def lay(
         lambda: _data(settings, source, kind_of(backbone), show) if beside is None else _shared(beside, backbone),
     )
     settings = _sized(settings, backbone, examples)
+    refuse_to_vary(settings, examples.kind)
     backbone, anatomy = _timed(seconds, "cut", lambda: _dissected(settings, source, backbone, show))
     trained = len(split(examples, seed=settings.seed, folds=FOLDS).folds[0].train)
     known = None if demands is None else demands(anatomy.layers)
@@ -288,6 +290,14 @@ def _sized(settings: Settings, backbone: Backbone, examples: Examples) -> Settin
     """The settings with the size of inputs that the data decides, where neither user nor backbone does."""
     found = longest(backbone, examples) if settings.seconds is None else None
     return settings if found is None else replace(settings, seconds=found)
+
+
+def refuse_to_vary(settings: Settings, kind: Kind) -> None:
+    """Raise OptionError where examples would have to vary that nothing varies yet, or whose targets would move."""
+    if settings.augment not in (None, "none") and (not KINDS[kind].varies or TASKS[settings.task].levels is not None):
+        raise OptionError(
+            f"augment is {settings.augment!r}, and {kind} do not vary yet with the task {settings.task}; leave it away"
+        )
 
 
 def _dissected(settings: Settings, source: Source, backbone: Backbone, show: Show) -> tuple[Backbone, Anatomy]:

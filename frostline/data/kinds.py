@@ -28,6 +28,7 @@ class Traits:
     check: Callable[[Any], Checked]
     size: Callable[[Any], tuple[int, ...]]
     unit: str  # of the size
+    varies: bool = False  # whether training may show them otherwise each time: mirrored, cut
 
 
 def marked(item: Any) -> bytes:
@@ -88,6 +89,7 @@ KINDS: Mapping[Kind, Traits] = {
         _picture,
         pictures.size_of,
         "pixels",
+        varies=True,
     ),
     "texts": Traits(
         "text",
