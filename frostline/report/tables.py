@@ -52,9 +52,9 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, me
     distant = any(e.distance is not None for e in curve) and width >= ROOMY
     beyond = any(e.shifted is not None for e in curve)
     table = _table(
-        ("depth", "right"), ("after layer", "left"), ("", "left"), (metric, "right"), ("interval", "right"),
+        ("depth", "right"), ("after layer", "left"), ("", "left"), (words.called(metric), "right"), ("interval", "right"),
         *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []),
-        *([("distance", "right")] if distant else []), *([("shifted_pictures", "right")] if beyond else []),
+        *([("distance", "right")] if distant else []), *([("shifted_examples", "right")] if beyond else []),
         width=width,
     )  # fmt: skip
     limit = 40 if width >= ROOMY else max(8, width - 61)  # 61 is what the other columns take

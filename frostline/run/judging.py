@@ -68,7 +68,12 @@ def by_depth(ended: Ended) -> dict[int, Outcome]:
 
 
 def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
-    """Whether the source fits the task: of each backbone that raced, and of all of them."""
+    """Whether the source fits the task: of each backbone that raced, and of all of them.
+
+    Nothing where boxes are found: how well a linear probe counts them says too little.
+    """
+    if asked(ended.bench.examples.targets) == "detection":
+        return ()
     if not ended.bench.rivals:
         return (verdicts.irrelevant_source(ended.evidence),)
     told = {tag: verdicts.irrelevant_source(curve) for tag, curve in ended.curves.items()}
