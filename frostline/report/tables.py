@@ -51,8 +51,9 @@ def _depth_table(curve: Sequence[Evidence], plan: Plan | None, examples: int, me
     shifted = any(e.shift is not None for e in curve) and width >= ROOMY
     distant = any(e.distance is not None for e in curve) and width >= ROOMY
     beyond = any(e.shifted is not None for e in curve)
+    scored = words.called(metric)
     table = _table(
-        ("depth", "right"), ("after layer", "left"), ("", "left"), (words.called(metric), "right"), ("interval", "right"),
+        ("depth", "right"), ("after layer", "left"), ("", "left"), (scored, "right"), ("interval", "right"),
         *([("untrained", "right")] if untrained else []), *([("shift", "right")] if shifted else []),
         *([("distance", "right")] if distant else []), *([("shifted_examples", "right")] if beyond else []),
         width=width,
