@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from frostline import journey
+from frostline.data.cells import text_of
 from frostline.data.pictures import pixels_of
-from frostline.data.tables import text_of
 from frostline.errors import OptionError
 from frostline.formats import model as models
 

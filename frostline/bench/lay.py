@@ -24,11 +24,12 @@ from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
 from frostline.data import intake as intakes
+from frostline.data.found import existing
 from frostline.data.intake import kind_of, longest
 from frostline.data.kinds import KINDS
 from frostline.data.near import MOST, near_duplicates
 from frostline.data.profile import duplicates, participation_ratio, profile, with_features
-from frostline.data.read import existing, read
+from frostline.data.read import read
 from frostline.data.split import split, strata
 from frostline.errors import BackboneError, DataError, OptionError
 from frostline.search import own

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,21 @@ def listed(names: Sequence[str]) -> str:
     """The first few of them, quoted, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:NAMED])
     return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def existing(source: Any, *, folder: bool = False) -> Path:
+    """The path that data lies at. Raises DataError naming what is there instead."""
+    if not isinstance(source, str | Path):
+        raise DataError(f"data of type {type(source).__name__} is no path; give the path of a folder or table")
+    place = Path(source).expanduser()
+    if not place.exists():
+        near = place.parent
+        seen = sorted(entry.name for entry in near.iterdir() if not entry.name.startswith(".")) if near.is_dir() else []
+        beside = f"; {near} holds {listed(seen)}" if seen else ""
+        raise DataError(f"{place} does not exist{beside}; give the path of a folder or table that does")
+    if folder and not place.is_dir():
+        raise DataError(f"{place} is a file, not a folder; give a folder, or leave the data format to `auto`")
+    return place
 
 
 def joined(several: Sequence[Inputs]) -> Inputs:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.data.cells import labels_of
 from frostline.data.found import Found, Progress, listed
 from frostline.data.pictures import open_picture, pixels_of, upright
-from frostline.data.tables import labels_of
 from frostline.errors import DataError
 
 MOST = 8 * 2**30  # bytes of pictures that are held

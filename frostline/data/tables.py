@@ -5,22 +5,22 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frostline.data.found import PARTS, Found, listed, ordered, plain, values_of
+from frostline.data.answers import answers_of
+from frostline.data.cells import parts_of, text_of
+from frostline.data.found import PARTS, Found, listed, plain, values_of
 from frostline.data.kinds import KINDS, PAIRS
-from frostline.errors import DataError, LabelError
-from frostline.values import Kind, Part, Question, Targets, Text
+from frostline.errors import DataError
+from frostline.values import Kind, Question, Text
 
 if TYPE_CHECKING:  # half a second that only tables are worth
     import pandas as pd
 
-MISSING = ("NAType", "NaTType")  # of pandas
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y", "species")
 SPLITS = ("split", "part", "partition", "subset", "set", "fold")
 _AS_WRITTEN: Any = False  # pandas' own stubs know no False here
@@ -90,50 +90,6 @@ def read_table(
         classes=classes,
         table=table,
     )
-
-
-def answers_of(
-    cells: Mapping[str, Sequence[Any]], question: Question, source: str
-) -> tuple[tuple[str, ...], tuple[str, ...] | None, Targets | None]:
-    """What is asked of each row, from its columns: labels as names; and of other tasks what the columns of a table
-    are called, and that table. Raises DataError and LabelError.
-
-    Labels stand in one column as lists, or as names with a | or ; between, or in columns of 0 and 1, one a label.
-    """
-    first, *others = cells
-    if question == "classification":
-        return labels_of(list(cells[first]), f"column {first!r} of {source}"), None, None
-    if question == "regression":
-        table = np.stack([values_of(column, f"column {name!r} of {source}") for name, column in cells.items()], axis=1)
-        return tuple(",".join(f"{v:g}" for v in row) for row in table), tuple(cells), table
-    if others:
-        flags = np.stack([values_of(column, f"column {name!r} of {source}") for name, column in cells.items()], axis=1)
-        if not np.isin(flags, (0, 1)).all():
-            raise LabelError(
-                f"the columns {listed(list(cells))} of {source} hold more than 0 and 1; several columns of "
-                "labels say of each whether it is there"
-            )
-        names, there = tuple(cells), flags.astype(np.int64)
-    else:
-        sets = [_label_set(cell) for cell in cells[first]]
-        names = ordered([name for found in sets for name in found])
-        there = np.asarray([[name in found for name in names] for found in sets], np.int64).reshape(len(sets), -1)
-        if len(names) < 2:
-            raise LabelError(
-                f"column {first!r} of {source} holds {len(names)} different labels; at least two are "
-                "needed: lists, or names with a | or ; between"
-            )
-    return tuple("|".join(n for n, on in zip(names, row, strict=True) if on) for row in there.tolist()), names, there
-
-
-def _label_set(cell: Any) -> frozenset[str]:
-    """The labels of a cell: a list, one written out, or names with a | or ; between; an empty cell has none."""
-    if isinstance(cell, (list, tuple, np.ndarray)):
-        return frozenset(text_of(name) for name in list(cell)) - {""}
-    text = text_of(cell)
-    if text.startswith("[") and text.endswith("]"):
-        text = re.sub(r"[\[\]'\"]", "", text).replace(",", "|")
-    return frozenset(part.strip() for part in re.split(r"[|;]", text)) - {""}
 
 
 def _files(
@@ -335,35 +291,3 @@ def _named(columns: Columns, kind: Kind) -> str:
     said += [f"groups in {columns.group!r}"] if columns.group else []
     said += [f"values in {columns.values!r}"] if columns.values else []
     return ", ".join(said)
-
-
-def parts_of(values: list[Any], source: str) -> tuple[Part, ...]:
-    """Cells of a split column; an empty one belongs to no part. Raises DataError naming what is no part."""
-    unknown = sorted({text_of(value) for value in values} - {""}, key=str)
-    unknown = [text for text in unknown if text.lower() not in PARTS]
-    if unknown:
-        raise DataError(f"{source} has the parts {listed(unknown)}; allowed are {', '.join(PARTS)}; rename them")
-    return tuple(PARTS[text.lower()] if (text := text_of(value)) else "" for value in values)
-
-
-def labels_of(values: list[Any], source: str) -> tuple[str, ...]:
-    """Labels as names: 3, 3.0 and "3" are the same class. Raises LabelError naming rows without one."""
-    texts = tuple(text_of(value) for value in values)
-    missing = [f"row {row + 1}" for row, text in enumerate(texts) if not text or text.lower() == "nan"]
-    if missing:
-        raise LabelError(
-            f"{len(missing)} of {len(texts)} labels are missing in {source} ({listed(missing)}); every example needs "
-            "one; fill them in or remove the rows"
-        )
-    return texts
-
-
-def text_of(value: Any) -> str:
-    """A cell as text; "" for an empty one, and no ".0" behind a whole number that passed through a float."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if type(value).__name__ in MISSING:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return plain(str(value).strip())

@@ -20,10 +20,10 @@ from torch import nn
 from frostline.backbones import cuts, load
 from frostline.backbones.anatomy import Anatomy
 from frostline.data.folders import TABLES
+from frostline.data.found import existing
 from frostline.data.intake import inputs_of, intake
 from frostline.data.kinds import KINDS
 from frostline.data.pictures import size_of
-from frostline.data.read import existing
 from frostline.data.tables import texts_in
 from frostline.errors import DataError, RunError, StoreError
 from frostline.plan import read as read_plan
