@@ -117,9 +117,9 @@ def test_rows_that_come_class_by_class_are_looked_at_in_all_classes(
 ) -> None:
     seen = list[int]()
 
-    def pictures(given: Bench, examples: Examples, rows: np.ndarray) -> list[torch.Tensor]:
+    def pictures(given: Bench, examples: Examples, rows: np.ndarray) -> list[dict[str, torch.Tensor]]:
         seen.extend(rows.tolist())
-        return [torch.zeros(len(rows), 1, 16, 16)]
+        return [{given.anatomy.data: torch.zeros(len(rows), 1, 16, 16)}]
 
     monkeypatch.setattr(forgetting, "_inputs", pictures)
     monkeypatch.setattr(forgetting, "LOOKED", 12)

@@ -20,7 +20,7 @@ from frostline.search.resample import sample
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, correct, score
 from frostline.search.standing import corrected_score, estimate, held_out_score, in_every_metric, probability, standings
-from frostline.settings import CHOICES
+from frostline.settings import METRICS
 from frostline.values import Arm, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, ended, layers, run
 
@@ -216,7 +216,7 @@ def test_a_finalist_that_diverged_takes_no_part_and_none_left_is_a_failed_run() 
         decide([bad], here.targets(), Aim())
 
 
-@pytest.mark.parametrize("metric", CHOICES["metric"])
+@pytest.mark.parametrize("metric", METRICS["classification"])
 def test_a_clear_winner_is_chosen_by_every_metric(metric: str) -> None:
     two = arms(2, rates=1)
     here = World({"freeze@0": 0.95, "freeze@1": 0.6}, 2000, 0)

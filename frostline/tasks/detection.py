@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from frostline.errors import PlanError
-from frostline.tasks.detector import depths_of
 from frostline.tasks.heads import Pyramid
 from frostline.tasks.task import Task
 
@@ -45,13 +45,19 @@ def _bound(head: nn.Module) -> Task:
     return replace(DETECTION, loss=loss, predictions=predictions)
 
 
+def _levels(shapes: Sequence[tuple[int, ...]], size: tuple[int, int]) -> list[int]:
+    from frostline.tasks.detector import depths_of  # torchvision takes a second that only boxes are worth
+
+    return depths_of(shapes, size)
+
+
 DETECTION = Task(
     "detection",
     _unbound,
     _kept,
     lambda found: found,
     _drawn,
-    levels=depths_of,
+    levels=_levels,
     recipe=(4, 4, 3e-3),  # with few boxes on a picture, what counts is how many steps there are
     binding=_bound,
 )

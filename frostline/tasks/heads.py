@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frostline.tasks.detector import Detector, Level
 from frostline.values import QUERIES, Head
 
 
@@ -72,6 +71,8 @@ class Pyramid(nn.Module):
 
     def __init__(self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int]) -> None:
         super().__init__()
+        from frostline.tasks.detector import Detector, Level  # torchvision takes a second that only boxes are worth
+
         self.register_buffer("levels", torch.tensor([list(level) for level in levels]))  # channels, height, width
         self.register_buffer("made", torch.tensor([classes, *size]))
         self.detector = Detector([Level(*level) for level in levels], classes, size)
