@@ -20,7 +20,7 @@ from frostline.search.resample import sample
 from frostline.search.schedule import schedule
 from frostline.search.scores import METRICS, correct, score
 from frostline.search.standing import corrected_score, estimate, held_out_score, in_every_metric, probability, standings
-from frostline.settings import METRICS
+from frostline.settings import METRICS as ALLOWED
 from frostline.values import Arm, Outcome, Unit
 from tests.planted import RECIPE, World, arms, cost, ended, layers, run
 
@@ -216,7 +216,7 @@ def test_a_finalist_that_diverged_takes_no_part_and_none_left_is_a_failed_run() 
         decide([bad], here.targets(), Aim())
 
 
-@pytest.mark.parametrize("metric", METRICS["classification"])
+@pytest.mark.parametrize("metric", ALLOWED["classification"])
 def test_a_clear_winner_is_chosen_by_every_metric(metric: str) -> None:
     two = arms(2, rates=1)
     here = World({"freeze@0": 0.95, "freeze@1": 0.6}, 2000, 0)
@@ -287,7 +287,7 @@ def test_a_single_configuration_needs_no_correction() -> None:
 def test_a_held_out_score_is_the_plain_one_of_that_model() -> None:
     here = World({"arm00": 0.8}, 400, 0)
     (outcome,) = configurations(here, 1)
-    for metric in METRICS:
+    for metric in METRICS["classification"]:
         found = held_out_score(outcome, here.targets(), Aim(metric=metric))
         assert found.value == score(metric, outcome.log_probabilities, here.targets())
         assert found.low < found.value < found.high
@@ -318,8 +318,10 @@ def test_resamples_that_define_no_score_leave_intervals_and_probabilities_whole(
 def test_a_metric_that_examples_of_one_class_do_not_define_is_not_told() -> None:
     here = World({"arm00": 0.8}, 40, 0)
     (outcome,) = configurations(here, 1)
-    assert set(in_every_metric([outcome], here.targets(), Aim())) == set(METRICS)
-    assert set(in_every_metric([outcome], np.zeros(40, np.int64), Aim())) == set(METRICS) - {"roc_auc"}
+    assert set(in_every_metric([outcome], here.targets(), Aim())) == set(METRICS["classification"])
+    assert set(in_every_metric([outcome], np.zeros(40, np.int64), Aim())) == set(METRICS["classification"]) - {
+        "roc_auc"
+    }
 
 
 def test_the_probability_of_being_better_is_that_of_the_normal_law_and_says_half_of_equals() -> None:
