@@ -29,7 +29,7 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.halves import Halves
 from frostline.backbones.load import load
 from frostline.backbones.pooling import pool
-from frostline.bench import again
+from frostline.bench import again, resident
 from frostline.bench.again import blueprints
 from frostline.bench.bench import Bench, Source
 from frostline.bench.finals import cached_versus_live, certify
@@ -406,6 +406,14 @@ def measured_briefly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("frostline.bench.lay.stacking", lambda *given: None)
         yield
+
+
+def test_rows_of_unequal_length_are_not_moved_to_a_device_as_one_table(
+    texts: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "free_bytes", lambda where: 2**40)  # room for everything
+    assert all(resident.resident(texts, depth) is None for depth in texts.whole)
+    assert texts.resident == {}
 
 
 @pytest.fixture(scope="module")

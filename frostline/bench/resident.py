@@ -21,7 +21,7 @@ def resident(bench: Bench, depth: int) -> tuple[Tensor, ...] | None:
     What lies there of other cuts, and of other backbones, makes room where both do not fit.
     """
     held, where = bench.whole.get(depth), bench.device.device
-    if held is None:
+    if held is None or bench.intake.at_hand:  # what lies in memory is read beside the store, and its rows are uneven
         return None
     if depth not in bench.resident:
         every = [found for each in bench.every for found in each.resident.values()]

@@ -299,17 +299,17 @@ def _other_curve(
         ridge, loss, within, beyond = _least_squares(basis, train), float("nan"), None, None
         if len(fold.validation):
             head = first_head(x, targets[fold.train], targets.shape[1])
-            judged = outputs(head, features[cut.depth][fold.validation])
-            if kind == "regression":
-                judged = judged * np.maximum(train.std(axis=0), 1e-12) + train.mean(axis=0)
+            units = (train.std(axis=0), train.mean(axis=0)) if kind == "regression" else (1.0, 0.0)
+
+            def told(rows: NDArray[np.int64]) -> Floats:
+                return outputs(head, features[cut.depth][rows]) * units[0] + units[1]
+
+            judged = told(fold.validation)
             truth = targets[fold.validation]
             loss = float(losses(judged.astype(np.float32), truth).mean())
             if shifted is not None and len(shifted):
                 within = scored(judged, truth)
-                strange = outputs(head, features[cut.depth][shifted])
-                if kind == "regression":
-                    strange = strange * np.maximum(train.std(axis=0), 1e-12) + train.mean(axis=0)
-                beyond = scored(strange, targets[shifted])
+                beyond = scored(told(shifted), targets[shifted])
         control = None
         if random is not None:
             control = plain(_least_squares(_basis(random[cut.depth][np.arange(len(train))], None), train).scores, train)
