@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.plan import legal_depths, with_epochs
-from frostline.search.arms import FEWEST, MOST, PER_CLASS, STEP, baselines, exact, propose, widen
+from frostline.search.arms import FEWEST, MOST, PER_CLASS, STEP, baselines, exact, for_as_long, propose, widen
 from frostline.values import Arm, Plan, Recipe
 from tests.planted import RECIPE, evidence, layers
 
@@ -137,3 +137,6 @@ def test_scratch_has_no_source_weights_and_three_times_the_epochs() -> None:
     (arm,) = baselines(layers(6), recipe=Recipe(epochs=5, lr=1e-3), batch_norms=True)
     assert (arm.plan.keep, arm.plan.above, arm.plan.statistics) == (0, "reinit", "batch")
     assert (arm.plan.recipe.epochs, arm.plan.head.start) == (15, "random")
+    equal = for_as_long(arm, 5)
+    assert (equal.id, equal.baseline) == ("scratch_equal", "scratch_equal")
+    assert equal.plan == replace(arm.plan, recipe=replace(arm.plan.recipe, epochs=5))

@@ -43,7 +43,7 @@ def test_every_strategy_comes_to_the_end_and_is_told_of(run: tuple[Path, Said]) 
     summary = run[1].document
     assert run[1].code == 0
     assert {arm["stage"] for arm in summary["arms"]} == {"finalist"}
-    assert set(summary["comparison"]) == set(summary["baselines"]) >= {"scratch", "full_finetune", "lora", "l2_sp"}
+    assert set(summary["comparison"]) == set(summary["baselines"]) >= {"scratch", "scratch_equal", "lora", "l2_sp"}
     assert all(row["certified"] for row in summary["baselines"].values())
     assert (run[0] / "model" / "model.safetensors").exists()
 
@@ -56,11 +56,11 @@ def test_what_a_strategy_took_is_its_training_its_tuning_and_its_pass_over_the_d
         for against, key in (("scratch", "saved_against_scratch"), ("full_finetune", "saved_against_full")):
             expected = None if name == against else pytest.approx(1 - row["total"] / found[against]["total"])
             assert row[key] == expected
-        if name not in ("scratch", "linear_probe", "best_probe", "multi_layer_probe"):
+        if name not in ("scratch", "scratch_equal", "linear_probe", "best_probe", "multi_layer_probe"):
             spent = arms[row["arm"]]["seconds"]  # with two seeds, two trainings
             assert 2 * row["training"] + row["tuning"] == pytest.approx(spent)
     assert found["lp_ft"]["filling"] > found["full_finetune"]["filling"] == found["scratch"]["filling"] > 0
-    assert found["linear_probe"]["tuning"] == 0 < found["scratch"]["tuning"]
+    assert found["linear_probe"]["tuning"] == 0 < found["scratch"]["tuning"] == found["scratch_equal"]["tuning"]
 
 
 def test_a_network_that_never_learned_has_nothing_to_forget(run: tuple[Path, Said]) -> None:

@@ -37,10 +37,11 @@ def gap(table: str, ours: str, theirs: str) -> Estimate:
 
 
 def test_a_source_that_learned_random_labels_hurts_and_one_of_a_related_task_helps() -> None:
-    planted = verdicts.negative_transfer(gap("crowd-random", "lp_ft", "scratch"), "accuracy")
+    behind, ahead = gap("crowd-random", "lp_ft", "scratch"), gap("crossover-60", "freeze@1", "scratch")
+    planted = verdicts.negative_transfer(behind, "accuracy", behind)
     assert (planted.kind, planted.holds) == ("negative_transfer", True)
     assert "train from scratch" in planted.advice
-    healthy = verdicts.negative_transfer(gap("crossover-60", "freeze@1", "scratch"), "accuracy")
+    healthy = verdicts.negative_transfer(ahead, "accuracy", ahead)
     assert (healthy.kind, healthy.holds) == ("negative_transfer", False)
 
 

@@ -404,7 +404,9 @@ def test_what_is_compared_with_is_trained_beside_the_race_and_comes_out_as_after
     assert sum(unit.epochs == longest for unit in scratch) == len(terms.judged_folds(bench, race.schedule))
     assert len(scratch) > 3  # with the short ones that chose its rate
     left = comparisons.wanted(bench, race, told)
-    assert not [job for job in left if job.arm.id == "scratch"]
+    assert not [job for job in left if job.arm.baseline == "scratch"]
+    again = [unit for unit in (*told, *(job.unit for job in left)) if unit.arm == "scratch_equal"]
+    assert {unit.epochs for unit in again} == {race.schedule.epochs}
     later, after, _, other = raced(tmp_path / "after", beside=False)
     assert not [unit for unit in later if unit.arm == "scratch"]
     while jobs := comparisons.wanted(other, race, later):

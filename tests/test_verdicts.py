@@ -32,13 +32,24 @@ from frostline.values import Arm, Epoch, Estimate, Flow, Head, Outcome, Recipe, 
 def test_a_difference_is_said_without_signs_on_the_side_where_it_lies(
     gap: tuple[float, float, float], metric: str, said: str
 ) -> None:
-    verdict = verdicts.negative_transfer(Estimate(*gap), metric)
-    assert f"scores {said.format('training from scratch')}, " in verdict.evidence
+    verdict = verdicts.negative_transfer(Estimate(*gap), metric, Estimate(0.2, -0.1, 0.3))
+    assert f"scores {said.format('training from scratch for three times the epochs')}, and " in verdict.evidence
     assert verdict.evidence.endswith("on the same examples.")
     assert (verdict.kind, verdict.holds) == (
         ("negative_transfer", gap[2] < 0) if gap[1] > 0 or gap[2] < 0 else ("transfer_not_shown", True)
     )
     assert verdict.advice.endswith(".")
+
+
+def test_what_scratch_makes_up_for_by_patience_is_said_to_save_time() -> None:
+    even, ahead = Estimate(0.01, -0.01, 0.03), Estimate(0.09, 0.06, 0.12)
+    slow, equal = (verdicts.negative_transfer(even, "accuracy", equal) for equal in (ahead, even))
+    assert slow.kind == equal.kind == "transfer_not_shown"
+    assert (
+        "9.0 points above training from scratch for as many in accuracy (interval: 6.0 to 12.0 above)" in slow.evidence
+    )
+    assert "saves training time" in slow.advice
+    assert "saves" not in equal.advice
 
 
 @pytest.mark.parametrize(("trained_to", "holds"), [(0.1, True), (0.5, False)])

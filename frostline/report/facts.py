@@ -206,7 +206,7 @@ def savings(report: Report) -> tuple[str, ...]:
     for baseline in ("full_finetune", "scratch"):
         other = seconds_of(report, baseline)
         if chosen and other and known(report)[baseline]["id"] != report.summary["decision"]["arm"]:
-            name = "training from scratch" if baseline == "scratch" else named(baseline)
+            name = "training from scratch for three times the epochs" if baseline == "scratch" else named(baseline)
             if other < NOTICED * chosen:
                 taken = f"{words.seconds(chosen)} and {words.seconds(other)}"
                 said.append(f"Training the chosen plan is not noticeably faster than {name}: {taken}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 NAMES: Mapping[str, str] = {
-    "scratch": "from scratch",
+    "scratch": "from scratch, 3x epochs",
+    "scratch_equal": "from scratch",
     "linear_probe": "linear probe",
     "best_probe": "linear probe at the best cut",
     "multi_layer_probe": "probe over several cuts",

@@ -11,6 +11,7 @@ from frostline.bench.bench import Bench
 from frostline.bench.forgetting import Kept
 from frostline.run import terms
 from frostline.run.comparisons import Baseline
+from frostline.search.arms import EQUAL
 from frostline.training.prepare import top
 from frostline.values import Outcome, Plan
 
@@ -74,7 +75,8 @@ def _alone(bench: Bench, baseline: Baseline, told: Sequence[Outcome]) -> tuple[f
     if plan.closed:
         return max(outcome.seconds for outcome in mine), 0.0, passing  # fitted once, and then remembered
     # of the race the first rung; of scratch, which does not race, those with the first seed
-    short = [o.seconds for o in mine if o.unit.rung == 1 or (o.unit.rung == 0 and o.unit.seed == 0)]
+    tried = [o for o in told if o.unit.arm == baseline.arm.id.removesuffix(EQUAL)]
+    short = [o.seconds for o in tried if o.unit.rung == 1 or (o.unit.rung == 0 and o.unit.seed == 0)]
     return fmean(outcome.seconds for outcome in baseline.validation), sum(short), passing
 
 

@@ -21,7 +21,7 @@ from frostline.search.race import Race
 from frostline.search.schedule import whole
 from frostline.values import Arm, Event, Outcome, Show, Standing, Unit, silent
 
-ALWAYS = ("scratch", "linear_probe", "head_only", "full_finetune")
+ALWAYS = ("linear_probe", "head_only", "full_finetune")  # and scratch, which does not race
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ def baselines(
     bench: Bench, race: Race, finalists: Sequence[Finalist], chosen: Finalist, run: Run, *, show: Show = silent
 ) -> tuple[Baseline, ...]:
     """Linear probe, full fine-tuning and scratch always; other known strategies where they came to the final.
+
+    Scratch twice: on a schedule long enough to be fair to it, and for as many epochs as the others have.
 
     Those that did not are trained apart, once for each fold that the score of the choice rests on: one model where rows
     were set aside. Scratch is left out where the backbone cannot be built anew: it was given as a module.
@@ -95,7 +97,9 @@ def _apart(
     if bench.backbone.fresh is None:
         return (), left
     screening, scratch, rate = _scratch(bench, race, told)
-    return screening, left if rate is None else [*left, (scratch, rate)]
+    if rate is None:
+        return screening, left
+    return screening, [*left, (scratch, rate), (proposals.for_as_long(scratch, race.schedule.epochs), rate)]
 
 
 def _own(bench: Bench, race: Race) -> list[Arm]:

@@ -30,13 +30,16 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
     given, targets = bench.settings, bench.examples.targets
     ours = chosen.certification[:1] or chosen.validation
     told: list[Verdict | None] = [*relevance(ended), mislabelled(ended), *moved(ended, kept)]
-    for scratch in (baseline for baseline in ended.baselines if baseline.name == "scratch"):
-        gap = standing.difference(ours, scratch.judged, targets, terms.aim(bench))
-        told.append(verdicts.negative_transfer(gap, given.metric))
+    gaps = {
+        baseline.name: standing.difference(ours, baseline.judged, targets, terms.aim(bench))
+        for baseline in ended.baselines
+        if baseline.name in ("scratch", "scratch_equal", "linear_probe")
+    }
+    if "scratch" in gaps:
+        told.append(verdicts.negative_transfer(gaps["scratch"], given.metric, gaps["scratch_equal"]))
     if not exact(chosen.arm):
-        for probe in (baseline for baseline in ended.baselines if baseline.name == "linear_probe"):
-            gap = standing.difference(ours, probe.judged, targets, terms.aim(bench))
-            told.append(verdicts.too_much_frozen(gap, given.metric, terms.aim(bench).epsilon))
+        if "linear_probe" in gaps:
+            told.append(verdicts.too_much_frozen(gaps["linear_probe"], given.metric, terms.aim(bench).epsilon))
         plan, epochs = chosen.arm.plan, chosen.validation[0].epochs
         told.append(verdicts.unstable_gradients(epochs))
         told.append(verdicts.jump_on_unfreezing(plan, epochs, given.confidence))

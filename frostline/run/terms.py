@@ -13,7 +13,7 @@ from frostline.evidence.cost import model_cost
 from frostline.plan import with_epochs
 from frostline.run import entrants
 from frostline.search import race as races
-from frostline.search.arms import exact
+from frostline.search.arms import SCRATCH_EPOCHS, exact
 from frostline.search.decide import Aim
 from frostline.search.race import Race
 from frostline.search.schedule import FEWEST_ARMS, Schedule, comparison, forecast, scale, schedule, whole
@@ -99,7 +99,8 @@ def _baseline_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     mine = [a for a in arms if bench.of(a.id) is bench]
     full = sum(_epoch(bench, a.plan) * of.epochs for a in mine if a.baseline == "full_finetune" and apart)
     scratch = _scratch_seconds(bench, of)
-    return folds * (full + scratch) + scratch * 4 / SCREEN  # three rates, and one more where its grid is widened
+    again = scratch / SCRATCH_EPOCHS  # for as many epochs as the others
+    return folds * (full + scratch + again) + scratch * 4 / SCREEN  # three rates, one more where its grid is widened
 
 
 def _scratch_seconds(bench: Bench, of: Schedule) -> float:

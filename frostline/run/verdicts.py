@@ -21,21 +21,27 @@ CHANGED = 0.2  # of the source's answers
 UNLIKE = 0.5  # of 1, features before and after
 ENOUGH = 0.75  # of the examples that are recognised without being learned from
 NAMED = 8  # suspects
+LONG = "training from scratch for three times the epochs"  # which is fair to it: it catches up late (He et al. 2019)
+SHORT = "training from scratch for as many"
 JUMP = 1.1  # times the loss of the epoch before a thaw
 
 
-def negative_transfer(gap: Estimate, metric: str) -> Verdict:
-    """How training from scratch at a fair budget compares with the chosen model; `gap` is ours less scratch.
+def negative_transfer(gap: Estimate, metric: str, equal: Estimate) -> Verdict:
+    """How training from scratch on a fair, long schedule compares with the chosen model; `gap` is ours less scratch.
 
-    Only where scratch is shown to be better is it negative transfer; where neither is, that is said by its own name.
+    `equal` is ours less scratch for as many epochs as ours. Only where scratch is shown to be better on the long one is
+    it negative transfer; where neither is, that is said by its own name.
     """
-    evidence = f"the chosen model scores {_against(gap, metric, 'training from scratch')}, on the same examples."
+    far, near = (_against(gap, metric, LONG), _against(equal, metric, SHORT))
+    evidence = f"the chosen model scores {far}, and {near}, on the same examples."
     if gap.low > 0:
         return Verdict("negative_transfer", False, evidence, "Transfer helps here.")
     if gap.high < 0:
         advice = "Pre-training hurts here: train from scratch, or look for a source nearer to your data."
         return Verdict("negative_transfer", True, evidence, advice)
     advice = "Transfer is not shown to help: compare with another backbone, or collect more examples to tell."
+    if equal.low > 0:
+        advice = "Transfer saves training time here; that it gives a better model than patience does is not shown."
     return Verdict("transfer_not_shown", True, evidence, advice)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from frostline.plan import gradual, legal_depths, plan
+from frostline.plan import gradual, legal_depths, plan, with_epochs
 from frostline.values import Arm, Evidence, Head, Layer, Plan, Recipe
 
 MOST = 14
 FEWEST = 8
 STEP = 3.0  # from one learning rate of a grid to the next
 DECAY = 0.7  # of the soft freeze: layer-wise decay between 0.65 and 0.75 is what the MAE recipes use
+EQUAL = "_equal"  # behind the name of training from scratch for as many epochs as the others
 SCRATCH_EPOCHS = 3  # times the epochs of the others: training from scratch catches up late (He et al. 2019)
 PER_CLASS = 16  # examples a class from which statistics of a batch may replace the stored ones
 
@@ -85,6 +86,12 @@ def baselines(layers: Sequence[Layer], *, recipe: Recipe, batch_norms: bool = Fa
         statistics="batch" if batch_norms else "eval",
     )
     return (trained("scratch", scratch, baseline="scratch"),)
+
+
+def for_as_long(scratch: Arm, epochs: int) -> Arm:
+    """Training from scratch for as many epochs as all others: what the same budget comes to without the source."""
+    plan = with_epochs(scratch.plan, epochs)
+    return replace(scratch, id=f"{scratch.id}{EQUAL}", plan=plan, baseline=f"{scratch.baseline}{EQUAL}")
 
 
 def widen(arm: Arm, best_rate: float) -> Arm | None:
