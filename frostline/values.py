@@ -503,6 +503,16 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
+class Topping:
+    """What new layers of a task's own take, for which the work of a linear head says nothing; seconds an example."""
+
+    step: float  # of a training: forward, loss, backward and the optimiser, on what frozen layers hand them
+    answer: float  # from what the network hands them to what is kept of a prediction
+    judging: float  # of how good a prediction is
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What this machine measured for this network at the real batch size; a resumed run uses the stored one."""
 
@@ -517,6 +527,7 @@ class Calibration:
     macs_per_second: float  # of the whole forward pass
     update: float = 0.0  # seconds a learnable parameter and step that the optimiser takes
     way: Way = Way()
+    topping: Topping | None = None  # None: a linear head, or one beside it, whose work is counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frostline.errors import StoreError
 from frostline.evidence.cost import Bench, calibrate, model_cost
-from frostline.values import Above, Adapter, Calibration, Head, Layer, Plan, Recipe
+from frostline.values import Above, Adapter, Calibration, Head, Layer, Plan, Recipe, Topping
 
 LAYERS = tuple(Layer(i, f"b.{i}", 100 * (i + 1), 1000 * (i + 1), (10,), 40, cut=True) for i in range(4))
 FORWARD = (0.1, 0.2, 0.3, 0.4)
@@ -67,6 +67,16 @@ def test_the_optimiser_takes_its_time_for_what_learns_at_every_step() -> None:
     without = model_cost(chosen, MEASURED, examples=10, classes=2, features=10)
     updating = model_cost(chosen, replace(MEASURED, update=1e-3), examples=10, classes=2, features=10)
     assert updating.training - without.training == pytest.approx(5 * 2 * 1e-3 * 722)
+
+
+def test_new_layers_that_were_measured_take_what_they_took() -> None:
+    chosen, topping = plan(4, 2, "tune"), Topping(0.7, 0.3, 0.1, 5000)
+    counted = model_cost(chosen, MEASURED, examples=10, classes=2, features=10)
+    found = model_cost(chosen, replace(MEASURED, topping=topping), examples=10, classes=2, features=10)
+    assert found.training - counted.training == pytest.approx(50 * (0.7 - 3 * 22 / 1e4))
+    assert found.inference - counted.inference == pytest.approx(0.3 - 22 / 1e4)
+    assert found.parameters - counted.parameters == 5000 - 22
+    assert found.memory - counted.memory == (4 + 12) * (5000 - 22)
 
 
 def test_attention_costs_more_where_there_are_more_positions() -> None:

@@ -20,14 +20,16 @@ from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
 from frostline.bench.levels import with_levels
-from frostline.bench.unit import perform
+from frostline.bench.task import plan_training
+from frostline.bench.unit import head_of, perform
 from frostline.data.read import read
 from frostline.errors import DataError, OptionError
 from frostline.plan import plan
+from frostline.run import terms
 from frostline.search.scores import losses
 from frostline.settings import settings
 from frostline.tasks.detector import depths_of
-from frostline.values import Arm, Backbone, Head, Preprocessing, Recipe, Unit
+from frostline.values import Arm, Backbone, Head, Preprocessing, Recipe, Unit, Way
 
 SIDE = 64
 KINDS = ("disc", "square")
@@ -156,6 +158,29 @@ def test_training_from_the_store_ends_where_training_live_does(bench: Bench, fre
     truth = bench.examples.targets[stored.rows]
     ours, theirs = (losses(outcome.log_probabilities, truth) for outcome in (stored, live))
     assert np.abs(ours - theirs).max() < 0.05
+
+
+def test_calibration_measures_the_head_that_is_trained_and_forecasts_count_it(bench: Bench) -> None:
+    measured = bench.calibration.topping
+    assert measured is not None
+    assert min(measured.step, measured.answer, measured.judging) > 0
+    of = arm(bench, 5)
+    unit = Unit(of.id, 3e-3, 1, 0, 0, 2)
+    head = head_of(bench, plan_training(bench, of, unit))
+    assert measured.parameters == sum(parameter.numel() for parameter in head.parameters())
+    rows, judged = len(bench.split.folds[0].train), len(bench.split.folds[0].validation)
+    slower = replace(measured, step=measured.step + 1.0, answer=measured.answer + 2.0)
+    other = replace(bench, calibration=replace(bench.calibration, topping=slower))
+    more = terms.unit_seconds(other, of, unit) - terms.unit_seconds(bench, of, unit)
+    assert more == pytest.approx(2 * rows * 1.0 + judged * 2.0)
+
+
+def test_what_is_stored_is_as_large_as_was_forecast(bench: Bench) -> None:
+    slow = replace(bench.calibration, forward=(1e-2,) * 5, backward=(2e-2,) * 5, way=Way())  # storing pays everywhere
+    found = lay(bench.settings, Source(), folder=None, calibration=slow)
+    assert {depth for depth, _ in found.forecast.stored} >= {4, 5}, "levels lie below these"
+    there = {depth: found.whole[depth].bytes for depth, _ in found.forecast.stored}
+    assert sum(found.forecast.bytes.values()) == sum(there.values())
 
 
 # ------------------------------------------------------------------------------------------------ data

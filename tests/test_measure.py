@@ -96,7 +96,7 @@ def test_trainings_share_the_cores_by_which_most_gets_done() -> None:
 def marked(folder: Path, **changes: object) -> str:
     given = {
         "preprocessing": Preprocessing((8, 8), None, (0.5,), (0.5,)), "data": ["a"], "batch": 16,
-        "precisions": ("fp32",), "shares": ((1, 1),),
+        "precisions": ("fp32",), "shares": ((1, 1),), "head": ("classification", 2),
     }  # fmt: skip
     layers = stage.anatomy(stage.network()).layers
     return remembered.mark(layers, torch.device("cpu"), folder, **{**given, **changes})  # pyright: ignore[reportArgumentType]
@@ -112,6 +112,7 @@ def test_a_calibration_is_recalled_as_it_was_kept_and_under_its_own_mark_alone(
     assert remembered.recall(mark) == CALIBRATION
     assert marked(tmp_path) == mark
     others = [{"batch": 8}, {"data": ["b"]}, {"precisions": ("fp32", "bf16")}, {"shares": ((1, 1), (2, 1))}]
+    others += [{"head": ("classification", 3)}, {"head": ("multilabel", 2)}]
     assert len({mark, *(marked(tmp_path, **other) for other in others)}) == 1 + len(others)
     monkeypatch.setattr(torch, "__version__", "0.0")
     assert marked(tmp_path) != mark

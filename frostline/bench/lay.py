@@ -23,6 +23,7 @@ from frostline.bench.levels import squashed, with_levels
 from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
+from frostline.bench.topping import topping
 from frostline.data import intake as intakes
 from frostline.data.found import existing
 from frostline.data.intake import kind_of, longest
@@ -161,6 +162,7 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     mark = remembered.mark(
         network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
         data=network.ids[: network.own], batch=batch, precisions=kinds, shares=shares,
+        head=(settings.task, *network.anatomy.levels, len(network.examples.classes)),
     )  # fmt: skip
     known = None if settings.recalibrate else remembered.recall(mark)
     if known is not None:
@@ -169,8 +171,10 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     with brief_disk() if dry else nullcontext(folder) as place:
         tried = trial(network.backbone, network.anatomy, network.examples, where, batch)
         found = measure(tried, network.examples, precisions=kinds, shares=shares, folder=place)
-        stacked = stacking(tried, found.way, accelerator(settings.device, found.way.precision))
-        found = replace(found, way=replace(found.way, stacked=stacked))
+        task, device = TASKS[settings.task], accelerator(settings.device, found.way.precision)
+        own = topping(tried, network.examples, task, network.recipe, found.way, device)
+        stacked = stacking(tried, found.way, device) if own is None else None
+        found = replace(found, way=replace(found.way, stacked=stacked), topping=own)
     remembered.keep(mark, found)
     return found
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import torch
+from torch import nn
 
 from frostline.backbones.anatomy import Anatomy
 from frostline.errors import OptionError
+from frostline.search.arms import distinct, exact, grid
+from frostline.tasks import heads
 from frostline.tasks.task import Levels
-from frostline.values import Backbone, Preprocessing
+from frostline.training.prepare import top
+from frostline.values import Arm, Backbone, Head, Preprocessing
 
 
 def squashed(backbone: Backbone, task: str) -> Backbone:
@@ -35,3 +42,33 @@ def with_levels(anatomy: Anatomy, backbone: Backbone, maps: Levels) -> Anatomy:
         pools=anatomy.pools[:last],
         levels=levels,
     )
+
+
+def head_on(levels: Sequence[int]) -> Head:
+    """New layers that read all of these depths, the last of which they sit on; no probe can start them."""
+    return Head("pyramid", cuts=tuple(levels[:-1]), start="random")
+
+
+def on_levels(arms: Sequence[Arm], levels: tuple[int, ...]) -> tuple[Arm, ...]:
+    """The arms with a head that reads maps of several depths; no probe can start it, and none can do without the top.
+
+    So everything frozen is trained as well, lp_ft is full fine-tuning, and no layers are dropped.
+    """
+    found = list[Arm]()
+    for arm in arms:
+        of = arm.plan
+        if of.above == "drop" or arm.id == "lp_ft" or top(of) != levels[-1]:
+            continue
+        wide = replace(arm, plan=replace(of, head=head_on(levels)))
+        if exact(arm):
+            wide = replace(wide, id="head_only", rates=grid(of.recipe.lr), protected=True, baseline="head_only")
+        found.append(wide)
+    return distinct(found)
+
+
+def pyramid(anatomy: Anatomy, depths: Sequence[int], classes: int, size: tuple[int, int], *, seed: int) -> nn.Module:
+    """Fresh layers on the maps of several depths, for examples of a size."""
+    maps = [anatomy.layers[depth - 1].shape for depth in depths]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return heads.Pyramid(maps, classes, size)

@@ -60,10 +60,10 @@ class Trial:
 def trial(backbone: Backbone, anatomy: Anatomy, examples: Examples, where: torch.device, batch: int) -> Trial:
     """The first examples, as many as a batch has, over and over where there are fewer."""
     found = intake(backbone, examples)
-    return Trial(backbone, anatomy, inputs_of(found, _rows(found, len(examples), batch), where))
+    return Trial(backbone, anatomy, inputs_of(found, rows_of(found, len(examples), batch), where))
 
 
-def _rows(found: Intake, examples: int, batch: int) -> NDArray[np.int64]:
+def rows_of(found: Intake, examples: int, batch: int) -> NDArray[np.int64]:
     """Where they differ in length, those of about the mean length: what a batch takes on average is then measured."""
     rows = np.arange(examples)
     if found.sizes is not None:
@@ -86,7 +86,7 @@ def measure(
     anatomy, where, batch = trial.anatomy, trial.where, trial.count
     threads = max(threads for threads, _ in shares)
     opening = intake(trial.backbone, examples, workers=threads)
-    rows = _rows(opening, len(examples), batch)
+    rows = rows_of(opening, len(examples), batch)
     way = fastest(trial, precisions=precisions, shares=shares)
     torch.set_num_threads(way.threads)
     halves, inputs = _halves(trial, way), trial.inputs

@@ -22,7 +22,7 @@ from frostline.activations.chunks import write_whole
 from frostline.errors import StoreError
 from frostline.values import Calibration, Layer, Precision, Prepared
 
-FORMAT = "frostline.calibration/3"  # part of every mark: what is measured otherwise is not taken for it
+FORMAT = "frostline.calibration/4"  # part of every mark: what is measured otherwise is not taken for it
 
 
 def mark(
@@ -35,8 +35,9 @@ def mark(
     batch: int,
     precisions: Sequence[Precision],
     shares: Sequence[tuple[int, int]],
+    head: Sequence[str | int],
 ) -> str:
-    """A digest of all that a calibration depends on: machine, library, network, data, and what could be chosen.
+    """A digest of all that a calibration depends on: machine, library, network, data, `head`, and what could be chosen.
 
     Weights are no part of it: they take the same time whatever their values. `folder` stands for its disk.
     """
@@ -47,6 +48,7 @@ def mark(
         "network": [(layer.name, layer.parameters, layer.macs, layer.bytes, layer.cut) for layer in layers],
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "data": data,
+        "head": head,
         "choices": [str(where), batch, precisions, shares],
     }
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()

@@ -11,6 +11,7 @@ from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled
 from frostline.activations.store import Key, Store, Stored, Tier
+from frostline.bench.levels import on_levels
 from frostline.bench.passing import Network, addresses, crossing, kind, once_through, ragged, sizes_of, viewed
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
@@ -111,10 +112,15 @@ def refuse_rounding(settings: Settings, device: Device) -> None:
 def _planned(network: Network, calibration: Calibration, room: Room, *, share: float = 1.0) -> Forecast:
     """Which activations to store; for a search, for the freeze depths of the arms proposed without any evidence.
 
-    Each takes `share` of its bytes in float32. What an interrupted run stored already is planned anew and found there:
-    it takes no room from itself.
+    Each takes `share` of its bytes in float32, with those of the levels below it that a head reads. What an interrupted
+    run stored already is planned anew and found there: it takes no room from itself.
     """
-    layers = [replace(layer, bytes=round(share * network.scale * layer.bytes)) for layer in network.anatomy.layers]
+    anatomy, factor = network.anatomy, share * network.scale
+    sizes = [
+        sum(anatomy.layers[depth - 1].bytes for depth in (layer.index + 1, *anatomy.below(layer.index + 1)))
+        for layer in anatomy.layers
+    ]
+    layers = [replace(layer, bytes=round(factor * size)) for layer, size in zip(anatomy.layers, sizes, strict=True)]
     return afford(
         layers, calibration, _demands(network), room,
         examples=network.learnable, views=network.views, trained=network.trained,
@@ -129,6 +135,8 @@ def _demands(network: Network) -> Mapping[int, float]:
     last = unseen(layers)
     all_known = network.settings.strategies == "known"
     arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
+    if network.anatomy.levels:
+        arms = on_levels(arms, network.anatomy.levels)
     trained = [arm for arm in arms if not exact(arm)]
     still = network.settings.augment in (None, "none")  # varied examples are read, not stored
     ends = len(comparison(network.settings.effort, base.epochs).rungs[-1].pairs)

@@ -18,6 +18,7 @@ from torch import Tensor
 from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
+from frostline.bench.levels import pyramid
 from frostline.bench.resident import given_up, resident
 from frostline.bench.task import Training, fold_of, lengths, plan_training, reader, stored
 from frostline.data import batches
@@ -317,7 +318,8 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     """The head on the cuts that the plan's reads, started as the plan says."""
     depths = read_at(training.plan)
     if training.plan.head.kind == "pyramid":
-        return pyramid(bench, depths, seed=training.seed)
+        height, width = bench.intake.shape[-2:]
+        return pyramid(bench.anatomy, depths, len(bench.examples.classes), (height, width), seed=training.seed)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = heads.made(training.plan.head, features, classes, seed=training.seed)
     rows = fold_of(bench, training.fold).train
@@ -330,12 +332,3 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
             part.weight.copy_(torch.from_numpy(linear.weights))
             part.bias.copy_(torch.from_numpy(linear.bias))
     return head
-
-
-def pyramid(bench: Bench, depths: Sequence[int], *, seed: int) -> torch.nn.Module:
-    """Fresh layers on the maps of several depths."""
-    size = bench.intake.shape[-2:]
-    levels = [bench.anatomy.layers[depth - 1].shape for depth in depths]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return heads.Pyramid(levels, len(bench.examples.classes), (size[0], size[1]))

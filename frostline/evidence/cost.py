@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from frostline.errors import StoreError
-from frostline.values import Calibration, Cost, Layer, Plan
+from frostline.values import Calibration, Cost, Layer, Plan, Topping
 
 Clock = Callable[[], float]
 Floats = NDArray[np.float64]
@@ -114,36 +114,42 @@ def model_cost(
     does so live: it computes its prefix, and opens its examples, in every epoch. Reading is taken to
     hide behind computing: `afford` stores nothing where it would not. An adapter stands beside every kept layer from
     the frozen prefix on; its learnable numbers are estimated, as if each layer were one square matrix:
-    2 * rank * sqrt(parameters).
+    2 * rank * sqrt(parameters). New layers that were measured take what they took, others their share of the work.
     """
     path = plan.keep if plan.above == "drop" else len(plan.layers)
     usable = [depth for depth in stored if depth <= plan.freeze] if plan.recipe.augment == "none" else []
     first = max(usable, default=0)
-    head, shape = plan.head.numbers(features, classes), plan.layers[path - 1].shape
-    work = plan.head.macs(features, classes, max(1, prod(shape) // features) if features in shape else 1)
-    per_mac = 1 / calibration.macs_per_second
     steps = -(-examples // plan.recipe.batch)
+    head = calibration.topping or _counted(plan, calibration, path, classes, features, batch=examples / steps)
     seconds = 0.0
     for epochs, learns in _phases(plan, path):
-        compute = sum(calibration.forward[first:path]) + 3 * work * per_mac
+        compute = sum(calibration.forward[first:path]) + head.step
         for layer in range(_lowest(plan, learns), path):
             compute += calibration.backward[layer] if learns[layer] else calibration.carry[layer]
         seconds += epochs * examples * (compute + (0.0 if usable else calibration.decode))
-        seconds += epochs * steps * calibration.update * (_learnable(plan, learns) + head)
+        seconds += epochs * steps * calibration.update * _learnable(plan, learns)
     ever = [any(learns[layer] for _, learns in _phases(plan, path)) for layer in range(path)]
-    learnable = _learnable(plan, ever) + head
-    present = sum(layer.parameters for layer in plan.layers[:path]) + head
+    learnable = _learnable(plan, ever) + head.parameters
+    present = sum(layer.parameters for layer in plan.layers[:path]) + head.parameters
     kept = sum(layer.bytes for layer in plan.layers[_lowest(plan, ever) : path]) + 4 * features
     state = ADAMW if plan.recipe.optimiser == "adamw" else SGD
     return Cost(
         training=seconds,
-        inference=sum(calibration.forward[:path]) + work * per_mac,
+        inference=sum(calibration.forward[:path]) + head.answer,
         memory=float(4 * present + state * learnable + plan.recipe.batch * kept),
         parameters=learnable,
     )
 
 
 # --------------------------------------------------------------------------------------------------- the model
+
+
+def _counted(plan: Plan, calibration: Calibration, path: int, classes: int, features: int, *, batch: float) -> Topping:
+    """What a linear head, or one beside it, takes by its multiplications, and the optimiser's part of a step."""
+    numbers, shape = plan.head.numbers(features, classes), plan.layers[path - 1].shape
+    work = plan.head.macs(features, classes, max(1, prod(shape) // features) if features in shape else 1)
+    seconds = work / calibration.macs_per_second
+    return Topping(3 * seconds + calibration.update * numbers / batch, seconds, 0.0, numbers)
 
 
 def _phases(plan: Plan, path: int) -> list[tuple[int, list[bool]]]:

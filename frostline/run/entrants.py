@@ -8,15 +8,15 @@ from typing import TypedDict
 
 from frostline.bench.bench import Bench
 from frostline.bench.fisher import fisher
+from frostline.bench.levels import on_levels
 from frostline.bench.recipe import recipe
 from frostline.errors import OptionError
 from frostline.plan import plan
 from frostline.report import words
 from frostline.search import strategies
-from frostline.search.arms import baselines, distinct, exact, grid, propose
+from frostline.search.arms import baselines, exact, propose
 from frostline.training import adapters
-from frostline.training.prepare import top
-from frostline.values import Arm, Event, Evidence, Head, Recipe, Show, silent
+from frostline.values import Arm, Event, Evidence, Recipe, Show, silent
 
 RIVAL_ARMS = 4  # trained arms of each backbone but the one whose probe is best
 Curves = Mapping[str, Sequence[Evidence]]  # the probes of each backbone, by its tag
@@ -82,24 +82,6 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     if bench.settings.task == "detection":
         arms = on_levels(arms, bench.anatomy.levels)
     return tuple(augmented(bench, arm) for arm in arms)
-
-
-def on_levels(arms: Sequence[Arm], levels: tuple[int, ...]) -> tuple[Arm, ...]:
-    """The arms with a head that reads maps of several depths; no probe can start it, and none can do without the top.
-
-    So everything frozen is trained as well, lp_ft is full fine-tuning, and no layers are dropped.
-    """
-    head = Head("pyramid", cuts=levels[:-1], start="random")
-    found = list[Arm]()
-    for arm in arms:
-        of = arm.plan
-        if of.above == "drop" or arm.id == "lp_ft" or top(of) != levels[-1]:
-            continue
-        wide = replace(arm, plan=replace(of, head=head))
-        if exact(arm):
-            wide = replace(wide, id="head_only", rates=grid(of.recipe.lr), protected=True, baseline="head_only")
-        found.append(wide)
-    return distinct(found)
 
 
 def known(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:

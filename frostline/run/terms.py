@@ -85,7 +85,7 @@ def serial_seconds(bench: Bench, arms: Sequence[Arm], of: Schedule) -> float:
     """Seconds that a race and its baselines are expected to take one training after the other, from the calibration."""
     short = {a.id: _epoch(bench, still(a.plan)) for a in arms}
     full = {a.id: _epoch(bench, a.plan) for a in arms}
-    ends = {a.id: predicting_seconds(bench.of(a.id), a.plan) for a in arms}
+    ends = {a.id: _ending_seconds(bench.of(a.id), a.plan) for a in arms}
     dearest = max((of.epochs * full[a.id] for a in arms if not exact(a)), default=0.0)
     # on everything, and without what varies: both are trained of the choice alone
     more = bench.settings.refit_all + (bench.settings.augment not in (None, "none"))
@@ -141,8 +141,16 @@ def predicting_seconds(bench: Bench, plan: Plan) -> float:
     """
     first, measured = max((depth for depth in bench.whole if depth <= plan.freeze), default=0), bench.calibration
     decode = 0.0 if first in bench.whole else measured.decode
-    own = len(bench.split.folds[0].validation) * (decode + sum(measured.forward[first : top(plan)]))
-    return own + len(bench.split.shifted) * (measured.decode + sum(measured.forward[: top(plan)]))
+    head = 0.0 if measured.topping is None else measured.topping.answer
+    own = len(bench.split.folds[0].validation) * (decode + sum(measured.forward[first : top(plan)]) + head)
+    return own + len(bench.split.shifted) * (measured.decode + sum(measured.forward[: top(plan)]) + head)
+
+
+def _ending_seconds(bench: Bench, plan: Plan) -> float:
+    """Those of predicting, and of judging what was predicted."""
+    new = bench.calibration.topping
+    judged = len(bench.split.folds[0].validation) + len(bench.split.shifted)
+    return predicting_seconds(bench, plan) + (0.0 if new is None else judged * new.judging)
 
 
 def forecast_error(bench: Bench, race: Race, told: Sequence[Outcome]) -> float | None:
