@@ -230,12 +230,16 @@ class Recipe:
             raise PlanError(f"smoothing is {self.smoothing}; it is a share of the label, at least 0 and less than 1")
 
 
+HeadKind = Literal["linear", "mlp", "attention", "pyramid", "queries"]
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The new layers on top, output layer included."""
 
-    # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes. `tasks/heads.py` says how
-    kind: Literal["linear", "mlp", "attention", "pyramid"] = "linear"
+    # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes; queries found them already,
+    # and are told what they found. `tasks/heads.py` says how
+    kind: HeadKind = "linear"
     cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
     start: Literal["probe", "random"] = "probe"  # the linear part has the closed-form probe's weights, or fresh ones
     hidden: int = 256  # units of the hidden layer of an "mlp"
@@ -246,6 +250,11 @@ class Head:
                 f"hidden is {self.hidden} with a head of kind {self.kind!r}; it is the units of the hidden layer of an "
                 "'mlp', at least 1, and left away elsewhere"
             )
+
+    @property
+    def pools(self) -> bool:
+        """Whether it reads features that are pooled; else it reads what crosses as it is, and knows its own loss."""
+        return self.kind not in ("pyramid", "queries")
 
     def numbers(self, features: int, classes: int) -> int:
         """How many numbers learn in it, on so many features."""
@@ -650,6 +659,8 @@ class Backbone:
     notes: tuple[str, ...] = field(default=())  # what was replaced or assumed, to be said in every output
     # what was opened -> arguments of the forward, examples first; None where `preprocessing` says it all
     encode: Callable[[Sequence[Any]], Mapping[str, NDArray[np.generic]]] | None = None
+    # whether it finds things itself: its result is a row for each of its queries, and no output layer stands behind it
+    queries: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def dissect(backbone: Backbone, *, most: int = 16) -> Anatomy:
         raise CutError(f"most is {most}; at least 3 cuts are kept: the stem and the last two layers")
     seen = view(trace(backbone.module, backbone.example), backbone.module)
     chain = segments(seen)
-    head = head_start(seen, chain, frozenset(backbone.unloaded))
+    head = len(chain) - 1 if backbone.queries else head_start(seen, chain, frozenset(backbone.unloaded))
     parts = merged(seen, chain, head)
     if not parts:
         raise CutError(

@@ -1,10 +1,10 @@
-"""Networks of transformers: classifiers of pictures, texts and recordings, with what stands beside their weights."""
+"""Networks of transformers: classifiers and detectors, with what stands beside their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline.backbones.preprocessing import from_processor, from_timm
+from frostline.backbones.queries import CLASSES, Queried, fixed
 from frostline.backbones.sources import REMEDY, Built, Options, unreachable
 from frostline.backbones.weights import last_learning
 from frostline.errors import BackboneError, WeightsError
@@ -34,10 +35,10 @@ class Sizes:
 
 
 def transformers_network(name: str, pretrained: bool, sizes: Sizes, options: Options) -> Built:
-    """A classifier of pictures, texts or recordings, from a folder or by name, with what prepares its inputs.
+    """A classifier or a detector, from a folder or by name, with what prepares its inputs.
 
-    `options` are fields of its configuration. Raises BackboneError for what is no classifier of any of these,
-    WeightsError where files cannot be had or leave more than half of the network without weights.
+    `options` are fields of its configuration. Raises BackboneError for what is neither, WeightsError where files cannot
+    be had or leave more than half of the network without weights.
     """
     from transformers import AutoConfig
 
@@ -45,19 +46,24 @@ def transformers_network(name: str, pretrained: bool, sizes: Sizes, options: Opt
     place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=local, **options)
-        kind = _kind_of(config)
-        builder = _builders()[kind]
+        kind, builder, finds = _kind_of(config)
         known, encode, more = PREPARED[kind](name, place, local, config, sizes)
+        if finds and isinstance(known, Preprocessing) and known.resize is not None:
+            known = replace(known, resize=None)  # nothing may be cut off
+            more = (f"its processor keeps oblong pictures; they are squashed to {known.size} here, whole",)
         plain = builder.from_config(config)
     except BackboneError:
         raise
     except Exception as error:  # a configuration of anybody's, whose fields transformers checks in many ways
         raise BackboneError(
-            f"hf/{name} is no classifier of pictures, texts or recordings that transformers can build: {_first(error)}"
+            f"hf/{name} is no classifier of pictures, texts or recordings and no detector that transformers can build: "
+            f"{_first(error)}"
         ) from error
 
+    still = fixed(plain) if finds else frozenset[str]()
+
     def make() -> nn.Module:
-        return builder.from_config(config)
+        return Queried(builder.from_config(config), still) if finds else builder.from_config(config)
 
     module, unloaded, notes = plain, (), ()
     if pretrained:
@@ -69,34 +75,38 @@ def transformers_network(name: str, pretrained: bool, sizes: Sizes, options: Opt
         except (OSError, ValueError, RuntimeError) as error:
             raise WeightsError(f"the weights of hf/{name} cannot be had: {_first(error)}; {REMEDY}") from error
         unloaded, notes = _unloaded(name, module, told)
-    weights = f"hf/{name}" if pretrained else "none"
-    heads = (last_learning(module),)
-    return Built(module.float(), make, known, weights, heads, unloaded, (*notes, *more), encode)
+    weights, module = f"hf/{name}" if pretrained else "none", module.float()
+    heads = (CLASSES,) if finds else (last_learning(module),)
+    whole = Queried(module, still) if finds else module
+    return Built(whole, make, known, weights, heads, unloaded, (*notes, *more), encode, queries=finds)
 
 
-def _builders() -> Mapping[Kind, Any]:
+def _builders() -> tuple[tuple[Kind, Any, bool], ...]:
+    """What a network reads, who builds it, and whether it finds things instead of classifying."""
     from transformers import (
         AutoModelForAudioClassification,
         AutoModelForImageClassification,
+        AutoModelForObjectDetection,
         AutoModelForSequenceClassification,
     )
 
-    return {
-        "pictures": AutoModelForImageClassification,
-        "texts": AutoModelForSequenceClassification,
-        "recordings": AutoModelForAudioClassification,
-    }
+    return (
+        ("pictures", AutoModelForImageClassification, False),
+        ("texts", AutoModelForSequenceClassification, False),
+        ("recordings", AutoModelForAudioClassification, False),
+        ("pictures", AutoModelForObjectDetection, True),
+    )
 
 
-def _kind_of(config: Any) -> Kind:
-    """What a network of this configuration classifies. Raises BackboneError where it is none of what is known."""
-    for kind, builder in _builders().items():
+def _kind_of(config: Any) -> tuple[Kind, Any, bool]:
+    """The first of the `_builders` for this configuration. Raises BackboneError where there is none."""
+    for kind, builder, finds in _builders():
         if type(config) in builder._model_mapping:  # transformers has no public way to ask
-            return kind
+            return kind, builder, finds
+    *names, last = (builder.__name__ for _, builder, _ in _builders())
     raise BackboneError(
         f"a network of the type {config.model_type!r} classifies neither pictures nor texts nor recordings in "
-        "transformers; give one that AutoModelForImageClassification, AutoModelForSequenceClassification or "
-        "AutoModelForAudioClassification builds"
+        f"transformers, and detects nothing; give one that {', '.join(names)} or {last} builds"
     )
 
 

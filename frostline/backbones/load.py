@@ -86,6 +86,7 @@ def load(
         unloaded=built.unloaded,
         notes=built.notes + assumed,
         encode=built.encode,
+        queries=built.queries,
     )
 
 

@@ -36,6 +36,7 @@ class Built:
     unloaded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     encode: Callable[[Sequence[Any]], Mapping[str, NDArray[np.generic]]] | None = None
+    queries: bool = False  # as a Backbone has it
 
 
 def unreachable(url: str) -> str | None:

@@ -19,7 +19,7 @@ from frostline.backbones.cuts import dissect
 from frostline.backbones.load import load
 from frostline.bench import remembered, storing
 from frostline.bench.bench import Bench, Source
-from frostline.bench.levels import squashed, with_levels
+from frostline.bench.levels import head_on, squashed, with_levels
 from frostline.bench.measure import Share, brief_disk, measure, trial
 from frostline.bench.passing import Network
 from frostline.bench.stacking import stacking
@@ -172,8 +172,9 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
         tried = trial(network.backbone, network.anatomy, network.examples, where, batch)
         found = measure(tried, network.examples, precisions=kinds, shares=shares, folder=place)
         task, device = TASKS[settings.task], accelerator(settings.device, found.way.precision)
-        own = topping(tried, network.examples, task, network.recipe, found.way, device)
-        stacked = stacking(tried, found.way, device) if own is None else None
+        head = head_on(settings, network.backbone, network.anatomy)
+        own = topping(tried, network.examples, task, head, network.recipe, found.way, device)
+        stacked = stacking(tried, found.way, device) if own is None else None  # one with a loss of its own is alone
         found = replace(found, way=replace(found.way, stacked=stacked), topping=own)
     remembered.keep(mark, found)
     return found
@@ -312,7 +313,7 @@ def _dissected(settings: Settings, source: Source, backbone: Backbone, show: Sho
     if maps is not None:
         backbone = squashed(backbone, settings.task)
     anatomy = dissect(backbone)
-    if maps is not None:
+    if maps is not None and not backbone.queries:
         anatomy = with_levels(anatomy, backbone, maps)
     cuts = sum(layer.cut for layer in anatomy.layers)
     show(Event("load", text=f"{backbone.name}: {len(anatomy.layers)} layers, {cuts} cuts, weights: {backbone.weights}"))

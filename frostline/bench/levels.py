@@ -11,10 +11,19 @@ from torch import nn
 from frostline.backbones.anatomy import Anatomy
 from frostline.errors import OptionError
 from frostline.search.arms import distinct, exact, grid
+from frostline.settings import Settings
 from frostline.tasks import heads
+from frostline.tasks.table import TASKS
 from frostline.tasks.task import Levels
-from frostline.training.prepare import top
-from frostline.values import Arm, Backbone, Head, Preprocessing
+from frostline.training.prepare import read_at, top
+from frostline.values import Arm, Backbone, Head, HeadKind, Plan, Preprocessing
+
+
+def head_kind(settings: Settings, backbone: Backbone) -> HeadKind:
+    """The kind of head that a search begins with."""
+    if TASKS[settings.task].levels is None:
+        return "linear"
+    return "queries" if backbone.queries else "pyramid"
 
 
 def squashed(backbone: Backbone, task: str) -> Backbone:
@@ -44,31 +53,33 @@ def with_levels(anatomy: Anatomy, backbone: Backbone, maps: Levels) -> Anatomy:
     )
 
 
-def head_on(levels: Sequence[int]) -> Head:
-    """New layers that read all of these depths, the last of which they sit on; no probe can start them."""
-    return Head("pyramid", cuts=tuple(levels[:-1]), start="random")
+def head_on(settings: Settings, backbone: Backbone, anatomy: Anatomy) -> Head:
+    """New layers on what crosses depths as it is, the last of which they sit on; no probe can start them."""
+    return Head(head_kind(settings, backbone), cuts=anatomy.levels[:-1], start="random")
 
 
-def on_levels(arms: Sequence[Arm], levels: tuple[int, ...]) -> tuple[Arm, ...]:
-    """The arms with a head that reads maps of several depths; no probe can start it, and none can do without the top.
+def on_crossing(arms: Sequence[Arm], head: Head) -> tuple[Arm, ...]:
+    """The arms with such a head; no probe can start it, and none can do without the top.
 
     So everything frozen is trained as well, lp_ft is full fine-tuning, and no layers are dropped.
     """
     found = list[Arm]()
     for arm in arms:
         of = arm.plan
-        if of.above == "drop" or arm.id == "lp_ft" or top(of) != levels[-1]:
+        if of.above == "drop" or arm.id == "lp_ft" or top(of) != len(of.layers):
             continue
-        wide = replace(arm, plan=replace(of, head=head_on(levels)))
+        wide = replace(arm, plan=replace(of, head=head))
         if exact(arm):
             wide = replace(wide, id="head_only", rates=grid(of.recipe.lr), protected=True, baseline="head_only")
         found.append(wide)
     return distinct(found)
 
 
-def pyramid(anatomy: Anatomy, depths: Sequence[int], classes: int, size: tuple[int, int], *, seed: int) -> nn.Module:
-    """Fresh layers on the maps of several depths, for examples of a size."""
-    maps = [anatomy.layers[depth - 1].shape for depth in depths]
+def unpooled(anatomy: Anatomy, of: Plan, classes: int, size: tuple[int, int], *, seed: int) -> nn.Module:
+    """Fresh layers on what crosses the depths that a plan's head reads: maps of pictures of a size, rows of queries."""
+    shapes = [anatomy.layers[depth - 1].shape for depth in read_at(of)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return heads.Pyramid(maps, classes, size)
+        if of.head.kind == "queries":
+            return heads.Queries(shapes[-1][-1] - 4, classes)
+        return heads.Pyramid(shapes, classes, size)

@@ -18,6 +18,7 @@ from frostline.activations.store import Store, Stored, Tier, address
 from frostline.backbones.anatomy import Anatomy
 from frostline.backbones.halves import Halves
 from frostline.backbones.pooling import pool
+from frostline.bench.levels import head_kind
 from frostline.bench.recipe import recipe
 from frostline.data import batches
 from frostline.data.ahead import ahead
@@ -140,7 +141,7 @@ class Network:
     @property
     def recipe(self) -> Recipe:
         """What a training of so many is."""
-        return recipe(self.settings, self.trained)
+        return recipe(self.settings, self.trained, head_kind(self.settings, self.backbone))
 
 
 def once_through(

@@ -12,14 +12,15 @@ FULL = 18  # epochs of the full schedule at 500 training examples or fewer
 FEWEST = 6
 
 
-def recipe(settings: Settings, examples: int) -> Recipe:
+def recipe(settings: Settings, examples: int, head: str = "linear") -> Recipe:
     """The recipe for so many training examples: more data, fewer epochs and larger batches.
 
-    Where classes count alike in the metric that is asked for, they do in what is learned.
+    A task may have its own for a kind of head. Where classes count alike in the metric that is asked for, they do in
+    what is learned.
     """
     epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
     batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
-    own = TASKS[settings.task].recipe
+    own = TASKS[settings.task].recipes.get(head)
     if own is not None:
         epochs, batch, rate = settings.epochs or own[0], settings.batch_size or own[1], own[2]
         return Recipe(epochs=epochs, lr=rate, batch=min(batch, examples))

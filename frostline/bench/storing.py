@@ -11,7 +11,7 @@ from frostline.activations.afford import Forecast, Room, afford
 from frostline.activations.chunks import Field, rows_per_chunk
 from frostline.activations.fill import Filled
 from frostline.activations.store import Key, Store, Stored, Tier
-from frostline.bench.levels import on_levels
+from frostline.bench.levels import head_on, on_crossing
 from frostline.bench.passing import Network, addresses, crossing, kind, once_through, ragged, sizes_of, viewed
 from frostline.bench.rounding import TOLERANCE, change
 from frostline.errors import OptionError
@@ -135,8 +135,9 @@ def _demands(network: Network) -> Mapping[int, float]:
     last = unseen(layers)
     all_known = network.settings.strategies == "known"
     arms = (compared if all_known else propose)(layers, [last], recipe=base, classes=2, examples=0)
-    if network.anatomy.levels:
-        arms = on_levels(arms, network.anatomy.levels)
+    head = head_on(network.settings, network.backbone, network.anatomy)
+    if not head.pools:
+        arms = on_crossing(arms, head)
     trained = [arm for arm in arms if not exact(arm)]
     still = network.settings.augment in (None, "none")  # varied examples are read, not stored
     ends = len(comparison(network.settings.effort, base.epochs).rungs[-1].pairs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frostline.backbones.halves import Halves
-from frostline.bench.levels import head_on, pyramid
+from frostline.bench.levels import unpooled
 from frostline.bench.measure import Trial, least, rows_of
 from frostline.data.intake import intake
 from frostline.plan import plan
@@ -19,24 +19,26 @@ from frostline.training.device import Device, arranged
 from frostline.training.loop import predict, started
 from frostline.training.prepare import prepared
 from frostline.training.step import Batch, Steps
-from frostline.values import Examples, Recipe, Topping, Way
+from frostline.values import Examples, Head, Recipe, Topping, Way
 
 STEPS = 4  # of one measurement: when all are done, the new layers answer as some that have learned
 
 
-def topping(trial: Trial, examples: Examples, task: Task, recipe: Recipe, way: Way, device: Device) -> Topping | None:
+def topping(
+    trial: Trial, examples: Examples, task: Task, kind: Head, recipe: Recipe, way: Way, device: Device
+) -> Topping | None:
     """Measured above frozen layers, on a copy, as trainings take their steps; None where a linear head answers.
 
     What is to be learned is what the examples of the trial say.
     """
-    if task.levels is None:
+    if kind.pools:
         return None
     anatomy, last = trial.anatomy, len(trial.anatomy.layers)
     backbone = replace(trial.backbone, module=arranged(trial.backbone.module, way.layout).eval())
     batch = _batch(replace(trial, backbone=backbone), examples, device)
-    of = plan(anatomy.layers, recipe, freeze=last, head=head_on(anatomy.levels))
+    of = plan(anatomy.layers, recipe, freeze=last, head=kind)
     height, width = trial.inputs[anatomy.data].shape[-2:]
-    head = pyramid(anatomy, anatomy.levels, len(examples.classes), (height, width), seed=0)
+    head = unpooled(anatomy, of, len(examples.classes), (height, width), seed=0)
     answers = list[Tensor]()
     with prepared(backbone, anatomy, of, head, start=last, seed=0, device=device, task=task) as learner:
         steps = Steps([started(learner, of, device, graphs=way.graphs)], device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from frostline.activations.fingerprint import alike
 from frostline.backbones.halves import Halves
 from frostline.bench.bench import Bench
-from frostline.bench.levels import pyramid
+from frostline.bench.levels import unpooled
 from frostline.bench.resident import given_up, resident
 from frostline.bench.task import Training, fold_of, lengths, plan_training, reader, stored
 from frostline.data import batches
@@ -32,7 +32,7 @@ from frostline.training import adapters, checkpoint, device, loop, underway
 from frostline.training.feed import Held, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate
 from frostline.training.step import Batch, Feed, Going, Learner, stacking_quietly
-from frostline.values import Arm, Epoch, Outcome, Targets, Unit, asked
+from frostline.values import Arm, Epoch, Outcome, Plan, Targets, Unit, asked
 
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 UNDERWAY = "underway"  # and for trainings that are not at their end
@@ -87,7 +87,7 @@ def stackable(bench: Bench, arm: Arm) -> bool:
     way, plan = bench.calibration.way, arm.plan
     if way.stacked is None or plan.freeze < way.stacked or exact(arm) or way.precision == "fp16":
         return False
-    if plan.head.kind == "pyramid" or plan.statistics == "batch" or plan.above == "reinit" or plan.adapter is not None:
+    if not plan.head.pools or plan.statistics == "batch" or plan.above == "reinit" or plan.adapter is not None:
         return False
     same_mask = way.layout == "contiguous" and bench.device.device.type == "cpu"
     return same_mask or not any(_drops(bench, name) for layer in plan.layers[plan.freeze :] for name in layer.modules)
@@ -317,9 +317,10 @@ def scale(targets: Targets) -> tuple[Tensor, Tensor]:
 def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     """The head on the cuts that the plan's reads, started as the plan says."""
     depths = read_at(training.plan)
-    if training.plan.head.kind == "pyramid":
+    if not training.plan.head.pools:
         height, width = bench.intake.shape[-2:]
-        return pyramid(bench.anatomy, depths, len(bench.examples.classes), (height, width), seed=training.seed)
+        classes = len(bench.examples.classes)
+        return unpooled(bench.anatomy, training.plan, classes, (height, width), seed=training.seed)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = heads.made(training.plan.head, features, classes, seed=training.seed)
     rows = fold_of(bench, training.fold).train

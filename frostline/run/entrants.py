@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from frostline.bench.bench import Bench
 from frostline.bench.fisher import fisher
-from frostline.bench.levels import on_levels
+from frostline.bench.levels import head_kind, head_on, on_crossing
 from frostline.bench.recipe import recipe
 from frostline.errors import OptionError
 from frostline.plan import plan
@@ -27,7 +27,7 @@ def scratch_of(bench: Bench, epochs: int) -> Arm:
     recipe = replace(base_recipe(bench), epochs=epochs)
     (arm,) = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=batch_norms(bench))
     if bench.settings.task == "detection":
-        (arm,) = on_levels((arm,), bench.anatomy.levels)
+        (arm,) = on_crossing((arm,), head_on(bench.settings, bench.backbone, bench.anatomy))
     return augmented(bench, _tagged(arm, bench.tag))
 
 
@@ -80,7 +80,7 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
     arms = propose(layers, evidence, recipe=base_recipe(bench), classes=kinds, examples=examples, batch_norms=norms)
     if bench.settings.task == "detection":
-        arms = on_levels(arms, bench.anatomy.levels)
+        arms = on_crossing(arms, head_on(bench.settings, bench.backbone, bench.anatomy))
     return tuple(augmented(bench, arm) for arm in arms)
 
 
@@ -135,4 +135,4 @@ def batch_norms(bench: Bench) -> bool:
 
 def base_recipe(bench: Bench) -> Recipe:
     """The recipe that all arms vary."""
-    return recipe(bench.settings, len(bench.split.folds[0].train))
+    return recipe(bench.settings, len(bench.split.folds[0].train), head_kind(bench.settings, bench.backbone))

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from frostline.errors import PlanError
-from frostline.tasks.heads import Pyramid
+from frostline.tasks.heads import Pyramid, Queries
 from frostline.tasks.task import Task
+
+UNFIT = "boxes are found by a head of the kind 'pyramid', or 'queries' on a detector; give the plan one"
 
 
 def _unbound(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    raise PlanError("boxes are found by a head of the kind 'pyramid'; give the plan one")
+    raise PlanError(UNFIT)
 
 
 def _kept(outputs: Tensor) -> Tensor:
-    raise PlanError("boxes are found by a head of the kind 'pyramid'; give the plan one")
+    raise PlanError(UNFIT)
 
 
 def _drawn(outputs: Tensor, rng: np.random.Generator) -> Tensor:
@@ -28,6 +30,8 @@ def _drawn(outputs: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _bound(head: nn.Module) -> Task:
     """Loss and detections of one head; both sides of boxes are shares of the sides of the example."""
+    if isinstance(head, Queries):
+        return _of_queries()
     if not isinstance(head, Pyramid):
         return DETECTION
     detector = head.detector
@@ -45,6 +49,15 @@ def _bound(head: nn.Module) -> Task:
     return replace(DETECTION, loss=loss, predictions=predictions)
 
 
+def _of_queries() -> Task:
+    from frostline.tasks import matching  # as below
+
+    def loss(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+        return matching.loss(outputs, targets)
+
+    return replace(DETECTION, loss=loss, predictions=matching.detections)
+
+
 def _levels(shapes: Sequence[tuple[int, ...]], size: tuple[int, int]) -> list[int]:
     from frostline.tasks.detector import depths_of  # torchvision takes a second that only boxes are worth
 
@@ -58,6 +71,9 @@ DETECTION = Task(
     lambda found: found,
     _drawn,
     levels=_levels,
-    recipe=(4, 4, 3e-3),  # with few boxes on a picture, what counts is how many steps there are
+    recipes={  # with few boxes on a picture, what counts is how many steps there are
+        "pyramid": (4, 4, 3e-3),
+        "queries": (12, 4, 1e-3),  # kept layers at a tenth of it, the rate at which such networks are fine-tuned
+    },
     binding=_bound,
 )

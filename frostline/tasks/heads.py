@@ -5,6 +5,7 @@ Every one holds a linear head, and what goes beyond it begins at zero: started f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.values import QUERIES, Head
+
+PRIOR = 0.01  # how probably a query found a class, before anything is learned
 
 
 class Mlp(nn.Module):
@@ -77,8 +80,26 @@ class Pyramid(nn.Module):
         self.register_buffer("made", torch.tensor([classes, *size]))
         self.detector = Detector([Level(*level) for level in levels], classes, size)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.detector(maps)
+    def forward(self, crossing: Sequence[Sequence[Tensor]]) -> Tensor:
+        """From what crosses each of the depths that it reads."""
+        return self.detector([maps[0] for maps in crossing])
+
+
+class Queries(nn.Module):
+    """What the queries of a detector found, from their rows: of hidden states the classes; of boxes, they know it.
+
+    At first each says that it is probably nothing. Source: Lin et al., "Focal loss", ICCV 2017, arXiv:1708.02002.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(features, classes)
+        nn.init.constant_(self.classes.bias, math.log(PRIOR / (1 - PRIOR)))
+
+    def forward(self, crossing: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Logits and boxes (n, queries, classes + 4), from what crosses the top depth."""
+        (rows,) = crossing[-1]
+        return torch.cat([self.classes(rows[..., :-4]), rows[..., -4:]], dim=-1)
 
 
 def made(kind: Head, features: int, classes: int, *, seed: int) -> nn.Module:
@@ -111,6 +132,11 @@ def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
         found = Pyramid(shapes, classes, (height, width))
         found.load_state_dict(dict(state))
         return found
+    if "classes.weight" in state:
+        classes, features = state["classes.weight"].shape
+        queries = Queries(features, classes)
+        queries.load_state_dict(dict(state))
+        return queries
     if "spread" in state:
         inner = {name.removeprefix("inner."): tensor for name, tensor in state.items() if name.startswith("inner.")}
         return Scaled(rebuilt(inner), state["centre"], state["spread"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,8 @@ class Task:
     readable: Callable[[Tensor], Tensor]  # of predictions: probabilities, or values as they are
     drawn: Callable[[Tensor, np.random.Generator], Tensor]  # log-likelihood of an answer drawn from one output (1, k)
     levels: Levels | None = None  # of a task whose head reads maps of several depths: which ones
-    recipe: tuple[int, int, float] | None = None  # epochs, batch and rate that it begins with, where they are its own
+    # by kind of head: epochs, batch and rate that it begins with, where they are its own
+    recipes: Mapping[str, tuple[int, int, float]] = field(default_factory=dict[str, tuple[int, int, float]])
     binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows
 
     def bound(self, head: nn.Module) -> Task:

@@ -46,7 +46,7 @@ def refuse_untrained(plan: Plan) -> None:
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one; allowed are depths of {allowed}, rising, each once"
         )
-    if cuts and not plan.closed and plan.head.kind != "pyramid":
+    if cuts and not plan.closed and plan.head.pools:
         raise PlanError(
             f"head reads the cuts {cuts} besides the top one, and layers below it learn; such a head is fitted on "
             f"frozen features: freeze all {plan.keep} kept layers, let nothing begin anew, `kind` be 'linear' and "
@@ -92,10 +92,10 @@ def prepared(
             if device.mixed_precision == "no":
                 cargo = tuple(_widened(tensor, head) for tensor in cargo)
             frontier, given = anatomy.parted(start, cargo)
-            if plan.head.kind == "pyramid":
+            if not plan.head.pools:
                 last = frontier if run is None else run(frontier, given or None)
                 seen = {**anatomy.lower(start, cargo), start: frontier, **(run.seen if run else {}), depth: last}
-                return head([seen[level][0] for level in read_at(plan)])
+                return head([seen[level] for level in read_at(plan)])
             return headed(head, anatomy, depth, frontier if run is None else run(frontier, given or None), given)
 
         by = None if weights is None else weights.to(device.device)
@@ -133,8 +133,8 @@ def answering(
 
     def answer(inputs: Given) -> Tensor:
         found = whole.taps(inputs, depths)
-        if plan.head.kind == "pyramid":
-            return task.predictions(head([found[depth][0] for depth in depths]))
+        if not plan.head.pools:
+            return task.predictions(head([found[depth] for depth in depths]))
         if len(depths) == 1:
             return task.predictions(headed(head, anatomy, depths[0], found[depths[0]], inputs))
         features = [pool(anatomy, depth, found[depth], inputs) for depth in depths]
