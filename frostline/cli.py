@@ -219,6 +219,7 @@ def train(
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
+    task: flags.Task = None,
     metric: flags.Metric = None,
     epochs: flags.Epochs = None,
     augment: flags.Augment = None,

@@ -1,4 +1,4 @@
-"""Tiny classifiers of texts and of recordings, saved as transformers saves them, and small data for each of them.
+"""Tiny classifiers and detectors, saved as transformers saves them, and small data for those of texts and recordings.
 
 Their weights are random, and loaded as if they had been learned. `hf/FOLDER` names one.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,7 +258,88 @@ def _listener(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------------ detectors
+
+PIXELS, FOUND = 64, 10  # of a side, and queries
+BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 16], "depths": [1, 1, 1, 1]}
+MAPS = ["stage2", "stage3", "stage4"]
+
+
+def _detr(folder: Path) -> None:
+    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
+
+    DetrForObjectDetection(
+        DetrConfig(
+            backbone_config=ResNetConfig(**BACKBONE, layer_type="basic", out_features=["stage4"]),
+            d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=24, decoder_ffn_dim=24, num_queries=FOUND, num_labels=3,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    DetrImageProcessor(size={"shortest_edge": PIXELS, "longest_edge": 2 * PIXELS}).save_pretrained(folder)
+
+
+def _of_two_stages(**more: Any) -> dict[str, Any]:
+    """What RT-DETR and D-FINE have in common."""
+    return {
+        "encoder_hidden_dim": 16, "encoder_in_channels": [12, 16, 16], "feat_strides": [8, 16, 32],
+        "encoder_ffn_dim": 24, "encoder_attention_heads": 2, "d_model": 16, "num_queries": FOUND,
+        "decoder_in_channels": [16, 16, 16], "decoder_ffn_dim": 24, "decoder_layers": 2, "decoder_attention_heads": 2,
+        "num_labels": 3, "num_denoising": 4, "anchor_image_size": None, **more,
+    }  # fmt: skip
+
+
+def _squashing(folder: Path) -> None:
+    from transformers import RTDetrImageProcessor
+
+    RTDetrImageProcessor(size={"height": PIXELS, "width": PIXELS}, do_normalize=False).save_pretrained(folder)
+
+
+def _rtdetr(folder: Path) -> None:
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+
+    convolutions = RTDetrResNetConfig(**BACKBONE, layer_type="basic", out_features=MAPS)
+    RTDetrForObjectDetection(
+        RTDetrConfig(**_of_two_stages(backbone_config=convolutions, hidden_expansion=0.5, decoder_n_points=2))
+    ).save_pretrained(folder)
+    _squashing(folder)
+
+
+def _dfine(folder: Path) -> None:
+    from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+
+    convolutions = HGNetV2Config(
+        **BACKBONE, stem_channels=[3, 8, 8], stage_in_channels=[8, 8, 12, 16], stage_mid_channels=[4, 4, 8, 8],
+        stage_out_channels=[8, 12, 16, 16], stage_num_blocks=[1, 1, 1, 1], stage_numb_of_layers=[1, 1, 1, 1],
+        out_features=MAPS,
+    )  # fmt: skip
+    DFineForObjectDetection(
+        DFineConfig(
+            **_of_two_stages(
+                backbone_config=convolutions, hidden_size=16, decoder_n_points=[2, 2, 2], depth_mult=0.34,
+            )
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    _squashing(folder)
+
+
+def _yolos(folder: Path) -> None:
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
+
+    YolosForObjectDetection(
+        YolosConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+            image_size=[PIXELS, PIXELS], patch_size=16, num_detection_tokens=FOUND, num_labels=3,
+            use_mid_position_embeddings=False,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    YolosImageProcessor(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
+
+
 MAKE: Mapping[str, Callable[[Path], None]] = {
+    "detr": _detr,
+    "rtdetr": _rtdetr,
+    "dfine": _dfine,
+    "yolos": _yolos,
     "encoder": _encoder,
     "flat": _flat,
     "distilled": _distilled,

@@ -32,7 +32,7 @@ from frostline.training import adapters, checkpoint, device, loop, underway
 from frostline.training.feed import Held, feed, steps
 from frostline.training.prepare import prepared, read_at, reestimate
 from frostline.training.step import Batch, Feed, Going, Learner, stacking_quietly
-from frostline.values import Arm, Epoch, Outcome, Plan, Targets, Unit, asked
+from frostline.values import Arm, Epoch, Outcome, Targets, Unit, asked
 
 FINALISTS = "finalists"  # the folder in a run for weights that may be handed back
 UNDERWAY = "underway"  # and for trainings that are not at their end

@@ -16,7 +16,7 @@ from frostline.report import words
 from frostline.search import strategies
 from frostline.search.arms import baselines, exact, propose
 from frostline.training import adapters
-from frostline.values import Arm, Event, Evidence, Recipe, Show, silent
+from frostline.values import Arm, Event, Evidence, Plan, Recipe, Show, silent
 
 RIVAL_ARMS = 4  # trained arms of each backbone but the one whose probe is best
 Curves = Mapping[str, Sequence[Evidence]]  # the probes of each backbone, by its tag
@@ -26,8 +26,7 @@ def scratch_of(bench: Bench, epochs: int) -> Arm:
     """Training from scratch beside a full schedule of so many epochs: it is given more of them."""
     recipe = replace(base_recipe(bench), epochs=epochs)
     (arm,) = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=batch_norms(bench))
-    if bench.settings.task == "detection":
-        (arm,) = on_crossing((arm,), head_on(bench.settings, bench.backbone, bench.anatomy))
+    arm = replace(arm, plan=headed(bench, arm.plan))
     return augmented(bench, _tagged(arm, bench.tag))
 
 
@@ -82,6 +81,12 @@ def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     if bench.settings.task == "detection":
         arms = on_crossing(arms, head_on(bench.settings, bench.backbone, bench.anatomy))
     return tuple(augmented(bench, arm) for arm in arms)
+
+
+def headed(bench: Bench, of: Plan) -> Plan:
+    """The plan with a head for what is asked: where boxes are to be found, one that finds them."""
+    head = head_on(bench.settings, bench.backbone, bench.anatomy)
+    return of if head.pools else replace(of, head=head)
 
 
 def known(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:

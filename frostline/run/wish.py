@@ -17,7 +17,7 @@ from frostline.search import strategies
 from frostline.search.arms import baselines
 from frostline.values import Layer, Plan, Recipe, Show, silent
 
-NAMES = (*strategies.KNOWN, "scratch")
+NAMES = (*strategies.KNOWN, "scratch", "head_only")  # the last where boxes are found, in the place of linear_probe
 ALIASES = {  # as arms are called
     "gradual": "gradual_unfreezing", "fisher_gradual": "fisher_unfreezing", "first_block": "surgical",
     "batch_statistics": "plain_loop",
@@ -56,7 +56,8 @@ def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
 def granted(wish: Wish, bench: Bench, *, show: Show = silent) -> Plan:
     """The plan on this bench's layers and recipe. Raises OptionError where the strategy is not to be had here."""
     layers, recipe = bench.anatomy.layers, entrants.base_recipe(bench)
-    made = _of(bench, str(wish.strategy), show) if wish.freeze is None else plan(layers, recipe, freeze=wish.freeze)
+    frozen = None if wish.freeze is None else entrants.headed(bench, plan(layers, recipe, freeze=wish.freeze))
+    made = frozen or _of(bench, str(wish.strategy), show)
     if wish.lr is not None and made.closed:
         raise OptionError(f"lr is {wish.lr}, and a head that is fitted in closed form has no use for it; leave it away")
     return made if wish.lr is None else with_rate(made, wish.lr)
@@ -65,8 +66,10 @@ def granted(wish: Wish, bench: Bench, *, show: Show = silent) -> Plan:
 def _of(bench: Bench, name: str, show: Show) -> Plan:
     name, recipe = ALIASES.get(name, name), entrants.base_recipe(bench)
     if name == "scratch":
-        return baselines(bench.anatomy.layers, recipe=recipe, batch_norms=entrants.batch_norms(bench))[0].plan
-    arms = entrants.known(bench, probe_cuts(bench, show=show))
+        of = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=entrants.batch_norms(bench))[0].plan
+        return entrants.headed(bench, of)
+    taking = entrants.proposed if bench.settings.task == "detection" else entrants.known
+    arms = taking(bench, probe_cuts(bench, show=show))
     found = next((arm.plan for arm in arms if arm.baseline == name), None)
     if found is not None:
         return found

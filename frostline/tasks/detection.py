@@ -55,7 +55,7 @@ def _of_queries() -> Task:
     def loss(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         return matching.loss(outputs, targets)
 
-    return replace(DETECTION, loss=loss, predictions=matching.detections)
+    return replace(DETECTION, loss=loss, predictions=matching.detections, waits=True)
 
 
 def _levels(shapes: Sequence[tuple[int, ...]], size: tuple[int, int]) -> list[int]:

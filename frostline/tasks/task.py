@@ -36,6 +36,7 @@ class Task:
     # by kind of head: epochs, batch and rate that it begins with, where they are its own
     recipes: Mapping[str, tuple[int, int, float]] = field(default_factory=dict[str, tuple[int, int, float]])
     binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows
+    waits: bool = False  # whether its loss is computed on the host in part, so that no step of it can be recorded
 
     def bound(self, head: nn.Module) -> Task:
         """The task as this head answers it."""

@@ -97,7 +97,8 @@ def _schedule(one: Going, step: int, steps: int) -> None:
 def started(learner: Learner, plan: Plan, device: Device, *, graphs: bool = False) -> Going:
     """A training before its first step; `graphs` records its steps, on a GPU that scales no loss."""
     # the pull to the source is told its rate by Python
-    graphs = graphs and device.device.type == "cuda" and device.scaler is None and not plan.recipe.anchor
+    graphs = graphs and not (learner.task.waits or plan.recipe.anchor)
+    graphs = graphs and device.device.type == "cuda" and device.scaler is None
     groups, begins = _merged(learner.groups, _begins(learner, plan))
     if graphs:
         groups = [group | {"lr": torch.tensor(float(group["lr"]), device=device.device)} for group in groups]
