@@ -1,6 +1,6 @@
 """A small detector, pre-trained from nothing on drawn shapes, and a target of other shapes that look otherwise.
 
-    python benchmarks/pretrain_shapes.py OUT [--minutes 12] [--kept] [--unmeasured] [--out FILE.md]
+    python benchmarks/pretrain_shapes.py OUT [--steps 2000] [--kept] [--unmeasured] [--out FILE.md]
 
 The source: discs, squares, triangles, crosses and rings, filled with one colour, on blurred coloured ground; no picture
 is seen twice. The target: stars, half moons, hexagons and arrows, hatched or drawn with a thin line, on striped grey
@@ -256,28 +256,25 @@ def judged(module: nn.Module, judge: Drawn) -> tuple[float, float]:
     return float(told["map_50"]), float(told["map"])
 
 
-def pretrain(out: Path, minutes: float, seed: int) -> str:
-    """Learn the source for so long, write network and processor; how well it went, in a line."""
+def pretrain(out: Path, steps: int, seed: int) -> str:
+    """Learn the source, write network and processor; how well it went, in a line."""
     rng, started, busy = np.random.default_rng(seed), time.perf_counter(), time.process_time()
     torch.manual_seed(seed)
     module, judge = network(list(SOURCE)), drawn(SOURCE, 300, np.random.default_rng(seed + 1))
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
-    count, spent = 0, 0.0
-    while spent < 1:
-        spent = min(1.0, (time.perf_counter() - started) / (60 * minutes))
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (count + 1) / 200) * max(0.01, 0.5 * (1 + math.cos(math.pi * spent)))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
+    for count in range(1, steps + 1):
         module.train()
         loss = step(module, optimiser, drawn(SOURCE, BATCH, rng), range(BATCH))
-        count += 1
+        schedule.step()
         if count % 250 == 0:
-            print(f"step {count}, {spent:.0%}: loss {loss:.2f}, mAP@50 {judged(module, judge)[0]:.3f}", flush=True)
+            print(f"step {count}/{steps}: loss {loss:.2f}, mAP@50 {judged(module, judge)[0]:.3f}", flush=True)
     module.save_pretrained(out)
     RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False).save_pretrained(out)
     rough, strict = judged(module, judge)
     took, of_one_core = time.perf_counter() - started, time.process_time() - busy
     return (
-        f"Source: {count * BATCH} pictures of {len(SOURCE)} kinds, each seen once, in {took:.0f} s "
+        f"Source: {steps * BATCH} pictures of {len(SOURCE)} kinds, each seen once, in {took:.0f} s "
         f"({of_one_core:.0f} s of one core); mAP@50 {rough:.3f} and mAP {strict:.3f} on {len(judge.pictures)} others."
     )
 
@@ -320,7 +317,7 @@ def main() -> None:
     """Pre-train, lay out, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT")
-    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--steps", type=int, default=2000, help="of 16 pictures each")
     parser.add_argument("--kept", action="store_true", help="measure the network that OUT has already")
     parser.add_argument("--unmeasured", action="store_true", help="write network and target, and no more")
     parser.add_argument("--seed", type=int, default=0)
@@ -337,7 +334,7 @@ def main() -> None:
     for name, part in (("train", train), ("test", test)):
         lay_out(part, options.folder / "target" / name)
     if not options.kept:
-        lines += [pretrain(options.folder / "network", options.minutes, options.seed), ""]
+        lines += [pretrain(options.folder / "network", options.steps, options.seed), ""]
     if not options.unmeasured:
         lines += measure(train, test, options.folder / "network", options.seed)
     tell(lines, options.out)
