@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import networks_of
 import numpy as np
@@ -29,7 +28,8 @@ from frostline.backbones.load import load
 from frostline.backbones.queries import Queried
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
-from frostline.bench.unit import finder, perform, stackable
+from frostline.bench.levels import unpooled
+from frostline.bench.unit import perform, stackable
 from frostline.errors import BackboneError, WeightsError
 from frostline.formats.model import open_model, probabilities
 from frostline.plan import plan
@@ -122,11 +122,9 @@ def trained(backbone: Backbone, anatomy: Anatomy, of: Plan, start: int) -> tuple
     """Two steps in double precision from what crosses a depth: all that was learned, and the losses."""
     given, where = pictures(4).double(), accelerator("cpu", "fp32")
     (cargo,) = Halves(backbone.module, anatomy).taps({"pixel_values": given}, (start,)).values()
-    bench: Any = SimpleNamespace(examples=SimpleNamespace(classes=KINDS), anatomy=anatomy)
-    with prepared(
-        backbone, anatomy, of, finder(bench, of, seed=0).double(), start=start, seed=0, device=where,
-        task=TASKS["detection"],
-    ) as learner:  # fmt: skip
+    head = unpooled(anatomy, of, len(KINDS), (64, 64), seed=0).double()
+    task = TASKS["detection"]
+    with prepared(backbone, anatomy, of, head, start=start, seed=0, device=where, task=task) as learner:
         torch.manual_seed(0)
         epochs = loop.train(learner, lambda epoch: iter([(cargo, things(4))]), of, 1, where)
         losses = [epoch.loss for epoch in epochs]
@@ -208,7 +206,7 @@ def test_training_from_the_store_ends_where_training_live_does(bench: Bench, fre
 def test_what_waits_for_the_host_is_neither_stacked_nor_recorded(bench: Bench) -> None:
     eager = replace(bench, calibration=replace(bench.calibration, way=Way(stacked=0, graphs=True)))
     assert not stackable(eager, arm(bench, 5))
-    task = TASKS["detection"].bound(finder(bench, arm(bench, 5).plan, seed=0))
+    task = TASKS["detection"].bound(unpooled(bench.anatomy, arm(bench, 5).plan, len(KINDS), (64, 64), seed=0))
     assert task.waits
     assert not TASKS["classification"].waits
 
