@@ -169,6 +169,7 @@ def probe(
     mean: flags.Mean = None,
     std: flags.Std = None,
     interpolation: flags.Interpolation = None,
+    task: flags.Task = None,
     metric: flags.Metric = None,
     epsilon: flags.Epsilon = None,
     device: flags.Device = None,
@@ -302,7 +303,7 @@ def export(
     with console.told(False):
         found = journey.export(run, to, out=out)
     print(f"{found.folder}: {', '.join(found.files)}")
-    print(f"Read back, its probabilities differ from the run's own by {found.off:.1g} at most.\n\n{found.use}")
+    print(f"Read back, it differs from the run's own answers by {found.off:.1g} at most.\n\n{found.use}")
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ from frostline.data.read import read
 from frostline.errors import DataError, OptionError
 from frostline.plan import plan
 from frostline.run import terms
+from frostline.run.wish import Wish, granted
 from frostline.search.scores import losses
+from frostline.search.strategies import UNPROBED
 from frostline.settings import settings
 from frostline.tasks.detector import depths_of
 from frostline.values import Arm, Backbone, Head, Preprocessing, Recipe, Unit, Way
@@ -53,6 +55,20 @@ class Stages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(x).mean((2, 3)))
+
+
+class Slim(Stages):
+    """The same of three layers without batch norms, on which a training takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        convolutions = (nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 16, 2, 2))
+        self.stages = nn.Sequential(*(nn.Sequential(conv, nn.ReLU()) for conv in convolutions))
+
+
+def slim() -> nn.Module:
+    """The factory that the command line names."""
+    return Slim()
 
 
 def stages() -> nn.Module:
@@ -208,8 +224,6 @@ def test_what_has_no_boxes_or_no_maps_is_refused(data: Path, tmp_path: Path) -> 
     maps = ("--weights", "none", "--task", "detection", *ONE)
     said = tell("find", data, "--backbone", "timm/vit_tiny_patch16_224", *maps, "--out", tmp_path / "run")
     refused(said, "stride", "convolutional backbone")
-    said = tell("compare", data, "--backbone", f"{__file__}:stages", *maps, "--out", tmp_path / "other")
-    refused(said, "compare does not know the strategies of detection")
 
 
 # ------------------------------------------------------------------------------------------------ a whole run
@@ -234,6 +248,31 @@ def test_a_search_for_boxes_answers_with_mean_average_precision(found: Path) -> 
     assert all(point["metric"] == "r2" for point in summary["curve"])
     assert summary["checks"]["cached_vs_live"] < 1e-4
     assert "mAP@50" in (found / "report.html").read_text()
+
+
+def test_a_comparison_leaves_out_what_begins_with_a_probe_and_says_why(tmp_path: Path) -> None:
+    few = ("--effort", "quick", "--epochs", 1, "--batch-size", 12, "--device", "cpu", "--precision", "fp32")
+    words = ("--task", "detection", "--backbone", f"{__file__}:slim", "--weights", "none", *ONE)
+    said = tell("compare", drawn(tmp_path / "few", 20), *words, *few, "--workers", 1, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    compared = frostline.load(tmp_path / "run").summary["comparison"]
+    assert {"head_only", "scratch", "full_finetune", "gradual_unfreezing", "surgical", "l2_sp"} <= compared.keys()
+    assert not UNPROBED.keys() & compared.keys()
+    assert all(row["total"] > 0 for row in compared.values())
+    told = " ".join((said.out + said.err).split())
+    for name, reason in UNPROBED.items():
+        assert f"{name.replace('_', ' ')} is not among the strategies: {reason}" in told
+    assert "head only" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_strategy_by_its_name_and_a_depth_have_the_head_of_the_task(bench: Bench) -> None:
+    for wish, freeze in ((Wish("head_only"), 5), (Wish(freeze=2), 2), (Wish("scratch"), 0), (Wish("lora"), 0)):
+        of = granted(wish, bench)
+        assert (of.head.kind, of.head.cuts, of.freeze) == ("pyramid", (3, 4), freeze)
+        outcome = perform(bench, Arm("plan", of, (of.recipe.lr,)), Unit("plan", of.recipe.lr, 1, 0, 0, 1))
+        assert not outcome.diverged
+    with pytest.raises(OptionError, match=UNPROBED["lp_ft"]):
+        granted(Wish("lp_ft"), bench)
 
 
 def test_boxes_are_told_in_pixels_of_the_picture_and_drawn(found: Path, data: Path, tmp_path: Path) -> None:

@@ -61,12 +61,13 @@ def head_on(settings: Settings, backbone: Backbone, anatomy: Anatomy) -> Head:
 def on_crossing(arms: Sequence[Arm], head: Head) -> tuple[Arm, ...]:
     """The arms with such a head; no probe can start it, and none can do without the top.
 
-    So everything frozen is trained as well, lp_ft is full fine-tuning, and no layers are dropped.
+    So everything frozen is trained as well, lp_ft is full fine-tuning, no layers are dropped, and none is averaged with
+    a probe (WiSE-FT).
     """
     found = list[Arm]()
     for arm in arms:
         of = arm.plan
-        if of.above == "drop" or arm.id == "lp_ft" or top(of) != len(of.layers):
+        if of.above == "drop" or arm.id == "lp_ft" or of.blend != 1 or top(of) != len(of.layers):
             continue
         wide = replace(arm, plan=replace(of, head=head))
         if exact(arm):

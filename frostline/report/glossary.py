@@ -8,6 +8,7 @@ NAMES: Mapping[str, str] = {
     "scratch": "from scratch, 3x epochs",
     "scratch_equal": "from scratch",
     "linear_probe": "linear probe",
+    "head_only": "head only",
     "best_probe": "linear probe at the best cut",
     "multi_layer_probe": "probe over several cuts",
     "mlp_probe": "hidden layer on frozen features",
@@ -32,6 +33,7 @@ NAMES: Mapping[str, str] = {
 
 STRATEGIES: Mapping[str, str] = {
     "linear_probe": "the first n layers frozen, the others dropped, a linear head fitted in closed form",
+    "head_only": "every layer frozen, the new head trained",
     "lp_ft": "the probe's head first, then every layer is trained (Kumar et al. 2022)",
     "full_finetune": "every layer is trained, under a new random head",
     "freeze": "the first n layers frozen, the others trained",

@@ -10,13 +10,12 @@ from frostline.bench.bench import Bench
 from frostline.bench.fisher import fisher
 from frostline.bench.levels import head_kind, head_on, on_crossing
 from frostline.bench.recipe import recipe
-from frostline.errors import OptionError
 from frostline.plan import plan
 from frostline.report import words
 from frostline.search import strategies
 from frostline.search.arms import baselines, exact, propose
 from frostline.training import adapters
-from frostline.values import Arm, Event, Evidence, Plan, Recipe, Show, silent
+from frostline.values import Arm, Event, Evidence, Head, Plan, Recipe, Show, silent
 
 RIVAL_ARMS = 4  # trained arms of each backbone but the one whose probe is best
 Curves = Mapping[str, Sequence[Evidence]]  # the probes of each backbone, by its tag
@@ -72,39 +71,40 @@ def _tagged(arm: Arm, tag: str) -> Arm:
 def proposed(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     """The arms that this evidence suggests, or all known strategies where these are to be compared."""
     if bench.settings.strategies == "known":
-        if bench.settings.task == "detection":
-            raise OptionError("compare does not know the strategies of detection yet; use find")
         return known(bench, evidence)
     layers, kinds = bench.anatomy.layers, len(bench.examples.classes)
     examples, norms = len(bench.split.folds[0].train), batch_norms(bench)
     arms = propose(layers, evidence, recipe=base_recipe(bench), classes=kinds, examples=examples, batch_norms=norms)
-    if bench.settings.task == "detection":
-        arms = on_crossing(arms, head_on(bench.settings, bench.backbone, bench.anatomy))
-    return tuple(augmented(bench, arm) for arm in arms)
+    return tuple(augmented(bench, arm) for arm in suited(bench, arms))
+
+
+def suited(bench: Bench, arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """The arms that can have the head for what is asked, with it."""
+    head = _head(bench)
+    return tuple(arms) if head.pools else on_crossing(arms, head)
 
 
 def headed(bench: Bench, of: Plan) -> Plan:
     """The plan with a head for what is asked: where boxes are to be found, one that finds them."""
-    head = head_on(bench.settings, bench.backbone, bench.anatomy)
+    head = _head(bench)
     return of if head.pools else replace(of, head=head)
+
+
+def _head(bench: Bench) -> Head:
+    return head_on(bench.settings, bench.backbone, bench.anatomy)
 
 
 def known(bench: Bench, evidence: Sequence[Evidence]) -> tuple[Arm, ...]:
     """Every known strategy that this network allows, seeded by this evidence."""
     layers, base = bench.anatomy.layers, base_recipe(bench)
-    arms = strategies.compared(
-        layers,
-        evidence,
-        recipe=base,
-        fisher=fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,))),
-        **_allowing(bench),
-    )
-    return tuple(augmented(bench, arm) for arm in arms)
+    ranks = fisher(bench, Arm("lp_ft", plan(layers, base), (base.lr,))) if _head(bench).pools else None
+    arms = strategies.compared(layers, evidence, recipe=base, fisher=ranks, **_allowing(bench))
+    return tuple(augmented(bench, arm) for arm in suited(bench, arms))
 
 
 def unavailable(bench: Bench, arms: Sequence[Arm]) -> tuple[str, ...]:
     """Which of the known strategies are not among these, and why."""
-    return strategies.left_out(arms, **_allowing(bench))
+    return strategies.left_out(arms, unprobed=not _head(bench).pools, **_allowing(bench))
 
 
 class _Allowing(TypedDict):

@@ -15,7 +15,7 @@ from frostline.plan import plan, with_rate
 from frostline.run import entrants
 from frostline.search import strategies
 from frostline.search.arms import baselines
-from frostline.values import Layer, Plan, Recipe, Show, silent
+from frostline.values import Head, Layer, Plan, Recipe, Show, silent
 
 NAMES = (*strategies.KNOWN, "scratch", "head_only")  # the last where boxes are found, in the place of linear_probe
 ALIASES = {  # as arms are called
@@ -49,6 +49,8 @@ def rough(wish: Wish, layers: Sequence[Layer], epochs: int) -> Plan | None:
     recipe = Recipe(epochs, RATE)
     if wish.freeze is not None:
         return plan(layers, recipe, freeze=wish.freeze)
+    if wish.strategy == "head_only":
+        return plan(layers, recipe, freeze=len(layers), head=Head("pyramid", start="random"))
     arms = strategies.compared(layers, [storing.unseen(layers)], recipe=recipe, classes=2, examples=0)
     return next((arm.plan for arm in arms if ALIASES.get(str(wish.strategy), wish.strategy) == arm.baseline), None)
 
@@ -68,8 +70,7 @@ def _of(bench: Bench, name: str, show: Show) -> Plan:
     if name == "scratch":
         of = baselines(bench.anatomy.layers, recipe=recipe, batch_norms=entrants.batch_norms(bench))[0].plan
         return entrants.headed(bench, of)
-    taking = entrants.proposed if bench.settings.task == "detection" else entrants.known
-    arms = taking(bench, probe_cuts(bench, show=show))
+    arms = entrants.known(bench, probe_cuts(bench, show=show))
     found = next((arm.plan for arm in arms if arm.baseline == name), None)
     if found is not None:
         return found

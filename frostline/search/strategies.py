@@ -32,6 +32,16 @@ KNOWN = (
 )  # fmt: skip
 
 
+_ALONE = "no probe answers in the place of the new head; head only trains it on everything frozen"
+UNPROBED = {  # why there is no such strategy where no probe can start the new head
+    **dict.fromkeys(("linear_probe", "best_probe", "multi_layer_probe", "mlp_probe", "attention_probe"), _ALONE),
+    "lp_ft": "no probe starts the new head, which makes it full fine-tuning",
+    "wise_ft": "there is no probe's head to average with",
+    "fisher_unfreezing": "such answers have no likelihood to take a gradient of",
+    "truncation": "the new head reads the last layer",
+}
+
+
 def compared(
     layers: Sequence[Layer],
     evidence: Sequence[Evidence],
@@ -60,9 +70,9 @@ def compared(
 
 
 def left_out(
-    arms: Sequence[Arm], *, classes: int, examples: int, batch_norms: bool, adaptable: bool
+    arms: Sequence[Arm], *, classes: int, examples: int, batch_norms: bool, adaptable: bool, unprobed: bool = False
 ) -> tuple[str, ...]:
-    """Which known strategies a comparison does without, and why."""
+    """Which known strategies a comparison does without, and why; `unprobed` where no probe can start the new head."""
     known = {arm.baseline for arm in arms}
     reasons = {
         "attention_probe": "no cut has features at several positions",
@@ -75,6 +85,7 @@ def left_out(
             if batch_norms
             else "without batch norms it is full fine-tuning at one rate"
         ),
+        **(UNPROBED if unprobed else {}),
     }
     few = "the network has too few cuts, or another strategy is the same there"
     return tuple(
