@@ -291,3 +291,9 @@ def test_boxes_are_told_in_pixels_of_the_picture_and_drawn(found: Path, data: Pa
     again = tell("predict", found, files[0], "--draw", tmp_path / "drawn")
     assert again.code == 0
     assert len(list((tmp_path / "drawn").iterdir())) == 4  # a name that is taken gets a number
+
+
+def test_what_finds_boxes_is_no_network_that_other_libraries_have(found: Path, tmp_path: Path) -> None:
+    said = tell("export", found, "--to", "onnx", "--out", tmp_path / "there")
+    refused(said, "is detection", "classification, multilabel, regression", "frostline predict")
+    assert not list(tmp_path.iterdir())

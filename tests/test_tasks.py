@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
+import stage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn import metrics
 from sklearn.linear_model import Ridge
 from world import ONE, once, refused, tell
 
 import frostline
 from frostline.bench.lay import refuse_to_vary
+from frostline.data.intake import inputs_of, intake
 from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.evidence import probes
+from frostline.formats.model import open_model, unlabelled
 from frostline.search import scores
 from frostline.settings import settings as resolved
 from frostline.tasks import heads
@@ -331,8 +336,59 @@ def test_a_saved_run_predicts_labels_and_numbers_as_its_outcomes_say(runs: Path)
     assert all(1000 < value < 1200 for value in told)  # in the units of the data
 
 
-def test_what_is_no_classifier_is_not_exported(runs: Path) -> None:
-    refused(tell("export", runs / "regression", "--to", "onnx"), "is regression", "classifiers alone")
+@pytest.fixture(scope="module")
+def tuned(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for each of the two, whole."""
+
+    def make(folder: Path) -> Path:
+        options = {"weights": "none", "device": "cpu", "epochs": 1, "threads": 1, "precision": "fp32"}
+        for task, label in (("multilabel", "label"), ("regression", "redness")):
+            told = {**options, "task": task, "label": label, "out": str(folder / task)}
+            frostline.train(str(runs / "data.csv"), f"{STAGE}:small", "full_finetune", **told)
+        return folder
+
+    return once(tmp_path_factory, "tuned", make)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+@pytest.mark.parametrize("to", ["onnx", "torch_export", "safetensors"])
+def test_labels_and_numbers_leave_as_what_they_are(tuned: Path, runs: Path, task: str, to: str, tmp_path: Path) -> None:
+    found = frostline.export(tuned / task, to, out=tmp_path / "there")
+    assert found.off < 1e-4
+    model, files = open_model(tuned / task), [runs / f"{number}.png" for number in range(4)]
+    pixels = inputs_of(intake(model.backbone, unlabelled(files)), np.arange(4), torch.device("cpu"))[model.anatomy.data]
+    ours = [list(row[{"multilabel": "scores", "regression": "values"}[task]].values()) for row in
+            frostline.load(tuned / task).predict(files)]  # fmt: skip
+    if to == "onnx":
+        session = onnxruntime.InferenceSession(str(found.folder / "model.onnx"))
+        assert [output.name for output in session.get_outputs()] == [
+            {"multilabel": "probabilities", "regression": "values"}[task]
+        ]
+        said = session.run(None, {"pixels": pixels.numpy()})[0]
+    elif to == "torch_export":
+        said = torch.export.load(found.folder / "model.pt2").module()(pixels).detach().numpy()
+    else:
+        network = stage.Small().eval()
+        network.head = torch.nn.Linear(stage.WIDTH, len(model.classes))
+        network.load_state_dict(load_file(found.folder / "model.safetensors"))
+        with torch.inference_mode():
+            said = network(pixels).numpy()
+        said = 1 / (1 + np.exp(-said)) if task == "multilabel" else said  # in the units of the data
+    np.testing.assert_allclose(said, ours, rtol=1e-4, atol=1e-4)
+    told = (found.folder / "README.md").read_text()
+    assert {"multilabel": "tuned to 3 labels", "regression": "tuned to 1 number\n"}[task] in told
+
+
+def test_a_scaled_linear_head_is_folded_to_the_layer_that_says_the_same() -> None:
+    inner, spread = torch.nn.Linear(5, 2), torch.tensor([3.0, 0.1])
+    scaled, rows = heads.Scaled(inner, torch.tensor([10.0, -4.0]), spread), torch.randn(7, 5)
+    torch.testing.assert_close(heads.folded(scaled)(rows), scaled(rows))
+    assert heads.folded(inner) is inner
+    hidden = heads.Scaled(heads.made(Head("mlp"), 5, 2, seed=0), torch.zeros(2), spread)
+    assert heads.folded(hidden) is hidden
+
+
+def test_no_boxes_are_drawn_of_numbers(runs: Path) -> None:
     refused(tell("predict", runs / "regression", runs / "0.png", "--draw", runs / "x"), "finds no boxes")
 
 

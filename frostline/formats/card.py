@@ -23,20 +23,21 @@ def card(model: Model, summary: Mapping[str, Any], use: str) -> str:
     score, plan, decision = summary["score"], model.plan, summary["decision"]
     frozen = f"the first {plan.freeze} stayed as they were" if plan.freeze else "all learned"
     kept = "" if plan.keep == len(plan.layers) else f", of which the first {plan.keep} were kept"
+    kinds = {"classification": "classes", "multilabel": "labels"}.get(model.task.name, "numbers")
     lines = [
         "---",
-        f"tags: [frostline, {TAGS[kind_of(model.backbone)]}, transfer-learning]",
+        f"tags: [frostline, {_tag(model)}, transfer-learning]",
         f"base_model: {json.dumps(summary['backbone'])}",
         "---",
         "",
-        f"# {summary['backbone']}, tuned to {len(model.classes)} classes",
+        f"# {summary['backbone']}, tuned to {len(model.classes)} {kinds if len(model.classes) > 1 else kinds[:-1]}",
         "",
         f"Weights of the source: {summary['weights']}. Of its {len(plan.layers)} layers{kept}, {frozen}.",
         "",
         f"- {score['metric']}: {score['value']:.4g} ({100 * _confidence(summary):.0f}% interval {score['low']:.4g} to "
         f"{score['high']:.4g}) on {score['n']:,} examples, {score['kind'].replace('_', ' ')}"
         + (", of the procedure: this model was then trained once more on everything" if score["refit"] else ""),
-        f"- classes: {', '.join(model.classes)}",
+        f"- {kinds}: {', '.join(model.classes)}",
         f"- examples: {summary['data']['train']:,} to learn from, {summary['data']['validation']:,} to choose by, "
         f"{summary['data']['certification']:,} that no decision saw",
     ]
@@ -47,6 +48,11 @@ def card(model: Model, summary: Mapping[str, Any], use: str) -> str:
             lines.append(f"| {name} | {at['mean']:.4g} | {at['low']:.4g} to {at['high']:.4g} |")
     lines += ["", "## Use", "", "```python", use, "```", ""]
     return "\n".join(lines)
+
+
+def _tag(model: Model) -> str:
+    """The hub has none for numbers."""
+    return "regression" if model.task.name == "regression" else TAGS[kind_of(model.backbone)]
 
 
 def _confidence(summary: Mapping[str, Any]) -> float:

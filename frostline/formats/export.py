@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from frostline.errors import OptionError, StoreError
 from frostline.formats.card import card
 from frostline.formats.keras import write_keras
 from frostline.formats.model import Model
-from frostline.formats.whole import CLOSE, Naming, Refused, Serving, other_inputs, whole
-from frostline.training.prepare import predictor
+from frostline.formats.whole import CLOSE, PROBLEMS, Naming, Refused, Serving, apart, other_inputs, said, whole
 from frostline.values import Kind, Preprocessing, Tokens
 
 ASKED = 3  # inputs that the exported model is asked about: not as many as it was traced with
@@ -34,11 +33,11 @@ class Exported:
 
     folder: Path
     files: tuple[str, ...]
-    off: float  # the largest difference of a probability from the run's own prediction
+    off: float  # the largest difference of a probability from the run's own, of numbers in units of what they spread by
     use: str  # how it is loaded, as Python
 
 
-Ask = Callable[..., Tensor]  # inputs in the order of the forward's arguments -> probabilities
+Ask = Callable[..., Tensor]  # inputs in the order of the forward's arguments -> probabilities, or numbers
 Writer = Callable[[Model, Mapping[str, Any], Path], tuple[str, Ask]]
 
 
@@ -50,10 +49,10 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
     """
     if to not in FORMATS:
         raise OptionError(f"the format is {to!r}; allowed are {', '.join(FORMATS)}")
-    if model.task.name != "classification":
+    if model.task.name not in PROBLEMS:
         raise Refused(
-            f"the task of the model is {model.task.name}, and classifiers alone can be exported; use the run's own "
-            "model: frostline predict, or the weights in RUN/model"
+            f"the task of the model is {model.task.name}, and no library has its network with these new layers; those "
+            f"that are exported are {', '.join(PROBLEMS)}; use frostline predict, or the weights in RUN/model"
         )
     if folder.exists():
         raise StoreError(f"{str(folder)!r} exists already; give another --out, or remove it")
@@ -65,8 +64,8 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
         off = _difference(model, ask)
         if not off <= CLOSE:
             raise Refused(
-                f"read back from {to}, the model says something else (probabilities differ by {off:.2g}, {CLOSE:g} is "
-                "allowed); nothing was written: please report this, and use another format"
+                f"read back from {to}, the model says something else (by {off:.2g}, {CLOSE:g} is allowed); nothing was "
+                "written: please report this, and use another format"
             )
         (partial / "README.md").write_text(card(model, summary, use), encoding="utf-8")
         (partial / "classes.json").write_text(json.dumps(list(model.classes), ensure_ascii=False), encoding="utf-8")
@@ -79,16 +78,15 @@ def export(model: Model, summary: Mapping[str, Any], card_of: Mapping[str, Any],
 
 
 def _difference(model: Model, ask: Ask) -> float:
-    """Of the probabilities of some inputs, from the run's own."""
+    """What is said of some inputs, from what the run's own model says."""
     inputs = other_inputs(model, ASKED)
-    ours = predictor(model.network, model.head, model.anatomy, model.plan)(inputs).exp()
-    return float((ours - ask(*inputs.values())).abs().max())
+    return apart(model, said(model, inputs), ask(*inputs.values()))
 
 
-def _asked(network: nn.Module, names: Sequence[str]) -> Ask:
+def _asked(network: nn.Module, model: Model) -> Ask:
     def ask(*inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            return Naming(network.eval(), names)(*inputs)
+            return Naming(network.eval(), model.anatomy.names, model.task)(*inputs)
 
     return ask
 
@@ -110,7 +108,7 @@ def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str
             'network.load_state_dict(load_file("model.safetensors"))'
         )
         network.load_state_dict(_read(folder / "model.safetensors"))
-        return use, _asked(network, model.anatomy.names)
+        return use, _asked(network, model)
     import timm
 
     architecture, options = name.partition(".")[0], {k: v for k, v in options.items() if k != "num_classes"}
@@ -124,7 +122,7 @@ def _safetensors(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     again = timm.create_model(f"local-dir:{folder}", pretrained=True)
     use = f'import timm\n\nnetwork = timm.create_model("local-dir:FOLDER", pretrained=True)  # {architecture}'
-    return use, _asked(again, model.anatomy.names)
+    return use, _asked(again, model)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -187,7 +185,7 @@ def _transformers(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[st
         f'network = {opens}.from_pretrained("FOLDER")\n'
         f'{called} = {prepares}.from_pretrained("FOLDER")'
     )
-    return use, _asked(again, model.anatomy.names)
+    return use, _asked(again, model)
 
 
 def _processor(how: Preprocessing) -> Any:
@@ -209,14 +207,14 @@ def _processor(how: Preprocessing) -> Any:
 
 
 def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
-    """An ONNX graph from prepared inputs to probabilities, for any number of them."""
+    """An ONNX graph from prepared inputs to probabilities, or numbers, for any number of them."""
     try:
         import onnx
         import onnxruntime
     except ImportError as error:
         raise OptionError(f"the format 'onnx' needs the library {error.name}: pip install 'frostline[onnx]'") from None
     file, serving, example = folder / "model.onnx", _serving(model), _example(model)
-    names = ["pixels"] if model.pictures is not None else list(example)
+    names, told = ["pixels"] if model.pictures is not None else list(example), _told(model)
     with warnings.catch_warnings():
         # by running it once: what a drop runs, and many networks' own Python, the newer way does not trace
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -225,12 +223,12 @@ def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
         warnings.filterwarnings("ignore", message="Exporting aten::index")  # whether it is right, is asked below
         try:
             torch.onnx.export(
-                serving, tuple(example.values()), file, input_names=names, output_names=["probabilities"], dynamo=False,
-                dynamic_axes={**dict.fromkeys(names, _grows(model)), "probabilities": {0: "examples"}},
+                serving, tuple(example.values()), file, input_names=names, output_names=[told], dynamo=False,
+                dynamic_axes={**dict.fromkeys(names, _grows(model)), told: {0: "examples"}},
             )  # fmt: skip
         except Exception as error:  # what a tracer says of a network is of many kinds
-            told = (str(error).splitlines() or [type(error).__name__])[0]
-            raise Refused(f"ONNX cannot hold this network: {told}; use --to torch_export or safetensors") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise Refused(f"ONNX cannot hold this network: {why}; use --to torch_export or safetensors") from error
     onnx.checker.check_model(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     read = {entry.name for entry in session.get_inputs()}  # what the graph has no use for, it drops
@@ -240,9 +238,9 @@ def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
         try:
             found: Any = session.run(None, given)[0]
         except Exception as error:  # onnxruntime's own errors have no class of theirs in common
-            told = (str(error).splitlines() or [type(error).__name__])[0]
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise Refused(
-                f"ONNX holds this network for inputs of one size alone ({told}); use --to torch_export or safetensors"
+                f"ONNX holds this network for inputs of one size alone ({why}); use --to torch_export or safetensors"
             ) from error
         return torch.from_numpy(np.asarray(found))
 
@@ -252,13 +250,13 @@ def _onnx(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
     use = (
         "import onnxruntime\n\n"
         'session = onnxruntime.InferenceSession("model.onnx")\n'
-        f"probabilities = session.run(None, {{{given}}})[0]  # {what}"
+        f"{told} = session.run(None, {{{given}}})[0]  # {what}"
     )
     return use, ask
 
 
 def _torch_export(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Ask]:
-    """A program of torch.export from prepared inputs to probabilities, for any number of them."""
+    """A program of torch.export from prepared inputs to probabilities, or numbers, for any number of them."""
     file, serving, example = folder / "model.pt2", _serving(model), _example(model)
     most = model.preprocessing.length if isinstance(model.preprocessing, Tokens) else None
     ends = {0: {"min": 1}, 1: {"min": 2, "max": most}}  # one position is a case of its own to many networks
@@ -272,13 +270,18 @@ def _torch_export(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[st
     torch.export.save(program, file)
     again = torch.export.load(file).module()
     called = "pictures" if model.pictures is not None else ", ".join(example)
-    use = f'import torch\n\nprogram = torch.export.load("model.pt2").module()\nprobabilities = program({called})'
+    use = f'import torch\n\nprogram = torch.export.load("model.pt2").module()\n{_told(model)} = program({called})'
 
     def ask(*inputs: Tensor) -> Tensor:
         with torch.inference_mode():
             return again(*inputs)
 
     return use, ask
+
+
+def _told(model: Model) -> str:
+    """What a graph hands out is called."""
+    return "values" if model.task.name == "regression" else "probabilities"
 
 
 def _example(model: Model) -> dict[str, Tensor]:
@@ -292,9 +295,9 @@ def _grows(model: Model) -> dict[int, str]:
 
 
 def _serving(model: Model) -> nn.Module:
-    """Prepared inputs to probabilities: as a plain network where the model is one, else as the run itself predicts."""
+    """Prepared inputs to answers: as a plain network where the model is one, else as the run itself predicts."""
     try:
-        return Naming(whole(model), model.anatomy.names).eval()
+        return Naming(whole(model), model.anatomy.names, model.task).eval()
     except Refused:
         return Serving(model).eval()
 

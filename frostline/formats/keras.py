@@ -16,17 +16,18 @@ from frostline.backbones.keras_models import every_layer, is_graph, nodes_of, ow
 from frostline.backbones.keras_network import KerasNetwork, plain
 from frostline.errors import BackboneError
 from frostline.formats.model import Model
-from frostline.formats.whole import CLOSE, Refused
-from frostline.tasks.heads import Mlp
+from frostline.formats.whole import Refused, answers, apart, other_inputs, said
+from frostline.tasks.heads import Mlp, folded
 from frostline.training.prepare import read_at
 from frostline.values import Plan
 
 HEAD = "frostline_head"  # the layers of the new head
+ACTIVATIONS = {"classification": "softmax", "multilabel": "sigmoid", "regression": "linear"}
 EPSILON = 1e-5  # PyTorch's, in the normalisation of an MLP head
 
 
 def write_keras(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """`model.keras`: from pictures (n, height, width, channels), preprocessed, to the probability of every class.
+    """`model.keras`: from pictures (n, height, width, channels), preprocessed, to probabilities, or numbers.
 
     Layers of the plan that never learn have `trainable` False; where a class of the user's own forgets that, the code
     that is handed back says it again. Raises Refused where Keras cannot hold the model.
@@ -52,16 +53,18 @@ def write_keras(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str,
     def ask(pictures: Tensor) -> Tensor:
         with torch.inference_mode():
             said = asked(pictures)
-        return said if ends else torch.softmax(said, dim=1)
+        return said if ends else answers(model.task, said)
 
     return _use(model, network, own, ends, forgotten), ask
 
 
 def _ends(asked: KerasNetwork, model: Model) -> bool:
-    """Whether it ends in probabilities, or in logits as its class has them."""
+    """Whether it ends in what is told, probabilities or numbers, or in logits as its class has them."""
+    (data,) = other_inputs(model, 2).values()
     with torch.inference_mode():
-        said = asked(torch.as_tensor(model.anatomy.example[model.anatomy.data]))
-    return bool((said >= 0).all()) and bool((said.sum(1) - 1).abs().max() < CLOSE)
+        found = asked(data)
+    ours = said(model, {model.anatomy.data: data})
+    return apart(model, ours, found) <= apart(model, ours, answers(model.task, found))
 
 
 def _use(model: Model, network: KerasNetwork, own: Mapping[str, Any], ends: bool, forgotten: Sequence[int]) -> str:
@@ -79,7 +82,8 @@ def _use(model: Model, network: KerasNetwork, own: Mapping[str, Any], ends: bool
     if how is not None:
         lines.append(f"# pictures of {how.size[0]} x {how.size[1]} pixels, each pixel (0..255) / {how.scale:g}, less")
         lines.append(f"# {how.mean}, over {how.std}; {'BGR' if network.reversed_channels else 'RGB'}")
-    lines.append(f"# {'probabilities' if ends else 'logits'} of the classes are network.predict(pictures)")
+    told = "the numbers" if model.task.name == "regression" else "probabilities" if ends else "logits"
+    lines.append(f"# {told} of {', '.join(model.classes)} are network.predict(pictures)")
     return "\n".join(lines)
 
 
@@ -102,7 +106,7 @@ def _frozen(network: KerasNetwork, plan: Plan) -> set[int]:
 
 
 def _graph(model: Model, network: KerasNetwork) -> Any:
-    """The graph up to the cuts that the head reads, and the head on them; it ends in probabilities."""
+    """The graph up to the cuts that the head reads, and the head on them; it ends in what is told."""
     keras, plan, anatomy, tops = library(), model.plan, model.anatomy, list[Any]()
     free, counterpart = plain(network)
     for number in sorted(_frozen(network, plan)):
@@ -114,8 +118,9 @@ def _graph(model: Model, network: KerasNetwork) -> Any:
         tensor = _output(network.model, free, anatomy.calls[port.call].name, counterpart)
         tops.append(_pooled(tensor, anatomy.pools[depth - 1][0]))
     features = tops[0] if len(tops) == 1 else keras.layers.Concatenate(name=f"{HEAD}_features")(tops)
-    logits, weights = _headed(model.head, features)
-    built = keras.Model(free.inputs, keras.layers.Softmax(name=f"{HEAD}_probabilities")(logits), name=free.name)
+    logits, weights = _headed(folded(model.head), features)
+    last = keras.layers.Activation(ACTIVATIONS[model.task.name], name=f"{HEAD}_answers")
+    built = keras.Model(free.inputs, last(logits), name=free.name)
     for layer, tensors in weights:
         layer.set_weights([tensor.detach().cpu().numpy() for tensor in tensors])
     return built
@@ -186,7 +191,7 @@ def _class(model: Model, network: KerasNetwork) -> Any:
 
     Its configuration must say the number of classes: that is the entry that holds the output layer's.
     """
-    keras, head = library(), model.head
+    keras, head = library(), folded(model.head)
     behind = tuple(f"{name}." for name in model.anatomy.head)
     parts = dict(network.named_modules())
     dense = [name for name, part in parts.items() if isinstance(part, keras.layers.Dense)]

@@ -13,12 +13,20 @@ from frostline.backbones.graph import results_of
 from frostline.backbones.keras_network import KerasNetwork
 from frostline.errors import OptionError
 from frostline.formats.model import Model
+from frostline.tasks.heads import folded, units
+from frostline.tasks.task import Task
 from frostline.training.prepare import answering, predictor
 from frostline.values import Tokens
 
-CLOSE = 1e-4  # of a probability, between the run's own prediction and what was exported
+CLOSE = 1e-4  # of a probability, or of what a number spreads by: between the run's own prediction and what was exported
 
 LONGER = 5  # positions: a model that reads any length is asked about another one than it was traced with
+
+
+PROBLEMS = {  # as transformers calls tasks
+    "classification": "single_label_classification", "multilabel": "multi_label_classification",
+    "regression": "regression",
+}  # fmt: skip
 
 
 class Refused(OptionError):
@@ -26,30 +34,46 @@ class Refused(OptionError):
 
 
 class Serving(nn.Module):
-    """From prepared inputs to the probability of every class, whatever the plan drops."""
+    """From prepared inputs to probabilities, or numbers, whatever the plan drops."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network, self.head = model.network, model.head
         self.names = model.anatomy.names
-        self.answer = answering(model.network, model.head, model.anatomy, model.plan)
+        self.answer = answering(model.network, model.head, model.anatomy, model.plan, model.task)
+        self.readable = model.task.readable
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.answer(dict(zip(self.names, inputs, strict=True))).exp()
+        return self.readable(self.answer(dict(zip(self.names, inputs, strict=True))))
 
 
 class Naming(nn.Module):
-    """From prepared inputs to probabilities, with a network that ends in its own, trained output layer.
+    """From prepared inputs to probabilities, or numbers, with a network that ends in its own, trained output layer.
 
     `names` are the arguments of the network's forward, in the order in which inputs are given.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str], task: Task) -> None:
         super().__init__()
-        self.network, self.names = network, tuple(names)
+        self.network, self.names, self.task = network, tuple(names), task
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return torch.softmax(logits_of(self.network, dict(zip(self.names, inputs, strict=True))), dim=1)
+        return answers(self.task, logits_of(self.network, dict(zip(self.names, inputs, strict=True))))
+
+
+def answers(task: Task, outputs: Tensor) -> Tensor:
+    """What is told of a network's outputs: probabilities, or numbers."""
+    return task.readable(task.predictions(outputs))
+
+
+def said(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the run's own model tells of inputs."""
+    return model.task.readable(predictor(model.network, model.head, model.anatomy, model.plan, model.task)(inputs))
+
+
+def apart(model: Model, ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two answers, of numbers in units of what they spread by."""
+    return float(((ours - theirs).abs() / units(model.head)[1]).max())
 
 
 def whole(model: Model) -> nn.Module:
@@ -58,7 +82,7 @@ def whole(model: Model) -> nn.Module:
     Raises Refused where layers were dropped, where the head is more than a linear layer, where the network does not end
     in one of its size, or where what it then says is not what the run's own model says.
     """
-    plan, head = model.plan, model.head
+    plan, head = model.plan, folded(model.head)
     if isinstance(model.network, KerasNetwork):
         raise Refused("the network is one of Keras, and no library of PyTorch has it; use --to keras or --to onnx")
     if plan.above == "drop":
@@ -76,16 +100,15 @@ def whole(model: Model) -> nn.Module:
     new = nn.Linear(head.in_features, head.out_features)
     new.load_state_dict(head.state_dict())
     network.set_submodule(name, new)
-    _renamed(network, model.classes)
+    _renamed(network, model.classes, model.task)
     with torch.inference_mode():
         inputs = other_inputs(model, len(model.anatomy.example[model.anatomy.data]))
-        ours = predictor(model.network, head, model.anatomy, plan)(inputs).exp()
-        theirs = Naming(network, model.anatomy.names)(*inputs.values())
-    off = float((ours - theirs).abs().max())
+        theirs = Naming(network, model.anatomy.names, model.task)(*inputs.values())
+    off = apart(model, said(model, inputs), theirs)
     if not off <= CLOSE:
         raise Refused(
             f"between its last layer and {name!r} the network does more than pooling, so with the trained head there "
-            f"it says something else (probabilities differ by {off:.2g}); use --to onnx or --to torch_export"
+            f"it says something else (by {off:.2g}); use --to onnx or --to torch_export"
         )
     return network.eval()
 
@@ -127,11 +150,12 @@ def _output_layer(model: Model, network: nn.Module, head: nn.Linear) -> str:
     return found[0]
 
 
-def _renamed(network: nn.Module, classes: tuple[str, ...]) -> None:
-    """Tell the network how many classes there are, and how they are called, where it keeps that."""
+def _renamed(network: nn.Module, classes: tuple[str, ...], task: Task) -> None:
+    """Tell the network how many classes there are, how they are called and what is asked, where it keeps that."""
     if isinstance(getattr(network, "num_classes", None), int):
         setattr(network, "num_classes", len(classes))  # noqa: B010  a module takes it for a part of itself else
     config: Any = getattr(network, "config", None)
     if isinstance(getattr(config, "id2label", None), Mapping):
         config.id2label = dict(enumerate(classes))  # also says how many labels there are
         config.label2id = {name: number for number, name in enumerate(classes)}
+        config.problem_type = PROBLEMS[task.name]

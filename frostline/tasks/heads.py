@@ -124,6 +124,25 @@ def linear_of(head: nn.Module) -> nn.Linear:
     return found
 
 
+def folded(head: nn.Module) -> nn.Module:
+    """A linear head whose outputs are numbers, as the one linear layer that says the same; others as they are."""
+    if not isinstance(head, Scaled) or not isinstance(head.inner, nn.Linear):
+        return head
+    inner, (centre, spread) = head.inner, units(head)
+    found = nn.Linear(inner.in_features, inner.out_features)
+    with torch.no_grad():
+        found.weight.copy_(inner.weight * spread[:, None])
+        found.bias.copy_(inner.bias * spread + centre)
+    return found
+
+
+def units(head: nn.Module) -> tuple[Tensor, Tensor]:
+    """Where outputs lie in the middle, and by how much they spread: 0 and 1 where they are no numbers."""
+    if not isinstance(head, Scaled):
+        return torch.zeros(1), torch.ones(1)
+    return head.get_buffer("centre"), head.get_buffer("spread")
+
+
 def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
     """The head whose weights these are. Raises KeyError or RuntimeError where they are of none."""
     if "levels" in state:
