@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import logsumexp
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from frostline.errors import OptionError
+from frostline.search.decide import Aim
 from frostline.search.scores import (
     METRICS,
     SHARPNESS,
@@ -24,7 +26,8 @@ from frostline.search.scores import (
     tempered,
     weighted,
 )
-from frostline.values import Estimate
+from frostline.search.standing import estimate
+from frostline.values import Estimate, Outcome, Unit
 
 
 def predictions(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,3 +165,41 @@ def test_the_losses_at_the_best_temperature_are_those_of_scipys_logsumexp_to_the
     logits = [sharpness * table.astype(np.float64) for sharpness in SHARPNESS]
     choices = [losses((x - logsumexp(x, axis=1, keepdims=True)).astype(np.float32), targets) for x in logits]
     assert (tempered(table, targets) == min(choices, key=np.mean)).all()
+
+
+def found_of(metric: str, logits: NDArray[np.float32], truth: NDArray[np.int64]) -> Estimate:
+    outcome = Outcome(Unit("a", 1e-3, 1, 0, 0, 1), np.arange(len(truth)), logits, 1.0, 0)
+    return estimate([outcome], truth, Aim(metric=metric))
+
+
+@pytest.mark.parametrize("metric", ["average_precision", "macro_f1"])
+def test_the_interval_of_few_examples_that_are_mostly_all_right_holds_the_true_score(metric: str) -> None:
+    """A bootstrap of right answers alone has no width: at 24 examples it held the true score in 14 to 77 of 100."""
+    rng = np.random.default_rng(0)
+
+    def sampled(count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        truth = (rng.permutation(count) < count / 2).astype(np.int64)[:, None]
+        return (rng.normal(size=(count, 1)) + 3.5 * (truth - 0.5)).astype(np.float32), truth
+
+    true, held, ends = score(metric, *sampled(40_000)), 0, 0
+    for _ in range(200):
+        logits, truth = sampled(24)
+        at = found_of(metric, logits, truth)
+        held += at.low <= true <= at.high
+        ends += at.mean > 1 - 1e-9
+    assert ends >= 40
+    assert held >= 184  # 95% of 200 less twice its deviation
+
+
+def test_a_perfect_score_of_classes_is_as_uncertain_as_the_shares_that_it_is_made_of() -> None:
+    truth = np.array([[1, 0]] * 6 + [[0, 1]] * 12 + [[0, 0]] * 6)
+    logits = np.where(truth > 0, 4.0, -4.0).astype(np.float32)
+    each = [1 - Estimate.of_share(1.0, count).low for count in (6, 12)]
+    for name in ("average_precision", "macro_f1"):
+        at = found_of(name, logits, truth)
+        assert (at.mean, at.high) == (pytest.approx(1.0), pytest.approx(1.0))
+        assert at.low == pytest.approx(1 - (each[0] ** 2 + each[1] ** 2) ** 0.5 / 2)
+    assert found_of("macro_f1", -logits, truth).high == pytest.approx((each[0] ** 2 + each[1] ** 2) ** 0.5 / 2)
+    assert found_of("exact_match", logits, truth).low == pytest.approx(Estimate.of_share(1.0, 24).low)
+    at = found_of("exact_match", -logits, truth)
+    assert (at.low, at.high) == (0.0, pytest.approx(Estimate.of_share(0.0, 24).high))

@@ -24,10 +24,14 @@ from frostline.search.scores import (
     sign,
     weighted,
 )
-from frostline.values import Cost, Estimate, Outcome, Score, Standing, asked
+from frostline.tasks.measures.table import answerable
+from frostline.values import Cost, Estimate, Outcome, Score, Standing, Targets, asked
 
 DRAWS = 1000
 MANY = 100  # classes
+OF_ALL = ("exact_match", "micro_f1", "weighted_f1")  # metrics from 0 to 1 in which all examples count together
+OF_CLASSES = ("macro_f1", "roc_auc", "average_precision", "map", "map50")  # and those that are means over classes
+ROUNDING = 1e-9  # of such a score
 
 
 def held_out_score(outcome: Outcome, targets: NDArray[np.int64], aim: Aim, *, seed: int = 0) -> Score:
@@ -61,24 +65,43 @@ def estimate(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim, 
 
 
 def least_width(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Aim) -> tuple[float, float]:
-    """How far an accuracy may be off, downwards and upwards, at least: where few of a class are judged, or none wrong.
+    """How far a score may be off, downwards and upwards, at least: where few of a class are judged, or none wrong.
 
     A bootstrap of three right answers knows of no wrong one. Wilson's interval of each class does; those of the classes
-    are put together as for a sum of independent shares (MOVER: Zou and Donner 2008). Zero for other metrics.
+    are put together as for a sum of independent shares (MOVER: Zou and Donner 2008). So for accuracies; a score that is
+    made of shares in another way is taken for one where it lies at its end, 0 or 1, and the bootstrap has no width: of
+    average precision Wilson's interval with the members of a class as its examples is not too narrow (Boyd, Eng and
+    Page, ECML 2013). Zero for other metrics.
     """
-    if aim.metric not in ("accuracy", "balanced_accuracy"):
-        return 0.0, 0.0
     rows = np.concatenate([o.rows for o in outcomes])
-    hits = np.concatenate([correct(o.log_probabilities, targets[o.rows]) for o in outcomes])
     distinct, place = np.unique(rows, return_inverse=True)
+    if aim.metric not in ("accuracy", "balanced_accuracy"):
+        known = aim.metric in (*OF_ALL, *OF_CLASSES)
+        return _at_an_end(mean_score(outcomes, targets, aim.metric), targets[distinct], aim) if known else (0.0, 0.0)
+    hits = np.concatenate([correct(o.log_probabilities, targets[o.rows]) for o in outcomes])
     share = np.bincount(place, weights=hits) / np.bincount(place)
     of = targets[distinct] if aim.metric == "balanced_accuracy" else np.zeros(len(distinct), np.int64)
-    found = [
-        Estimate.of_share(float(share[of == label].mean()), int((of == label).sum()), aim.confidence)
-        for label in np.unique(of)
-    ]
-    down = sum((at.mean - at.low) ** 2 for at in found) ** 0.5 / len(found)
-    up = sum((at.high - at.mean) ** 2 for at in found) ** 0.5 / len(found)
+    labels = np.unique(of)
+    return _together([(float(share[of == label].mean()), int((of == label).sum())) for label in labels], aim)
+
+
+def _at_an_end(score: float, targets: Targets, aim: Aim) -> tuple[float, float]:
+    """The least width of a score of 0 or 1 that is made of shares: of all examples, or of those of each class."""
+    if ROUNDING < score < 1 - ROUNDING:
+        return 0.0, 0.0
+    told = answerable(targets)
+    members = (told > 0 if told.ndim == 2 else told[:, None] == np.unique(told)).sum(axis=0)
+    if aim.metric == "roc_auc":  # of pairs of members and others
+        members = np.minimum(members, len(targets) - members)
+    counts = [len(targets)] if aim.metric in OF_ALL else [int(count) for count in members if count]
+    return _together([(float(round(score)), count) for count in counts], aim)
+
+
+def _together(shares: Sequence[tuple[float, int]], aim: Aim) -> tuple[float, float]:
+    """How far the mean of independent shares, each of so many, may be off; nowhere where there is none."""
+    found = [Estimate.of_share(share, count, aim.confidence) for share, count in shares]
+    down = sum((at.mean - at.low) ** 2 for at in found) ** 0.5 / max(1, len(found))
+    up = sum((at.high - at.mean) ** 2 for at in found) ** 0.5 / max(1, len(found))
     return down, up
 
 
