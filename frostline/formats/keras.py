@@ -52,8 +52,8 @@ def write_keras(model: Model, of: Mapping[str, Any], folder: Path) -> tuple[str,
 
     def ask(pictures: Tensor) -> Tensor:
         with torch.inference_mode():
-            said = asked(pictures)
-        return said if ends else answers(model.task, said)
+            found = asked(pictures)
+        return found if ends else answers(model.task, found)
 
     return _use(model, network, own, ends, forgotten), ask
 
