@@ -88,6 +88,7 @@ def find(
     seed: flags.Seed = None,
     workers: flags.Workers = None,
     refit_all: flags.RefitAll = False,
+    gallery: flags.Gallery = None,
     recalibrate: flags.Recalibrate = False,
     resume: flags.Resume = False,
     log: flags.Log = None,
@@ -282,12 +283,15 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="The directory of a finished run.")]) -> None:
-    """Write report.html of a finished run anew, and print its answer."""
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    gallery: flags.Gallery = None,
+) -> None:
+    """Write report.html of a finished run anew, and print its answer; it shows no more examples than the run kept."""
     from frostline import journey
 
     with console.told(False):
-        result = journey.report(run)
+        result = journey.report(run, gallery=gallery)
     _print_result(result, False)
 
 

@@ -86,6 +86,9 @@ Seed = Annotated[int | None, of_run(help="Decides every random draw [0].")]
 Workers = Annotated[int | None, of_machine(help="Processes that train at the same time; as many as pay by default.")]
 Recalibrate = Annotated[bool, of_machine("--recalibrate", help="Measure this machine anew, whatever it remembers.")]
 Resume = Annotated[bool, of_run("--resume", help="Go on with an interrupted run.")]
+Gallery = Annotated[
+    int | None, of_run(help="Examples that the report shows, right and wrong, with pictures of them; 0 for none [24].")
+]
 Log = Annotated[
     list[str] | None, of_run("--log", help="Log the run for tensorboard or mlflow too, in its directory; repeatable.")
 ]

@@ -28,6 +28,7 @@ from frostline.formats.export import Exported
 from frostline.plan import read as read_plan
 from frostline.report import page
 from frostline.report.facts import Report
+from frostline.report.gallery import fewer
 from frostline.run import comparisons, course, directory, ending, entrants, judging, logged, notes, summary, terms
 from frostline.run.ended import Ended
 from frostline.run.wish import Wish, granted, rough
@@ -281,10 +282,16 @@ def export(run: Path | str, to: str, *, out: Path | str | None = None, module: A
     return formats.export(model, result.summary, directory.read_json(result.folder / "model" / "model.json"), to, place)
 
 
-def report(run: Path | str) -> Result:
-    """Write the report of a finished search anew, from what the run kept."""
+def report(run: Path | str, *, gallery: int | None = None) -> Result:
+    """Write the report of a finished search anew, from what the run kept; at most `gallery` of its examples are shown.
+
+    The data need not be there any more.
+    """
     result = load(run)
-    page.write(result.folder / "report.html", result.report)
+    found = result.report
+    if gallery is not None:
+        found = replace(found, gallery=fewer(found.gallery, gallery))
+    page.write(result.folder / "report.html", found)
     return result
 
 

@@ -40,18 +40,30 @@ KINDS: Mapping[type, tuple[str, ...]] = {
         "metric",
         *CHOICES,
     ),
-    int: ("image_size", "max_length", "epochs", "batch_size", "views", "storage", "seed", "workers", "threads"),
+    int: (
+        "image_size",
+        "max_length",
+        "epochs",
+        "batch_size",
+        "views",
+        "storage",
+        "seed",
+        "workers",
+        "threads",
+        "gallery",
+    ),
     float: ("epsilon", "confidence", "budget", "seconds"),
     bool: ("recalibrate", "resume", "refit_all"),
     Mapping: ("model_kwargs",),
     tuple: ("rivals", "rival_weights", "log"),
 }
 ONE_POINT = 0.01
+GALLERY = 200  # examples that a report shows at most: pictures of them are in it
 LONGEST = 3600.0  # seconds of a recording
 LARGEST = 8192  # pixels of a side: beyond, a batch of pictures alone fills a machine
 UNREAD: Mapping[str, tuple[str, ...]] = {  # what a verb has no use for
-    "train": ("rivals", "effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source"),
-    "probe": ("out", "resume", "refit_all", "prefer", "epsilon", "log"),
+    "train": ("rivals", "effort", "strategies", "budget", "prefer", "epsilon", "workers", "views", "source", "gallery"),
+    "probe": ("out", "resume", "refit_all", "prefer", "epsilon", "log", "gallery"),
 }
 SWITCHES = ("dry_run", "json")  # of the command line: what it does with a run, and how it prints it
 CALLED = {
@@ -110,6 +122,7 @@ class Settings:
     recalibrate: bool = False  # measure this machine anew, whatever it remembers
     resume: bool = False
     refit_all: bool = False
+    gallery: int = 24  # examples that the report shows, pictures of them in it; 0 shows none
     log: tuple[str, ...] = ()  # of `LOGS`: the run is logged for these too, in files of its directory
 
     def __post_init__(self) -> None:
@@ -155,6 +168,8 @@ class Settings:
             raise OptionError(f"image_size is {self.image_size} pixels; at most {LARGEST} are allowed")
         if self.seed < 0 or self.storage < 0:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
+        if not 0 <= self.gallery <= GALLERY:
+            raise OptionError(f"gallery is {self.gallery}; a report shows up to {GALLERY} examples, and 0 shows none")
         if self.budget is not None and not 0 < self.budget < float("inf"):
             raise OptionError(f"budget is {self.budget} s; give a time such as 90s, 30m or 1.5h")
         if self.views is not None and self.augment in (None, "none"):

@@ -149,6 +149,16 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """An example as a page shows it; what its kind has none of is empty."""
+
+    size: tuple[int, ...] = ()  # height and width in pixels, characters, or milliseconds; empty: it could not be opened
+    picture: str = ""  # a small one, as a data URI
+    texts: tuple[str, ...] = ()  # how it begins; of a pair both
+    wave: tuple[float, ...] = ()  # the loudest of each stretch of it, as a share of full scale
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """Row numbers into Examples; no row is in both."""
 

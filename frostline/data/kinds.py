@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline.data import pictures, recordings
-from frostline.values import Kind
+from frostline.data import pictures, recordings, showing
+from frostline.values import Kind, Shown
 
 Checked = tuple[str | None, bytes]  # why it cannot be read, None where it can, and a mark of its content
 
@@ -28,6 +28,7 @@ class Traits:
     check: Callable[[Any], Checked]
     size: Callable[[Any], tuple[int, ...]]
     unit: str  # of the size
+    show: Callable[[Any], Shown]  # to a reader; raises DataError where it cannot be opened
     varies: bool = False  # whether training may show them otherwise each time: mirrored, cut
 
 
@@ -89,6 +90,7 @@ KINDS: Mapping[Kind, Traits] = {
         _picture,
         pictures.size_of,
         "pixels",
+        showing.picture,
         varies=True,
     ),
     "texts": Traits(
@@ -98,6 +100,7 @@ KINDS: Mapping[Kind, Traits] = {
         _text,
         _letters,
         "characters",
+        showing.text,
     ),
     "recordings": Traits(
         "recording",
@@ -106,6 +109,7 @@ KINDS: Mapping[Kind, Traits] = {
         _recording,
         recordings.milliseconds,
         "milliseconds",
+        showing.recording,
     ),
 }
 PAIRS = (  # usual names of two columns that are read as a pair of texts

@@ -30,19 +30,23 @@ def samples(recording: Recording) -> tuple[NDArray[np.float32], int]:
     return np.ascontiguousarray(found.mean(axis=1)), rate
 
 
+def heard(recording: Recording) -> tuple[NDArray[np.float32], int]:
+    """As `samples`. Raises DataError naming a recording that cannot be read."""
+    try:
+        return samples(recording)
+    except UNREADABLE as error:
+        name = "a recording stored in the data set" if isinstance(recording, bytes) else str(recording)
+        raise DataError(
+            f"{name} cannot be read as a recording: {explain(error)}; WAV, FLAC, OGG and MP3 are allowed; replace or "
+            "remove the file"
+        ) from error
+
+
 def opened(given: Sequence[Any], how: Waves, *, workers: int = 0) -> list[NDArray[np.float32]]:
     """Each recording at the rate of `how`, cut to its length. Raises DataError naming one that cannot be read."""
 
     def one(recording: Recording) -> NDArray[np.float32]:
-        try:
-            found, rate = samples(recording)
-        except UNREADABLE as error:
-            name = "a recording stored in the data set" if isinstance(recording, bytes) else str(recording)
-            raise DataError(
-                f"{name} cannot be read as a recording: {explain(error)}; WAV, FLAC, OGG and MP3 are allowed; replace "
-                "or remove the file"
-            ) from error
-        return resampled(found, rate, how.rate)[: round(how.seconds * how.rate)]
+        return resampled(*heard(recording), how.rate)[: round(how.seconds * how.rate)]
 
     if workers < 2 or len(given) < 2:
         return [one(recording) for recording in given]

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.report import words
+from frostline.report.gallery import Gallery
 from frostline.report.glossary import named
+from frostline.report.wrong import Points, Tally
 from frostline.search.scores import sign
 from frostline.values import Epoch, Evidence, Plan, Profile
 
@@ -32,6 +34,9 @@ class Report:
     command: str = ""  # that repeats the run
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     confusion: NDArray[np.int64] | None = None  # true x predicted, on the data of the score
+    tallies: tuple[Tally, ...] = ()  # on the same data, of labels and of boxes
+    points: Mapping[str, Points] = field(default_factory=dict[str, Points])  # on the same data, of numbers
+    gallery: Gallery | None = None  # some of the same data; None where none are to be shown
     classes: tuple[str, ...] = ()
     epochs: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict[str, tuple[Epoch, ...]])  # finalist -> epochs
     # arm id or baseline -> measured seconds of one full training; where one is missing, what was spent on it is shown

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.report import compared, facts, figures, glossary, growth, words
+from frostline.report import compared, facts, figures, gallery, glossary, growth, words, wrong
 from frostline.report.facts import Report
 from frostline.report.snippet import snippets
 from frostline.search.decide import further
@@ -104,6 +104,11 @@ def _content(report: Report) -> Mapping[str, Any]:
         "layers": facts.layer_rows(plan),
         "trainable": facts.trainable(plan),
         "learned": facts.learned(plan),
+        "gallery": report.gallery,
+        "introduced": gallery.introduced,
+        "described": gallery.described,
+        "outline": gallery.outline,
+        "look": gallery.look,
         "again": facts.again(report),
         "snippets": snippets(plan),
         "figures": _figures(report, rows),
@@ -154,6 +159,8 @@ def _figures(report: Report, rows: Sequence[facts.Row]) -> Mapping[str, Sequence
             pictures["growth"] = growth.picture(summary["growth"], metric, narrow=narrow)
         if report.confusion is not None:
             pictures["confusion"] = figures.confusion(report.confusion, report.classes, narrow=narrow)
+        if report.points:
+            pictures["scatter"] = wrong.scatter(report.points, narrow=narrow)
         if any(report.epochs.values()):
             pictures["learning"] = figures.learning(report.epochs, chosen, metric, narrow=narrow)
         for name, svg in pictures.items():

@@ -17,7 +17,7 @@ from frostline.settings import Settings
 
 ODD = "backslashreplace"  # for file names that are no UTF-8: JSON reads such an escape back as the same name
 # may differ between a run and its resumption
-ALWAYS_NEW = ("recalibrate", "resume", "workers", "threads", "out", "log")
+ALWAYS_NEW = ("recalibrate", "resume", "workers", "threads", "out", "log", "gallery")
 
 
 @contextmanager

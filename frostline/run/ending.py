@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from frostline import study as studies
@@ -24,9 +23,13 @@ from frostline.formats import model as models
 from frostline.plan import from_json
 from frostline.report import page
 from frostline.report.facts import Report
+from frostline.report.gallery import Gallery
+from frostline.report.wrong import Points, Tally
 from frostline.run import command, compared, comparisons, directory, entrants, judging, notes, terms
 from frostline.run.course import Run
 from frostline.run.ended import Ended
+from frostline.run.gallery import gallery
+from frostline.run.judged import confusion, judged, points, tallies
 from frostline.run.summary import Findings, document
 from frostline.search import race as races
 from frostline.search import standing
@@ -44,7 +47,6 @@ from frostline.values import (
     Score,
     Standing,
     Unit,
-    asked,
 )
 
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn")
@@ -94,12 +96,25 @@ def conclude(run: Run, ended: Ended) -> dict[str, Any]:
     )
     extras = {
         "command": command.line(run.settings),
-        "confusion": None if (table := confusion(bench, judges)) is None else table.tolist(),
+        **wrongs(bench, judges),
         "epochs": {f.arm.id: f.validation[0].epochs for f in ended.finalists},
         "training_seconds": {f.arm.id: f.validation[0].seconds for f in ended.finalists if in_full(f)}
         | {b.arm.id: b.validation[0].seconds for b in ended.baselines},
     }
     return write(run.folder, found, extras)
+
+
+def wrongs(bench: Bench, judges: Sequence[Outcome]) -> dict[str, Any]:
+    """Where the model is wrong on the examples that its score rests on, and some of these themselves."""
+    found = judged(judges, bench.examples)
+    confused = confusion(found)
+    shown = gallery(found, bench.examples, bench.settings.gallery, held_out=bench.split.kind == "held_out")
+    return {
+        "confusion": None if confused is None else confused.tolist(),
+        "tallies": tallies(found),
+        "points": points(found),
+        "gallery": shown,
+    }
 
 
 def told_of(ended: Ended) -> tuple[int, ...]:
@@ -287,6 +302,9 @@ def report_of(summary: Mapping[str, Any], extras: Mapping[str, Any]) -> Report:
         command=extras["command"],
         versions=extras["versions"],
         confusion=None if confusion is None else np.asarray(confusion, np.int64),
+        tallies=TypeAdapter(tuple[Tally, ...]).validate_python(extras.get("tallies") or ()),
+        points=TypeAdapter(dict[str, Points]).validate_python(extras.get("points") or {}),
+        gallery=TypeAdapter[Gallery | None](Gallery | None).validate_python(extras.get("gallery")),
         classes=tuple(summary["data"]["classes"]),
         epochs=TypeAdapter(dict[str, tuple[Epoch, ...]]).validate_python(extras["epochs"]),
         training_seconds=extras["training_seconds"],
@@ -298,19 +316,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def confusion(bench: Bench, outcomes: Sequence[Outcome]) -> NDArray[np.int64] | None:
-    """True x predicted counts over the folds, each row once: by the first training of its fold; None of no classes."""
-    if asked(bench.examples.targets) != "classification":
-        return None
-    count = len(bench.examples.classes)
-    table = np.zeros((count, count), np.int64)
-    for outcome in {o.unit.fold: o for o in reversed(outcomes)}.values():
-        np.add.at(table, (bench.examples.targets[outcome.rows], outcome.log_probabilities.argmax(axis=1)), 1)
-    return table
-
-
 def _plain(found: Findings, extras: Mapping[str, Any]) -> dict[str, Any]:
     curve = TypeAdapter(tuple[Evidence, ...]).dump_python(found.evidence, mode="json")
     profile = TypeAdapter(Profile).dump_python(found.profile, mode="json")
     epochs = TypeAdapter(dict[str, tuple[Epoch, ...]]).dump_python(extras["epochs"], mode="json")
-    return {**extras, "curve": curve, "profile": profile, "epochs": epochs, "versions": versions()}
+    plain = {name: TypeAdapter(Any).dump_python(value, mode="json") for name, value in extras.items()}
+    return {**plain, "curve": curve, "profile": profile, "epochs": epochs, "versions": versions()}
