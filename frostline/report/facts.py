@@ -290,7 +290,8 @@ def checked(report: Report) -> tuple[str, ...]:
         said.append("Frozen layers are bit for bit what they were.")
     if checks.get("cached_vs_live") is not None:
         apart = f"{checks['cached_vs_live']:.1g}"
-        said.append(f"The losses of training from the store and from the examples differ by {apart} nats at most.")
+        unit = " nats" if words.in_nats(metric) else ""
+        said.append(f"The losses of training from the store and from the examples differ by {apart}{unit} at most.")
     if checks.get("augmentation_gap") is not None:
         gap = sign(metric) * checks["augmentation_gap"]
         than = "better" if gap > 0 else "worse"

@@ -329,7 +329,9 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str
     if not scored:
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"validation {words.called(metric)}" if scored else "training loss, nats")
+    axes.set_ylabel(
+        f"validation {words.called(metric)}" if scored else f"training loss{', nats' if words.in_nats(metric) else ''}"
+    )
     longest = max((len(run) for run in epochs.values()), default=1)
     axes.set_xticks(range(1, longest + 1, 1 + longest // 10))
     axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from frostline.search.scores import BALANCED
+from frostline.settings import METRICS as TASK_METRICS
 from frostline.values import Evidence, Kind, Plan, Profile
 
 # measured as shares of a whole, so shown in per cent; any other metric is shown as it is
@@ -37,6 +38,21 @@ MANY = 100  # times; beyond, a number says less about the plans than about how s
 def called(metric: str) -> str:
     """A metric as people write it; of FILE.py:NAME, the name."""
     return METRICS.get(metric, metric.rpartition(":")[2].replace("_", " "))
+
+
+def heading(metric: str) -> str:
+    """A metric with a capital in front, unless it is spelt with one within.
+
+    >>> heading("roc_auc"), heading("balanced_accuracy"), heading("map50")
+    ('ROC-AUC', 'Balanced accuracy', 'mAP@50')
+    """
+    name = called(metric)
+    return name if name[1:2].isupper() else name[:1].upper() + name[1:]
+
+
+def in_nats(metric: str) -> bool:
+    """Whether the loss that leads to a metric is a log-loss; of numbers and of boxes it is not."""
+    return metric not in (*TASK_METRICS["regression"], *TASK_METRICS["detection"])
 
 
 def score(value: float | None, metric: str) -> str:
@@ -306,6 +322,22 @@ def side(arm: Mapping[str, Any], chosen: str) -> Side:
 
 
 ONE: Mapping[Kind, str] = {"pictures": "picture", "texts": "text", "recordings": "recording"}
+
+
+def amount(task: str, kind: Kind | None, examples: int, classes: int) -> str:
+    """How many examples there are, and of what.
+
+    >>> amount("classification", "texts", 1200, 2), amount("regression", "pictures", 80, 1)
+    ('1,200 texts of 2 classes', '80 pictures with 1 number')
+    """
+    of = {"multilabel": ("with", "label", "labels"), "regression": ("with", "number", "numbers")}
+    link, one, many = of.get(task, ("with boxes of" if task == "detection" else "of", "class", "classes"))
+    return f"{examples:,} {kind or 'examples'} {link} {classes} {one if classes == 1 else many}"
+
+
+def probing(task: str) -> str:
+    """What a linear probe of boxes is asked instead; "" where it is asked what the model is."""
+    return "It is asked how many boxes of each class there are. " if task == "detection" else ""
 
 
 def extent(found: Sequence[int], kind: Kind) -> str:
