@@ -34,7 +34,7 @@ from frostline.run.ended import Ended
 from frostline.run.wish import Wish, granted, rough
 from frostline.search import race as races
 from frostline.search.decide import decide
-from frostline.settings import Settings, apart, settings, tags, unread
+from frostline.settings import Settings, apart, refuse_gallery, settings, tags, unread
 from frostline.training.prepare import refuse_untrained
 from frostline.values import Arm, Event, Evidence, Layer, Plan, Show, Unit, silent
 
@@ -285,11 +285,12 @@ def export(run: Path | str, to: str, *, out: Path | str | None = None, module: A
 def report(run: Path | str, *, gallery: int | None = None) -> Result:
     """Write the report of a finished search anew, from what the run kept; at most `gallery` of its examples are shown.
 
-    The data need not be there any more.
+    The data need not be there any more. Raises RunError, and OptionError for a gallery of no sensible size.
     """
     result = load(run)
     found = result.report
     if gallery is not None:
+        refuse_gallery(gallery)
         found = replace(found, gallery=fewer(found.gallery, gallery))
     page.write(result.folder / "report.html", found)
     return result

@@ -168,8 +168,7 @@ class Settings:
             raise OptionError(f"image_size is {self.image_size} pixels; at most {LARGEST} are allowed")
         if self.seed < 0 or self.storage < 0:
             raise OptionError(f"seed is {self.seed} and storage {self.storage}; neither may be negative")
-        if not 0 <= self.gallery <= GALLERY:
-            raise OptionError(f"gallery is {self.gallery}; a report shows up to {GALLERY} examples, and 0 shows none")
+        refuse_gallery(self.gallery)
         if self.budget is not None and not 0 < self.budget < float("inf"):
             raise OptionError(f"budget is {self.budget} s; give a time such as 90s, 30m or 1.5h")
         if self.views is not None and self.augment in (None, "none"):
@@ -226,6 +225,12 @@ class Settings:
     def document(self) -> dict[str, Any]:
         """Plain JSON values, for config.json."""
         return asdict(self)
+
+
+def refuse_gallery(count: int) -> None:
+    """Raise OptionError for a number of examples that no report shows."""
+    if not 0 <= count <= GALLERY:
+        raise OptionError(f"gallery is {count}; a report shows up to {GALLERY} examples, and 0 shows none")
 
 
 def is_own(metric: str) -> bool:

@@ -362,6 +362,7 @@ def test_a_report_is_made_anew_without_examples_where_none_are_wanted_or_the_run
     run = shutil.copytree(held_out[0], tmp_path / "run", ignore=shutil.ignore_patterns("activations", "outcomes"))
     assert tell("report", run, "--gallery", 0).code == 0
     assert "<img" not in (run / "report.html").read_text()
+    refused(tell("report", run, "--gallery", -1), "gallery is -1")
     assert tell("report", run).code == 0
     assert (run / "report.html").read_text() == (held_out[0] / "report.html").read_text()
     old = {name: value for name, value in kept(run).items() if name not in ("gallery", "tallies", "points")}

@@ -487,7 +487,7 @@ def test_page_says_what_certainty_lacks_and_shows_no_folder_of_a_machine() -> No
     )
     seen = Page(page.render(report)).text
     assert "About 740 more examples would show it" in seen
-    assert "tiny.py:small on 520 examples" in seen
+    assert "tiny.py:small on 520 pictures of 4 classes" in seen
     assert "/home/me" not in seen
 
 

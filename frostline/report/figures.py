@@ -329,9 +329,8 @@ def _learning(figure: Figure, epochs: Mapping[str, Sequence[Epoch]], chosen: str
     if not scored:
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(
-        f"validation {words.called(metric)}" if scored else f"training loss{', nats' if words.in_nats(metric) else ''}"
-    )
+    loss = "training loss, nats" if words.in_nats(metric) else "training loss"
+    axes.set_ylabel(f"validation {words.called(metric)}" if scored else loss)
     longest = max((len(run) for run in epochs.values()), default=1)
     axes.set_xticks(range(1, longest + 1, 1 + longest // 10))
     axes.grid(axis="y", color=PALETTE["rule"], lw=0.7)

@@ -52,10 +52,16 @@ HEADINGS: Mapping[Question, tuple[str, str]] = {
     ),
 }
 
+MISTAKEN: Mapping[Question, tuple[str, str, str]] = {
+    "classification": ("is", "are", "put into a wrong class"),
+    "multilabel": ("is", "are", "given a wrong set of labels"),
+    "detection": ("has", "have", "a box that was missed, or one found that is not there"),
+}
+
 
 def fewer(gallery: Gallery | None, most: int) -> Gallery | None:
     """At most so many of its examples, two thirds of them the worst; None where none are to be shown."""
-    if gallery is None or most <= 0:
+    if gallery is None or not most:
         return None
     return replace(gallery, worst=gallery.worst[: -(-2 * most // 3)], others=gallery.others[: most // 3])
 
@@ -67,20 +73,10 @@ def introduced(gallery: Gallery) -> str:
     of = f"the {gallery.judged:,} {where}{few} that the score rests on"
     if gallery.question == "regression":
         return f"From {of}; none of them was learned from."
-    one = gallery.wrong == 1
-    mistakes = {
-        "classification": "is" if one else "are",
-        "multilabel": "is" if one else "are",
-        "detection": "has" if one else "have",
-    }[gallery.question]
-    wrong = "none" if not gallery.wrong else f"{gallery.wrong:,}"
-    ends = {
-        "classification": "put into a wrong class",
-        "multilabel": "given a wrong set of labels",
-        "detection": "a box that was missed, or one found that is not there",
-    }[gallery.question]
+    is_, are, what = MISTAKEN[gallery.question]
+    wrong = f"{gallery.wrong:,}" if gallery.wrong else "none"
     shown = "" if len(gallery.worst) >= gallery.wrong else f"; {len(gallery.worst)} of them are shown"
-    return f"Of {of}, {wrong} {mistakes} {ends}{shown}."
+    return f"Of {of}, {wrong} {is_ if gallery.wrong == 1 else are} {what}{shown}."
 
 
 def described(entry: Entry, kind: Kind) -> str:
