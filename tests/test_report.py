@@ -423,6 +423,13 @@ def test_what_is_said_of_a_curve_near_the_bottom_does_not_lie_across_the_axis() 
         assert all(box.y0 > axes.get_window_extent().y0 for box in said)
 
 
+def test_what_lies_below_a_curve_is_told_in_the_units_of_the_curve() -> None:
+    report = build()
+    for metric, said in (("r2", "score 0.05, below"), ("accuracy", "score 5.0%, below")):
+        curve = [replace(e, metric=metric, permuted=0.05) for e in report.curve]
+        assert said in figures.depth_curve(curve, report.plan, metric)
+
+
 @pytest.mark.parametrize("out", ["", " --out 'my runs/1'", " --out=one"])
 def test_the_command_to_repeat_a_run_does_not_write_into_that_run(out: str) -> None:
     report = replace(build(), command=f"frostline find 'my data'{out} --seed 3")

@@ -157,8 +157,8 @@ def _controls(
             continue
         text = {"random": "untrained network", "permuted": "shuffled labels"}[name]
         if max(value for _, value in seen) < floor:
-            mean = sum(value for _, value in seen) / len(seen)
-            axes.set_xlabel(f"{axes.get_xlabel()}\n({text} score {words.score(mean, 'accuracy')}, below this picture)")
+            mean = words.score(sum(value for _, value in seen) / len(seen), curve[0].metric)
+            axes.set_xlabel(f"{axes.get_xlabel()}\n({text} score {mean}, below this picture)")
         else:
             at, values = zip(*seen, strict=True)
             axes.plot(at, values, color=muted, lw=1.1, dashes=dashes, zorder=2)
