@@ -132,6 +132,22 @@ def test_the_best_answers_are_told_strongest_first_in_corners_within_the_picture
             torch.testing.assert_close(told, torch.tensor([*corners.tolist(), score, float(label)]))
 
 
+def test_boxes_are_learned_by_heart_each_by_one_query_and_the_other_queries_fall_silent() -> None:
+    raw, targets = answer(2, seed=4).requires_grad_(), boxes([2, 3], seed=4)
+    optimiser = torch.optim.Adam([raw], lr=0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        matching.loss(raw, targets).backward()
+        optimiser.step()
+    for row, rows in zip(matching.detections(raw), map(real, targets), strict=True):
+        sure = row[row[:, 4] > 0.5]
+        assert len(sure) == len(rows)
+        order = torch.cdist(rows[:, :4], sure[:, :4]).argmin(1)
+        assert sorted(order.tolist()) == list(range(len(rows)))
+        assert sure[order, 5].tolist() == rows[:, 4].tolist()
+        torch.testing.assert_close(sure[order, :4], rows[:, :4], rtol=0, atol=0.03)
+
+
 def test_a_head_of_queries_begins_by_saying_nothing_and_is_made_again_from_its_weights() -> None:
     head, rows = Queries(6, CLASSES), torch.randn(2, QUERIES, 10)
     said = head([(rows,)]).detach()
