@@ -255,15 +255,19 @@ def predict(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
     files: Annotated[list[Path], typer.Argument(help="Pictures, recordings, texts, or tables of texts.")],
     draw: Annotated[
-        Path | None, typer.Option(help="A folder for the pictures with the boxes that were found on them.")
+        Path | None, typer.Option(help="A folder for the pictures with the boxes or classes that were found on them.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="A folder for masks as PNG: the class of every pixel as its value.")
     ] = None,
     json_: flags.Json = False,
 ) -> None:
-    """Labels and probabilities, numbers or boxes, with the model of a run."""
+    """Labels and probabilities, numbers, boxes or masks, with the model of a run."""
     from frostline import journey
 
     with console.told(json_):
-        for row in journey.load(run).predict(files, draw=draw):
+        for row in journey.load(run).predict(files, draw=draw, masks=masks):
+            row.pop("mask", None)  # of pixels: it goes into a file
             if json_:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
@@ -271,7 +275,9 @@ def predict(
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """A prediction in a line: a class with its probability, the labels with theirs, or the numbers."""
+    """A prediction in a line: a class with its probability, the labels with theirs, the numbers, or what is where."""
+    if "shares" in row:
+        return "\t".join(f"{name} {share:.3f}" for name, share in row["shares"].items() if share)
     if "boxes" in row:
         told = zip(row["labels"], row["scores"], row["boxes"], strict=True)
         return "\t".join(f"{label} {p:.2f} [{', '.join(f'{x:.0f}' for x in box)}]" for label, p, box in told) or "none"

@@ -52,13 +52,15 @@ Shifted = Annotated[
 Source = Annotated[
     str | None, of_data(help="Labelled examples of what the backbone was trained on: how far, and what is forgotten.")
 ]
-Task = Annotated[str | None, of_aim(help="What is learned: classification, multilabel, regression or detection.")]
+Task = Annotated[
+    str | None, of_aim(help="What is learned: classification, multilabel, regression, detection or segmentation.")
+]
 Metric = Annotated[
     str | None,
     of_aim(
         help="accuracy, balanced_accuracy, macro_f1, weighted_f1, roc_auc, log_loss or FILE.py:NAME; of labels "
         "average_precision, macro_f1, micro_f1, exact_match or log_loss; of numbers r2, rmse, mae or pearson; "
-        "of boxes map50 or map."
+        "of boxes map50 or map; of masks mean_iou or pixel_accuracy."
     ),
 ]
 Epsilon = Annotated[float | None, of_aim(help="A score this far behind the best counts as equally good [0.01].")]

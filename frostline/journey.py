@@ -21,7 +21,7 @@ from frostline.bench.lay import lay
 from frostline.bench.recipe import FULL
 from frostline.bench.task import ALL
 from frostline.errors import OptionError, RunError
-from frostline.formats import drawn
+from frostline.formats import drawn, overlaid
 from frostline.formats import export as formats
 from frostline.formats import model as models
 from frostline.formats.export import Exported
@@ -62,18 +62,24 @@ class Result:
         return ending.report_of(self.summary, directory.read_json(self.folder / "report.json"))
 
     def predict(
-        self, inputs: Sequence[Any], *, module: Any = None, draw: Path | None = None
+        self, inputs: Sequence[Any], *, module: Any = None, draw: Path | None = None, masks: Path | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Label and probabilities, numbers or boxes of every file; `module` is needed where the run was given one.
+        """Label and probabilities, numbers, boxes or a mask of every file; a run of a `module` needs it again.
 
-        A model of texts takes texts, pairs of texts, and paths of files and of tables. Pictures with the boxes on them
-        go to the folder `draw`.
+        A model of texts takes texts, pairs of texts, and paths of files and of tables. Pictures with the boxes or the
+        classes on them go to the folder `draw`, masks as PNG to the folder `masks`.
         """
         model, colours = models.open_model(self.folder, module), dict[str, str]()
-        if draw is not None and model.task.name != "detection":
-            raise OptionError(f"draw is {str(draw)!r}, and this model finds no boxes; leave it away")
+        if draw is not None and model.task.name not in models.PLACED:
+            raise OptionError(f"draw is {str(draw)!r}, and this model finds no boxes and no masks; leave it away")
+        if masks is not None and model.task.name != "segmentation":
+            raise OptionError(f"masks is {str(masks)!r}, and this model finds no masks; leave it away")
         for row in models.predict(model, inputs):
-            yield row if draw is None else {**row, "drawn": str(drawn.draw(row, colours, draw))}
+            more = {} if masks is None else {"written": str(overlaid.mask(row, masks))}
+            if draw is not None:
+                place = drawn.draw(row, colours, draw) if "boxes" in row else overlaid.overlay(row, draw)
+                more["drawn"] = str(place)
+            yield {**row, **more}
 
 
 def find(data: Any, backbone: Any, *, show: Show = silent, **options: Any) -> Result:

@@ -16,7 +16,7 @@ from frostline.errors import OptionError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "task": ("classification", "multilabel", "regression", "detection"),
+    "task": ("classification", "multilabel", "regression", "detection", "segmentation"),
     "effort": ("quick", "default", "thorough"),
     "strategies": ("searched", "known"),
     "prefer": ("training", "inference", "memory"),
@@ -31,6 +31,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {  # by task, what it is chosen by wher
     "multilabel": ("average_precision", "macro_f1", "micro_f1", "exact_match", "log_loss"),
     "regression": ("r2", "rmse", "mae", "pearson"),
     "detection": ("map50", "map"),
+    "segmentation": ("mean_iou", "pixel_accuracy"),
 }
 UNITS_OF_THE_DATA = ("rmse", "mae")  # metrics in the units of what is predicted
 LOGS = ("tensorboard", "mlflow")  # libraries that a run can be logged for, besides what it always keeps

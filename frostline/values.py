@@ -94,9 +94,10 @@ Prepared = Preprocessing | Tokens | Waves  # how the inputs of a backbone are ma
 
 
 Kind = Literal["pictures", "texts", "recordings"]
-Question = Literal["classification", "multilabel", "regression", "detection"]
-# of n examples: class ids (n), labels of 0 and 1 (n, labels), numbers (n, k), or boxes (n, most, 5): x1 y1 x2 y2 as
-# shares of the sides and a class id, nan where an example has fewer
+VOID = 255  # the class id of a place of which nothing is asked
+Question = Literal["classification", "multilabel", "regression", "detection", "segmentation"]
+# of n examples: class ids (n), labels of 0 and 1 (n, labels), numbers (n, k), boxes (n, most, 5): x1 y1 x2 y2 as
+# shares of the sides and a class id, nan where an example has fewer; or class ids of places (n, h, w), `VOID` for some
 Targets = NDArray[Any]
 Text = str | tuple[str, str]  # a pair is read as two segments
 # files or their bytes; texts; or n,h,w or n,h,w,c arrays of 0..255
@@ -107,6 +108,8 @@ def asked(targets: Targets) -> Question:
     """Which question targets answer, told from what they are."""
     if targets.dtype.kind == "f":
         return "detection" if targets.ndim == 3 else "regression"
+    if targets.ndim == 3:
+        return "segmentation"
     return "classification" if targets.ndim == 1 else "multilabel"
 
 
@@ -240,7 +243,7 @@ class Recipe:
             raise PlanError(f"smoothing is {self.smoothing}; it is a share of the label, at least 0 and less than 1")
 
 
-HeadKind = Literal["linear", "mlp", "attention", "pyramid", "queries"]
+HeadKind = Literal["linear", "mlp", "attention", "pyramid", "queries", "decoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +251,7 @@ class Head:
     """The new layers on top, output layer included."""
 
     # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes; queries found them already,
-    # and are told what they found. `tasks/heads.py` says how
+    # and are told what they found; a decoder says of every place what it belongs to. `tasks/heads.py` says how
     kind: HeadKind = "linear"
     cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
     start: Literal["probe", "random"] = "probe"  # the linear part has the closed-form probe's weights, or fresh ones
@@ -264,7 +267,7 @@ class Head:
     @property
     def pools(self) -> bool:
         """Whether it reads features that are pooled; else it reads what crosses as it is, and knows its own loss."""
-        return self.kind not in ("pyramid", "queries")
+        return self.kind not in ("pyramid", "queries", "decoder")
 
     def numbers(self, features: int, classes: int) -> int:
         """How many numbers learn in it, on so many features."""

@@ -45,6 +45,7 @@ from frostline.values import (
     Examples,
     Kind,
     Layer,
+    Preprocessing,
     Profile,
     Question,
     Show,
@@ -92,7 +93,7 @@ def lay(
     examples, origin, metric = _timed(
         seconds,
         "read",
-        lambda: _data(settings, source, kind_of(backbone), show) if beside is None else _shared(beside, backbone),
+        lambda: _data(settings, source, backbone, show) if beside is None else _shared(beside, backbone),
     )
     settings = _sized(settings, backbone, examples)
     refuse_to_vary(settings, examples.kind)
@@ -207,8 +208,8 @@ def _fastest(measured: Calibration, workers: int) -> str:
     return f"Measured on this machine ({measured.device}): {best}"
 
 
-def _read(settings: Settings, source: Source, kind: Kind, show: Show) -> Examples:
-    given = settings.data if source.data is None else source.data
+def _read(settings: Settings, source: Source, backbone: Backbone, show: Show) -> Examples:
+    given, kind, how = settings.data if source.data is None else source.data, kind_of(backbone), backbone.preprocessing
     examples = read(
         given,
         kind,
@@ -219,6 +220,7 @@ def _read(settings: Settings, source: Source, kind: Kind, show: Show) -> Example
         values=settings.values,
         shifted=settings.shifted,
         question=question_of(settings),
+        size=how.size if isinstance(how, Preprocessing) else None,
         progress=lambda done, all: show(Event("read", done, all)),
     )
     show(Event("read", text=examples.detected))
@@ -236,12 +238,14 @@ def question_of(settings: Settings) -> Question:
     return found
 
 
-def _data(settings: Settings, source: Source, kind: Kind, show: Show) -> tuple[Examples, Examples | None, Metric]:
+def _data(
+    settings: Settings, source: Source, backbone: Backbone, show: Show
+) -> tuple[Examples, Examples | None, Metric]:
     """The examples, some of the source's where they were given, and the metric."""
-    examples = _read(settings, source, kind, show)
+    examples = _read(settings, source, backbone, show)
     return (
         examples,
-        None if settings.source is None else _origin(settings, kind, show),
+        None if settings.source is None else _origin(settings, examples.kind, show),
         own.metric_of(settings.metric, examples),
     )
 

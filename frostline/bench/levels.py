@@ -21,9 +21,8 @@ from frostline.values import Arm, Backbone, Head, HeadKind, Plan, Preprocessing
 
 def head_kind(settings: Settings, backbone: Backbone) -> HeadKind:
     """The kind of head that a search begins with."""
-    if TASKS[settings.task].levels is None:
-        return "linear"
-    return "queries" if backbone.queries else "pyramid"
+    task = TASKS[settings.task]
+    return "queries" if backbone.queries and task.levels is not None else task.head
 
 
 def squashed(backbone: Backbone, task: str) -> Backbone:
@@ -31,6 +30,8 @@ def squashed(backbone: Backbone, task: str) -> Backbone:
     how = backbone.preprocessing
     if not isinstance(how, Preprocessing):
         raise OptionError(f"the task is {task}, and {backbone.name!r} reads no maps; give a convolutional backbone")
+    if backbone.queries and "queries" not in TASKS[task].recipes:
+        raise OptionError(f"the task is {task}, and {backbone.name!r} finds things; give a backbone that classifies")
     return replace(backbone, preprocessing=replace(how, resize=None))
 
 
@@ -76,11 +77,18 @@ def on_crossing(arms: Sequence[Arm], head: Head) -> tuple[Arm, ...]:
     return distinct(found)
 
 
-def unpooled(anatomy: Anatomy, of: Plan, classes: int, size: tuple[int, int], *, seed: int) -> nn.Module:
-    """Fresh layers on what crosses the depths that a plan's head reads: maps of pictures of a size, rows of queries."""
+def unpooled(
+    anatomy: Anatomy, of: Plan, classes: int, size: tuple[int, int], *, seed: int, answer: tuple[int, ...] = ()
+) -> nn.Module:
+    """Fresh layers on what crosses the depths that a plan's head reads: maps of inputs of a size, rows of queries.
+
+    `answer` is the shape of what is asked of one example, for a head that answers in it.
+    """
     shapes = [anatomy.layers[depth - 1].shape for depth in read_at(of)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if of.head.kind == "queries":
             return heads.Queries(shapes[-1][-1] - 4, classes)
+        if of.head.kind == "decoder":
+            return heads.Decoder(shapes, classes, (answer[0], answer[1]))
         return heads.Pyramid(shapes, classes, size)

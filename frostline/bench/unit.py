@@ -319,8 +319,8 @@ def head_of(bench: Bench, training: Training) -> torch.nn.Module:
     depths = read_at(training.plan)
     if not training.plan.head.pools:
         height, width = bench.intake.shape[-2:]
-        classes = len(bench.examples.classes)
-        return unpooled(bench.anatomy, training.plan, classes, (height, width), seed=training.seed)
+        classes, answer = len(bench.examples.classes), bench.examples.targets.shape[1:]
+        return unpooled(bench.anatomy, training.plan, classes, (height, width), seed=training.seed, answer=answer)
     features, classes = sum(bench.pooled[depth].shape[1] for depth in depths), len(bench.examples.classes)
     head = heads.made(training.plan.head, features, classes, seed=training.seed)
     rows = fold_of(bench, training.fold).train

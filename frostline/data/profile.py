@@ -41,6 +41,9 @@ def _counted(examples: Examples) -> Mapping[str, int]:
     if asked(examples.targets) == "detection":
         labels = examples.targets[..., 4]
         return {name: int((labels == number).sum()) for number, name in enumerate(examples.classes)}
+    if asked(examples.targets) == "segmentation":
+        there = (examples.targets == number for number in range(len(examples.classes)))
+        return {name: int(each.any(axis=(1, 2)).sum()) for name, each in zip(examples.classes, there, strict=True)}
     return dict(zip(examples.classes, examples.targets.sum(axis=0).tolist(), strict=True))
 
 

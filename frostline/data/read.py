@@ -16,6 +16,7 @@ from frostline.data.folders import TABLES, read_folder
 from frostline.data.found import PARTS, Found, Progress, examples_of, existing, joined
 from frostline.data.hub import SAVED, read_hub
 from frostline.data.indexed import is_indexed, read_indexed
+from frostline.data.masks import read_masks
 from frostline.data.pictures import size_of
 from frostline.data.tables import is_frame, read_table
 from frostline.errors import DataError, OptionError
@@ -23,6 +24,11 @@ from frostline.values import Examples, Kind, Part, Question
 
 FORMATS = ("auto", "folder", "table", "huggingface", "arrays")
 BARE = ("arrays", "folder")  # have no columns
+KEPT = (224, 224)  # height and width of masks, where no network says what it reads
+PLACED: Mapping[str, str] = {  # questions that say where things are, and what answers them
+    "detection": "boxes are read from a folder or file of COCO, Pascal VOC or YOLO, for a backbone of pictures",
+    "segmentation": "masks are read from a folder with images and masks, for a backbone of pictures",
+}
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
 
 
@@ -37,12 +43,15 @@ def read(
     values: str | None = None,
     shifted: str | None = None,
     question: Question = "classification",
+    size: tuple[int, int] | None = None,
     limit: float = 0.05,
     progress: Progress | None = None,
 ) -> Examples:
     """The examples of a folder, a table, a data frame, a data set of Hugging Face or PyTorch, or a pair of arrays.
 
-    `kind` says what they are: what a backbone reads decides it; `question` what their labels answer.
+    `kind` says what they are: what a backbone reads decides it; `question` what their labels answer;
+    masks are kept at `size`, height and width, or
+    at `KEPT`.
     `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
     Every one is opened once: unreadable ones are skipped and listed, and the data is refused where they are
@@ -54,18 +63,21 @@ def read(
     if not 0 <= limit <= 1:
         raise OptionError(f"limit is {limit}; it is a share of the files, between 0 and 1")
     columns = {"label": label, "path": path, "group": group, "values": values, "question": question}
-    if question == "detection":
+    if question in PLACED:
         if kind != "pictures" or not isinstance(source, str | Path):
-            raise DataError(
-                "boxes are read from a folder or file of COCO, Pascal VOC or YOLO, for a backbone of pictures"
-            )
+            raise DataError(PLACED[question])
         if shifted is not None:
-            raise OptionError(f"shifted is {shifted!r}, and detection has no use for it yet; leave it away")
-    form = "folder" if question == "detection" else _form(source, kind) if data_format == "auto" else data_format
+            raise OptionError(f"shifted is {shifted!r}, and {question} has no use for it yet; leave it away")
+    form = "folder" if question in PLACED else _form(source, kind) if data_format == "auto" else data_format
     other = None if shifted is None else _form(shifted, kind)
     if other in (None, *BARE):
         _refuse_columns(source, form, columns)
-    found = _found(source, form, columns, kind, progress=progress)
+    if question == "detection":
+        found = _boxes(read_boxes(existing(source)))
+    elif question == "segmentation":
+        found = read_masks(existing(source, folder=True), size or KEPT)
+    else:
+        found = _found(source, form, columns, kind, progress=progress)
     away = (
         None if shifted is None or other is None else _found(shifted, other, {**columns, "group": None}, kind, least=1)
     )
@@ -92,8 +104,6 @@ def _found(
     """Whatever form it has, which `form` names; a folder holds `least` classes."""
     label, path, group, values = columns["label"], columns["path"], columns["group"], columns["values"]
     question: Any = columns["question"]
-    if question == "detection":
-        return _boxes(read_boxes(existing(source)))
     if question != "classification" and form == "folder":
         raise DataError(
             f"{source} is a folder of classes, and the task is {question}; give a table with a column of labels or "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from frostline.data.together import linked
 from frostline.errors import DataError, LabelError, OptionError
-from frostline.values import Examples, Fold, Split, Targets, asked
+from frostline.values import VOID, Examples, Fold, Split, Targets, asked
 
 Rows = NDArray[np.int64]
 STRATA = 10  # of numbers
@@ -68,7 +68,7 @@ def split(
 
 
 def strata(targets: Targets) -> Rows:
-    """Class ids by which labels or numbers are dealt out evenly: sets of labels, or tenths of the first number.
+    """Class ids by which targets are dealt out evenly: sets of labels or of classes, or tenths of the first number.
 
     Sets of labels that are rarer than `RARE` are one stratum, by how many labels there are.
     """
@@ -79,6 +79,9 @@ def strata(targets: Targets) -> Rows:
         labels = targets[..., 4]
         present = [(labels == number).any(axis=1) for number in np.unique(labels[np.isfinite(labels)])]
         targets = np.stack(present, axis=1).astype(np.int64) if present else np.zeros((len(targets), 1), np.int64)
+    if asked(targets) == "segmentation":
+        classes = np.setdiff1d(np.unique(targets), [VOID])
+        targets = np.stack([(targets == number).any(axis=(1, 2)) for number in classes], axis=1).astype(np.int64)
     _, sets, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     found = sets.reshape(-1).astype(np.int64)
     rare = counts[found] < RARE

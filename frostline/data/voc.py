@@ -50,7 +50,7 @@ def read_voc(root: Path, files: Sequence[Path]) -> Annotations:
     """
     faults, rows = Faults(list), list[_Row]()
     pictures = by_stem(files_below(root))
-    listed_in = {home: _listed(home) for home in {file.parent.parent for file in files}}
+    listed_in = {home: listed_parts(home, "Main") for home in {file.parent.parent for file in files}}
     for file in files:
         try:
             tree = parsed(file.read_bytes())
@@ -121,10 +121,10 @@ def _boxes(tree: ElementTree.Element, name: str, faults: Faults) -> Iterable[tup
         yield (x1, y1, x2, y2), label
 
 
-def _listed(home: Path) -> dict[str, list[Part]]:
-    """The parts that list each name, in ImageSets/Main; lists of one class (dog_train.txt) and trainval are others."""
+def listed_parts(home: Path, kind: str) -> dict[str, list[Part]]:
+    """The parts that list each name, in ImageSets/KIND; lists of one class (dog_train.txt) and trainval are others."""
     parts: dict[str, list[Part]] = {}
-    for file in sorted((home / "ImageSets" / "Main").glob("*.txt"), key=lambda file: _rank(file.stem)):
+    for file in sorted((home / "ImageSets" / kind).glob("*.txt"), key=lambda file: _rank(file.stem)):
         if file.stem.lower() in PARTS:
             for line in filter(None, map(str.strip, file.read_text("utf-8", "replace").splitlines())):
                 name = Path(line).stem if is_picture(Path(line)) else line

@@ -26,20 +26,31 @@ def draw(row: Mapping[str, Any], colours: dict[str, str], folder: Path) -> Path:
     written; a name that is taken gets a number.
     """
     picture = Image.fromarray(np.asarray(open_picture(Path(row["input"]))))
-    pen, height = ImageDraw.Draw(picture), max(11, min(picture.size) // LETTERS)
-    font, wide = ImageFont.load_default(size=height), max(2, height // 6)
+    pen, (font, height) = ImageDraw.Draw(picture), letters(picture)
+    wide = max(2, height // 6)
     for label, score, box in sorted(zip(row["labels"], row["scores"], row["boxes"], strict=True), key=lambda it: it[1]):
         colour = colour_of(label, colours)
         pen.rectangle(box, outline=colour, width=wide)
         said, place = f"{label} {score:.2f}", (box[0], max(0.0, box[1] - height - 2 * wide))
         pen.rectangle(pen.textbbox(place, said, font=font), fill=colour)
         pen.text(place, said, fill="white", font=font)
+    return written(picture, folder, Path(row["input"]).stem, "--draw")
+
+
+def letters(picture: Image.Image) -> tuple[ImageFont.ImageFont | ImageFont.FreeTypeFont, int]:
+    """A font for a picture of this size, and how high its letters are."""
+    height = max(11, min(picture.size) // LETTERS)
+    return ImageFont.load_default(size=height), height
+
+
+def written(picture: Image.Image, folder: Path, stem: str, flag: str) -> Path:
+    """Where a picture was written as PNG; a name that is taken gets a number. Raises StoreError naming the flag."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = _free(folder, Path(row["input"]).stem)
+        path = _free(folder, stem)
         picture.save(path)
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error.strerror}; give another --draw, or make room") from error
+        raise StoreError(f"{folder} cannot be written: {error.strerror}; give another {flag}, or make room") from error
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -82,8 +83,8 @@ def predict(model: Model, given: Sequence[Path | Text], *, batch: int = 32) -> I
         names, inputs = texts_of(given)
     else:
         names, inputs = [str(item) for item in given], [Path(str(item)) for item in given]
-    if model.task.name == "detection":
-        yield from _detected(model, [Path(item) for item in names], batch)
+    if model.task.name in PLACED:
+        yield from PLACED[model.task.name](model, [Path(item) for item in names], batch)
         return
     rows = (row for found in probabilities(model, inputs, batch=batch) for row in found)
     for name, row in zip(names, rows, strict=True):
@@ -106,6 +107,24 @@ def _detected(model: Model, files: Sequence[Path], batch: int) -> Iterator[dict[
         }
 
 
+def _segmented(model: Model, files: Sequence[Path], batch: int) -> Iterator[dict[str, Any]]:
+    """The class of every place of each picture, as large as it is shown, and the share of each class."""
+    rows = (row for found in probabilities(model, files, batch=batch) for row in found)
+    for file, row in zip(files, rows, strict=True):
+        height, width = size_of(file)
+        mask = np.asarray(Image.fromarray(row).resize((width, height), Image.Resampling.NEAREST))
+        counts = np.bincount(mask.ravel(), minlength=len(model.classes)) / mask.size
+        shares = {name: round(float(share), 6) for name, share in zip(model.classes, counts, strict=True)}
+        yield {"input": str(file), "mask": mask, "shares": shares}
+
+
+# of tasks that say where things are
+PLACED: Mapping[str, Callable[[Model, Sequence[Path], int], Iterator[dict[str, Any]]]] = {
+    "detection": _detected,
+    "segmentation": _segmented,
+}
+
+
 def _answer(model: Model, scores: Mapping[str, float]) -> dict[str, Any]:
     """What is told of one input: its likeliest class, the labels that are rather there, or the numbers."""
     if model.task.name == "regression":
@@ -115,8 +134,10 @@ def _answer(model: Model, scores: Mapping[str, float]) -> dict[str, Any]:
     return {"label": max(scores, key=lambda name: scores[name]), "scores": dict(scores)}
 
 
-def probabilities(model: Model, given: Sequence[Any], *, batch: int = 32) -> Iterator[NDArray[np.float32]]:
-    """The probability of every class or label, or the numbers, (examples, outputs), batch by batch of the inputs."""
+def probabilities(model: Model, given: Sequence[Any], *, batch: int = 32) -> Iterator[NDArray[Any]]:
+    """What is read of outputs, batch by batch of the inputs: the probability of every class or label, (examples,
+    outputs), numbers, or boxes or classes of places.
+    """
     forward = predictor(model.network, model.head, model.anatomy, model.plan, model.task)
     if model.preprocessing is None:
         raise RunError("this model's backbone came without preprocessing, so it cannot read files; give it arrays")

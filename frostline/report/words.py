@@ -13,6 +13,7 @@ from frostline.values import Evidence, Kind, Plan, Profile
 SHARES = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "roc_auc", "ece"),
     *("average_precision", "micro_f1", "exact_match", "map", "map50"),
+    *("mean_iou", "pixel_accuracy"),
 )
 
 ONES = ("r2", "pearson")  # at most one, and below zero where nothing is known: shown with two places
@@ -27,6 +28,7 @@ METRICS: Mapping[str, str] = {
     "r2": "R²",
     "map": "mAP",
     "map50": "mAP@50",
+    "mean_iou": "mean IoU",
     "rmse": "RMSE",
     "mae": "mean absolute error",
     "pearson": "correlation",

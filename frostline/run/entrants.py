@@ -85,7 +85,7 @@ def suited(bench: Bench, arms: Sequence[Arm]) -> tuple[Arm, ...]:
 
 
 def headed(bench: Bench, of: Plan) -> Plan:
-    """The plan with a head for what is asked: where boxes are to be found, one that finds them."""
+    """The plan with a head for what is asked: where things are to be found, one that says where they are."""
     head = _head(bench)
     return of if head.pools else replace(of, head=head)
 

@@ -19,6 +19,7 @@ from frostline.search import race as races
 from frostline.search import standing
 from frostline.search.arms import best_probe, exact
 from frostline.search.scores import balanced
+from frostline.tasks.measures.table import hinted
 from frostline.values import Evidence, Outcome, Verdict, asked
 
 FORGETS = 0.01  # of the source's examples: a share, whatever the metric's units are
@@ -73,9 +74,9 @@ def by_depth(ended: Ended) -> dict[int, Outcome]:
 def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
     """Whether the source fits the task: of each backbone that raced, and of all of them.
 
-    Nothing where boxes are found: how well a linear probe counts them says too little.
+    Nothing where probes give a hint alone: how well they count boxes says too little.
     """
-    if asked(ended.bench.examples.targets) == "detection":
+    if hinted(ended.bench.examples.targets):
         return ()
     if not ended.bench.rivals:
         return (verdicts.irrelevant_source(ended.evidence),)

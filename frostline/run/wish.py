@@ -17,7 +17,7 @@ from frostline.search import strategies
 from frostline.search.arms import baselines
 from frostline.values import Head, Layer, Plan, Recipe, Show, silent
 
-NAMES = (*strategies.KNOWN, "scratch", "head_only")  # the last where boxes are found, in the place of linear_probe
+NAMES = (*strategies.KNOWN, "scratch", "head_only")  # the last where no probe can start the head
 ALIASES = {  # as arms are called
     "gradual": "gradual_unfreezing", "fisher_gradual": "fisher_unfreezing", "first_block": "surgical",
     "batch_statistics": "plain_loop",

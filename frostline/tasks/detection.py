@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from frostline.errors import PlanError
 from frostline.tasks.heads import Pyramid, Queries
+from frostline.tasks.strides import depths_of
 from frostline.tasks.task import Task
 
+STRIDES = (8, 16, 32)  # pixels of the input a step of the level is wide
 UNFIT = "boxes are found by a head of the kind 'pyramid', or 'queries' on a detector; give the plan one"
 
 
@@ -50,7 +52,7 @@ def _bound(head: nn.Module) -> Task:
 
 
 def _of_queries() -> Task:
-    from frostline.tasks import matching  # as below
+    from frostline.tasks import matching  # torchvision takes a second that only boxes are worth
 
     def loss(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         return matching.loss(outputs, targets)
@@ -59,9 +61,7 @@ def _of_queries() -> Task:
 
 
 def _levels(shapes: Sequence[tuple[int, ...]], size: tuple[int, int]) -> list[int]:
-    from frostline.tasks.detector import depths_of  # torchvision takes a second that only boxes are worth
-
-    return depths_of(shapes, size)
+    return depths_of(shapes, size, STRIDES)
 
 
 DETECTION = Task(
@@ -71,6 +71,7 @@ DETECTION = Task(
     lambda found: found,
     _drawn,
     levels=_levels,
+    head="pyramid",
     recipes={  # with few boxes on a picture, what counts is how many steps there are
         "pyramid": (4, 4, 3e-3),
         "queries": (12, 4, 1e-3),  # kept layers at a tenth of it, the rate at which such networks are fine-tuned

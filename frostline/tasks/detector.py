@@ -28,7 +28,6 @@ from torchvision.ops import (
 
 from frostline.errors import PlanError
 
-STRIDES = (8, 16, 32)  # pixels of the input a step of the level is wide
 MOST = 100  # detections a picture, as COCO counts them
 CANDIDATES = 1000  # of a level, before suppression
 LOWEST = 0.05  # score; torchvision's 0.2 is for showing, and cuts the curve that average precision is the area of
@@ -45,24 +44,6 @@ class Level:
     channels: int
     height: int
     width: int
-
-
-def depths_of(shapes: Sequence[tuple[int, ...]], size: tuple[int, int], strides: Sequence[int] = STRIDES) -> list[int]:
-    """The depths that a detector reads: of each stride the last; `shapes` are what crosses depths 1, 2, ...
-
-    Depths where no map (channels, height, width) crosses are passed over. Raises PlanError where a stride has none.
-    """
-    found: dict[int, int] = {}
-    for depth, shape in enumerate(shapes, start=1):
-        for stride in strides:
-            if len(shape) == 3 and shape[1:] == tuple(math.ceil(side / stride) for side in size):
-                found[stride] = depth
-    if missing := [stride for stride in strides if stride not in found]:
-        raise PlanError(
-            f"no layer gives maps of stride {missing[0]} for pictures of {size[0]} x {size[1]}; a detector reads the "
-            f"strides {tuple(strides)}: take a convolutional backbone, or sides that are multiples of {max(strides)}"
-        )
-    return [found[stride] for stride in strides]
 
 
 @final

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frostline.tasks.decoder import Decoder
 from frostline.values import QUERIES, Head
 
 PRIOR = 0.01  # how probably a query found a class, before anything is learned
@@ -148,7 +149,8 @@ def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
     if "levels" in state:
         shapes = [(int(c), int(h), int(w)) for c, h, w in state["levels"].tolist()]
         classes, height, width = (int(n) for n in state["made"].tolist())
-        found = Pyramid(shapes, classes, (height, width))
+        kind = Decoder if "says.weight" in state else Pyramid
+        found = kind(shapes, classes, (height, width))
         found.load_state_dict(dict(state))
         return found
     if "classes.weight" in state:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from frostline.tasks import classification, detection, multilabel, regression
+from frostline.tasks import classification, detection, multilabel, regression, segmentation
 from frostline.tasks.task import Task
 
 TASKS: Mapping[str, Task] = {
@@ -15,5 +15,6 @@ TASKS: Mapping[str, Task] = {
     ),
     "multilabel": Task("multilabel", multilabel.loss, multilabel.predictions, multilabel.readable, multilabel.drawn),
     "detection": detection.DETECTION,
+    "segmentation": segmentation.SEGMENTATION,
     "regression": Task("regression", regression.loss, regression.predictions, lambda found: found, regression.drawn),
 }

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from frostline.values import HeadKind
+
 
 class Loss(Protocol):
     """Mean over a batch of outputs (n, k) and their targets, in float32 or better."""
@@ -33,6 +35,7 @@ class Task:
     readable: Callable[[Tensor], Tensor]  # of predictions: probabilities, or values as they are
     drawn: Callable[[Tensor, np.random.Generator], Tensor]  # log-likelihood of an answer drawn from one output (1, k)
     levels: Levels | None = None  # of a task whose head reads maps of several depths: which ones
+    head: HeadKind = "linear"  # the kind that a search begins with
     # by kind of head: epochs, batch and rate that it begins with, where they are its own
     recipes: Mapping[str, tuple[int, int, float]] = field(default_factory=dict[str, tuple[int, int, float]])
     binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows

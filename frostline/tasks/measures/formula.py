@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Table = NDArray[np.float32]  # predictions, examples first
+Table = NDArray[Any]  # predictions, examples first: floats, or of places two bytes each
 Formula = Callable[[Table, Any, Floats], Floats]  # predictions, targets, weightings x examples -> a value a weighting
 
 
