@@ -39,6 +39,8 @@ KIND: Mapping[str, Kind] = {
     "short": "recordings",
     "spectrogram": "recordings",
     "listener": "recordings",
+    "segmenter": "pictures",
+    "segmented": "pictures",
 }
 
 
@@ -335,6 +337,33 @@ def _yolos(folder: Path) -> None:
     YolosImageProcessor(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
 
 
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def _segmenter(folder: Path) -> None:
+    """SegFormer's encoder as it is trained first: below a classifier."""
+    from transformers import SegformerForImageClassification
+
+    SegformerForImageClassification(_segformer(folder)).save_pretrained(folder)
+
+
+def _segmented(folder: Path) -> None:
+    """The same encoder below the decoder of another data set."""
+    from transformers import SegformerForSemanticSegmentation
+
+    SegformerForSemanticSegmentation(_segformer(folder)).save_pretrained(folder)
+
+
+def _segformer(folder: Path) -> Any:
+    from transformers import SegformerConfig, SegformerImageProcessor
+
+    SegformerImageProcessor(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder)
+    return SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 12, 12], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
+        mlp_ratios=[2, 2, 2, 2], num_labels=3, drop_path_rate=0.0, hidden_dropout_prob=0.0,
+    )  # fmt: skip
+
+
 MAKE: Mapping[str, Callable[[Path], None]] = {
     "detr": _detr,
     "rtdetr": _rtdetr,
@@ -350,6 +379,8 @@ MAKE: Mapping[str, Callable[[Path], None]] = {
     "short": _short,
     "spectrogram": _spectrogram,
     "listener": _listener,
+    "segmenter": _segmenter,
+    "segmented": _segmented,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from frostline.run.wish import Wish, granted
 from frostline.search.scores import losses
 from frostline.search.strategies import UNPROBED
 from frostline.settings import settings
-from frostline.tasks.detector import depths_of
+from frostline.tasks.detection import STRIDES
+from frostline.tasks.strides import depths_of
 from frostline.values import Arm, Backbone, Head, Preprocessing, Recipe, Unit, Way
 
 SIDE = 64
@@ -134,7 +136,7 @@ def arm(bench: Bench, freeze: int) -> Arm:
 
 def test_the_levels_are_the_last_of_each_stride_and_what_pools_behind_them_is_cut_off() -> None:
     backbone = network()
-    anatomy = with_levels(dissect(backbone), backbone, depths_of)
+    anatomy = with_levels(dissect(backbone), backbone, partial(depths_of, strides=STRIDES))
     assert [layer.shape[1] for layer in anatomy.layers] == [32, 16, 8, 4, 2]
     assert anatomy.levels == (3, 4, 5)
     assert [anatomy.below(depth) for depth in range(6)] == [(), (), (), (), (3,), (3, 4)]
@@ -143,7 +145,7 @@ def test_the_levels_are_the_last_of_each_stride_and_what_pools_behind_them_is_cu
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
 def test_what_a_suffix_sees_at_each_level_is_what_the_whole_network_makes_there(start: int) -> None:
     backbone = network(torch.float64)
-    anatomy = with_levels(dissect(backbone), backbone, depths_of)
+    anatomy = with_levels(dissect(backbone), backbone, partial(depths_of, strides=STRIDES))
     inputs = {"x": torch.randn(3, 3, SIDE, SIDE, dtype=torch.float64)}
     halves = Halves(backbone.module, anatomy)
     whole = halves.taps(inputs, (0, 1, 2, 3, 4, 5))

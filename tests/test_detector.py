@@ -12,7 +12,9 @@ from torchvision.models.detection.fcos import FCOS
 
 from frostline.errors import PlanError
 from frostline.tasks import detector
-from frostline.tasks.detector import Detector, Level, depths_of
+from frostline.tasks.detection import STRIDES
+from frostline.tasks.detector import Detector, Level
+from frostline.tasks.strides import depths_of
 
 SIZE = (192, 256)
 LEVELS = (Level(6, 24, 32), Level(8, 12, 16), Level(10, 6, 8))
@@ -196,9 +198,9 @@ def test_the_same_draw_gives_the_same_detector_and_nothing_constant_is_saved() -
 
 def test_of_each_stride_the_last_depth_is_read() -> None:
     shapes = [(16, 96, 128), (24, 24, 32), (32, 24, 32), (64, 12, 16), (96, 12, 16), (160, 6, 8), (320, 6, 8), (320,)]
-    assert depths_of(shapes, SIZE) == [3, 5, 7]
+    assert depths_of(shapes, SIZE, STRIDES) == [3, 5, 7]
     with pytest.raises(PlanError, match="stride 8"):
-        depths_of(shapes[3:], SIZE)
+        depths_of(shapes[3:], SIZE, STRIDES)
 
 
 def test_a_width_that_its_norms_cannot_share_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Labels, numbers and boxes: what is learned, judged and told of them is what other libraries and closed forms say."""
+"""Labels, numbers, boxes, masks: what is learned, judged and told of them is what others and closed forms say."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn(seed: int, rows: int, colu
         assert scores.score(name, said, truth) == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("question", ["multilabel", "regression", "detection"])
+@pytest.mark.parametrize("question", ["multilabel", "regression", "detection", "segmentation"])
 def test_an_example_that_counts_twice_counts_as_if_it_stood_twice(question: str) -> None:
     rng = np.random.default_rng(3)
     found, truth = predictions_of(question, rng, 12)
@@ -90,9 +90,12 @@ def test_an_example_that_counts_twice_counts_as_if_it_stood_twice(question: str)
         assert weighted == pytest.approx(scores.score(name, found[twice], truth[twice]), abs=1e-6), name
 
 
-def predictions_of(question: str, rng: np.random.Generator, rows: int) -> tuple[NDArray[np.float32], Any]:
+def predictions_of(question: str, rng: np.random.Generator, rows: int) -> tuple[NDArray[Any], Any]:
     if question == "multilabel":
         return yes_or_no(rng, rows, 3)
+    if question == "segmentation":
+        truth = rng.integers(0, 4, (rows, 5, 6)).astype(np.uint8)
+        return np.where(rng.random(truth.shape) < 0.7, truth, 1).astype(np.int16), truth
     if question == "regression":
         truth = rng.normal(size=(rows, 2))
         return (truth + rng.normal(size=truth.shape)).astype(np.float32), truth
@@ -406,7 +409,9 @@ def test_probes_see_the_training_rows_alone() -> None:
     assert first.permuted is not None and first.permuted < 0.2
 
 
-@pytest.mark.parametrize(("task", "kind"), [("classification", "texts"), ("detection", "pictures")])
+@pytest.mark.parametrize(
+    ("task", "kind"), [("classification", "texts"), ("detection", "pictures"), ("segmentation", "pictures")]
+)
 def test_examples_that_cannot_vary_are_not_told_to(task: str, kind: Any) -> None:
     wanted = resolved({"data": "d", "backbone": "b", "augment": "flip", "task": task})
     with pytest.raises(OptionError, match=f"augment is 'flip', and {kind} do not vary yet with the task {task}"):
