@@ -151,7 +151,7 @@ def _values(
         most = VOID if names is None else len(names) - 1
         faults[f"masks hold values beyond {most}, and their pictures are left out"].append(name)
     else:
-        small = Image.fromarray(plane.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+        small = Image.fromarray(plane.astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.NEAREST)
         return np.asarray(small)
     return None
 

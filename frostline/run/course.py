@@ -162,7 +162,7 @@ def bound(run: Run, plan: Plan | Wish) -> None:
 def ids_of(bench: Bench) -> str:
     """A digest of which examples there are, with which labels: outcomes name rows, so these must not change."""
     targets = bench.examples.targets
-    marks = hashlib.sha256(targets).hexdigest() if asked(targets) == "segmentation" else targets.tolist()
+    marks = hashlib.sha256(targets.tobytes()).hexdigest() if asked(targets) == "segmentation" else targets.tolist()
     text = json.dumps([bench.examples.ids, marks])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -49,8 +49,8 @@ class _Pair:
 def counted(predictions: Map, targets: Map) -> Counts:
     """Of every example. An outcome is scored by several metrics, and by each in several pieces: it is counted once."""
     said, truth = (np.ascontiguousarray(each & 255, np.uint8) for each in (predictions, targets))
-    mark = hashlib.blake2b(said)
-    mark.update(truth)
+    mark = hashlib.blake2b(said.tobytes())
+    mark.update(truth.tobytes())
     return _counted(_Pair(mark.digest() + str(said.shape).encode(), said, truth))
 
 
