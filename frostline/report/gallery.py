@@ -46,6 +46,7 @@ HEADINGS: Mapping[Question, tuple[str, str]] = {
     "classification": ("Wrong, the surest first", "Right, drawn at random from each class in turn"),
     "multilabel": ("Wrong, the surest first", "Right, drawn at random from each set of labels in turn"),
     "regression": ("The largest errors", "Errors of the middle"),
+    "segmentation": ("The largest share wrong", "Those of the middle"),
     "detection": (
         "The most boxes missed first, then the most too many",
         "Every box found and none too many, at random",
@@ -71,7 +72,7 @@ def introduced(gallery: Gallery) -> str:
     few = gallery.kind if gallery.judged != 1 else words.ONE[gallery.kind]
     where = "held-out " if gallery.held_out else ""
     of = f"the {gallery.judged:,} {where}{few} that the score rests on"
-    if gallery.question == "regression":
+    if gallery.question not in MISTAKEN:
         return f"From {of}; none of them was learned from."
     is_, are, what = MISTAKEN[gallery.question]
     wrong = f"{gallery.wrong:,}" if gallery.wrong else "none"

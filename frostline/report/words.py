@@ -338,8 +338,9 @@ def amount(task: str, kind: Kind | None, examples: int, classes: int) -> str:
 
 
 def probing(task: str) -> str:
-    """What a linear probe of boxes is asked instead; "" where it is asked what the model is."""
-    return "It is asked how many boxes of each class there are. " if task == "detection" else ""
+    """What a linear probe of boxes or masks is asked instead; "" where it is asked what the model is."""
+    asked = {"detection": "how many boxes of each class there are", "segmentation": "which share each class has"}
+    return f"It is asked {asked[task]}. " if task in asked else ""
 
 
 def extent(found: Sequence[int], kind: Kind) -> str:

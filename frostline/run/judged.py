@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from frostline.formats.model import SHOWN
 from frostline.report.words import listed, number
 from frostline.report.wrong import Points, Tally
-from frostline.tasks.measures import boxes, detections
+from frostline.tasks.measures import boxes, detections, maps
 from frostline.values import Examples, Outcome, Question, Targets, asked
 
 MOST_NAMED = 6  # labels in what is said of one example
@@ -122,11 +122,28 @@ def _boxes(found: Judged) -> Seen:
     )
 
 
+def _places(found: Judged) -> Seen:
+    """By the share of what is asked that is wrong."""
+    counts = maps.counted(found.predictions, found.targets)
+    there = counts.there.sum(axis=1)
+    right = np.divide(counts.right.sum(axis=1), there, out=np.ones_like(there), where=there > 0)
+    worst = np.argsort(right, kind="stable")
+    middle = worst[np.argsort(np.abs(np.arange(len(worst)) - len(worst) // 2), kind="stable")]
+
+    def named(table: NDArray[np.float64], place: int) -> str:
+        row = table[place]
+        order = [c for c in np.argsort(-row, kind="stable") if row[c]]
+        return few([f"{found.classes[c]} ({percent(float(row[c] / there[place]))})" for c in order])
+
+    return Seen(worst, middle, lambda place: named(counts.there, place), lambda place: named(counts.said, place))
+
+
 SEEING: Mapping[Question, Callable[[Judged], Seen]] = {
     "classification": _classes,
     "multilabel": _labels,
     "regression": _numbers,
     "detection": _boxes,
+    "segmentation": _places,
 }
 
 
