@@ -117,7 +117,7 @@ def test_segformers_own_encoder_gives_the_maps_of_all_strides(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return once(tmp_path_factory, "scenes", lambda folder: scenes(folder / "scenes", 24))
+    return once(tmp_path_factory, "masked", lambda folder: scenes(folder / "scenes", 24))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert said.code == 0, said.err
         return folder / "run"
 
-    return once(tmp_path_factory, "segmented", make)
+    return once(tmp_path_factory, "found_masks", make)
 
 
 def test_a_search_for_masks_answers_with_mean_iou(found: Path) -> None:
