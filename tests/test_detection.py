@@ -121,8 +121,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(data: Path) -> Bench:
-    given = {"data": str(data), "backbone": f"{__file__}:stages", "weights": "none", "task": "detection", "threads": 1}
-    return lay(settings({**given, "epochs": 2, "workers": 1}), Source(), folder=None)
+    given = {"data": str(data), "backbone": f"{__file__}:stages", "weights": "none", "task": "detection"}
+    return lay(settings({**given, "epochs": 2, "workers": 1, "threads": 1, "precision": "fp32"}), Source(), folder=None)
 
 
 def arm(bench: Bench, freeze: int) -> Arm:
@@ -235,7 +235,9 @@ def test_what_has_no_boxes_or_no_maps_is_refused(data: Path, tmp_path: Path) -> 
 def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> Path:
         words = ("find", data, "--task", "detection", "--backbone", f"{__file__}:stages", "--weights", "none", *ONE)
-        said = tell(*words, "--effort", "quick", "--epochs", 2, "--workers", 1, "--out", folder / "run")
+        said = tell(
+            *words, "--effort", "quick", "--epochs", 2, "--batch-size", 8, "--workers", 1, "--out", folder / "run"
+        )
         assert said.code == 0, said.err
         return folder / "run"
 

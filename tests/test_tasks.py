@@ -306,7 +306,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "--label",
                 label,
             )
-            said = tell(*words, "--effort", "quick", "--epochs", 2, "--out", folder / task, "--workers", 1, *ONE)
+            said = tell(*words, "--effort", "quick", "--epochs", 1, "--out", folder / task, "--workers", 1, *ONE)
             assert said.code == 0, said.err
         return folder
 
