@@ -420,9 +420,13 @@ def same_in_tensorflow(pairs: list[tuple[Plan, str]]) -> None:
         assert set(filter(None, unmoved.split(","))) == names
 
 
-def found(data: Path, backbone: object, out: Path, *more: object) -> tuple[Plan, str]:
-    """A short search, and its model as a file of Keras."""
-    told = tell("find", data, "--backbone", backbone, "--effort", "quick", "--epochs", 1, "--out", out, *ONE, *more)
+SEARCHED, FROZEN, TUNED = ("find", "--effort", "quick"), ("train", "--freeze", 2), ("train", "--strategy", "lp_ft")
+
+
+def found(data: Path, backbone: object, out: Path, how: tuple[object, ...] = SEARCHED) -> tuple[Plan, str]:
+    """A short search or training, and its model as a file of Keras."""
+    verb, *more = how
+    told = tell(verb, data, "--backbone", backbone, "--epochs", 1, "--out", out, *ONE, *more)
     assert told.code == 0, told.err
     run = frostline.load(out)
     written = frostline.export(out, "keras")
@@ -478,7 +482,8 @@ def test_a_real_network_of_tensorflow_is_tuned_to_two_real_tasks_and_goes_back(t
         (flowers / folder.name).mkdir(parents=True)
         for file in sorted(folder.iterdir())[:8]:
             shutil.copy(file, flowers / folder.name)
-    same_in_tensorflow([found(data, network, tmp_path / f"run_{data.name}") for data in (turned, flowers)])
+    ways = ((turned, FROZEN), (flowers, TUNED))
+    same_in_tensorflow([found(data, network, tmp_path / f"run_{data.name}", how) for data, how in ways])
 
 
 def frozen_weights(model: Any) -> set[bytes]:
