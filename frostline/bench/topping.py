@@ -38,8 +38,8 @@ def topping(
     batch = _batch(replace(trial, backbone=backbone), examples, device)
     of = plan(anatomy.layers, recipe, freeze=last, head=kind)
     height, width = trial.inputs[anatomy.data].shape[-2:]
-    answer = examples.targets.shape[1:]
-    head = unpooled(anatomy, of, len(examples.classes), (height, width), seed=0, answer=answer)
+    shape, classes = examples.targets.shape[1:], len(examples.classes)
+    head = unpooled(anatomy, of, classes, (height, width), seed=0, answer=shape)
     answers = list[Tensor]()
     with prepared(backbone, anatomy, of, head, start=last, seed=0, device=device, task=task) as learner:
         steps = Steps([started(learner, of, device, graphs=way.graphs)], device)

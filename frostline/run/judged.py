@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Judged:
     """Each example once, in the order of the data."""
 
     rows: NDArray[np.int64]
-    predictions: NDArray[np.float32]
+    predictions: NDArray[Any]  # floats, or of places two bytes each
     targets: Targets
     classes: tuple[str, ...]
 
