@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from frostline.search import scores
+from frostline.search.decide import Aim
+from frostline.search.standing import estimate
 from frostline.tasks import segmentation
 from frostline.tasks.measures import maps
 from frostline.tasks.measures.table import answerable
-from frostline.values import VOID
+from frostline.values import VOID, Outcome, Unit
 
 Map = NDArray[np.uint8]
 
@@ -90,3 +92,17 @@ def test_what_was_counted_of_other_predictions_is_not_mistaken_for_these() -> No
 def test_a_probe_is_asked_for_the_share_of_each_class() -> None:
     truth = np.array([[[0, 0], [1, VOID]], [[VOID, VOID], [VOID, VOID]]], np.uint8)
     np.testing.assert_allclose(answerable(truth), [[2 / 3, 1 / 3], [0, 0]])
+
+
+@pytest.mark.parametrize("metric", ["mean_iou", "pixel_accuracy"])
+def test_masks_without_a_fault_are_not_certain_and_more_of_them_are_surer(metric: str) -> None:
+    """A bootstrap of right answers alone has no width."""
+
+    def low(examples: int) -> float:
+        _, truth = guesses(0, examples, 3)
+        outcome = Outcome(Unit("freeze@1", 1e-3, 1, 0, 0, 1), np.arange(examples), truth.astype(np.int16), 1.0, 0)
+        found = estimate([outcome], truth, Aim(metric, 0.01, 0.95, "training"))
+        assert found.mean == found.high == 1.0
+        return found.low
+
+    assert 0.5 < low(8) < low(40) < 1.0

@@ -50,8 +50,7 @@ def read(
     """The examples of a folder, a table, a data frame, a data set of Hugging Face or PyTorch, or a pair of arrays.
 
     `kind` says what they are: what a backbone reads decides it; `question` what their labels answer;
-    masks are kept at `size`, height and width, or
-    at `KEPT`.
+    masks are kept at `size`, height and width, or at `KEPT`.
     `shifted` is the path of further ones of the same classes, which become a part of their own.
     `label`, `path`, `group` and `values` name columns where there are columns; what was found is told in `detected`.
     Every one is opened once: unreadable ones are skipped and listed, and the data is refused where they are

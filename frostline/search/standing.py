@@ -29,8 +29,9 @@ from frostline.values import Cost, Estimate, Outcome, Score, Standing, Targets, 
 
 DRAWS = 1000
 MANY = 100  # classes
-OF_ALL = ("exact_match", "micro_f1", "weighted_f1")  # metrics from 0 to 1 in which all examples count together
-OF_CLASSES = ("macro_f1", "roc_auc", "average_precision", "map", "map50")  # and those that are means over classes
+# metrics from 0 to 1 in which all examples count together, and those that are means over classes
+OF_ALL = ("exact_match", "micro_f1", "weighted_f1", "pixel_accuracy")
+OF_CLASSES = ("macro_f1", "roc_auc", "average_precision", "map", "map50", "mean_iou")
 ROUNDING = 1e-9  # of such a score
 
 
