@@ -25,6 +25,13 @@ def chain() -> Any:
     )
 
 
+def forget_names() -> None:
+    """Keras counts its layers from the beginning again, as a fresh process does."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+
+
 def residual() -> Any:
     """Functional, with batch norms, dropout and residual additions; it scales its pictures itself."""
     import keras

@@ -555,6 +555,12 @@ def test_every_kind_of_network_and_head_is_read_back_from_its_file(
     assert ("# define or import Block, Net first" in use) == (kind == "subclassed")
 
 
+def test_what_is_added_to_a_network_takes_no_name_that_a_layer_of_it_has(tmp_path: Path) -> None:
+    model = held("residual", freeze=4, head=Head(cuts=(1, 3)))
+    keras_networks.forget_names()  # as in a process that opens the network from its file
+    write_keras(model, {}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [

@@ -116,7 +116,7 @@ def _graph(model: Model, network: KerasNetwork) -> Any:
         if len(port.leaves) != 1 or port.axes != (0,):
             raise Refused(f"{len(port.leaves)} tensors cross depth {depth}, and one is needed; use --to onnx")
         tensor = _output(network.model, free, anatomy.calls[port.call].name, counterpart)
-        tops.append(_pooled(tensor, anatomy.pools[depth - 1][0]))
+        tops.append(_pooled(tensor, anatomy.pools[depth - 1][0], f"{HEAD}_pooled_{depth}"))
     features = tops[0] if len(tops) == 1 else keras.layers.Concatenate(name=f"{HEAD}_features")(tops)
     logits, weights = _headed(folded(model.head), features)
     last = keras.layers.Activation(ACTIVATIONS[model.task.name], name=f"{HEAD}_answers")
@@ -150,18 +150,22 @@ def _output(held: Any, free: Any, name: str, counterpart: Mapping[int, Any]) -> 
     return inner(node.input_tensors[0], **baked)
 
 
-def _pooled(tensor: Any, how: Pool) -> Any:
-    """The features of a cut, as `backbones.pooling.pool` makes them."""
+def _pooled(tensor: Any, how: Pool, name: str) -> Any:
+    """The features of a cut, as `backbones.pooling.pool` makes them, by one step of this name.
+
+    A name of Keras' own choice may be one that a layer of the network has: Keras counts in each process anew.
+    """
     keras, count = library(), len(tensor.shape)
     if count == 2:
         return tensor
     if how.take != "mean":
-        return tensor[:, 0] if how.take == "first" else tensor[:, -1]
+        rows = keras.Input(tensor.shape[1:])
+        return keras.Model(rows, rows[:, 0] if how.take == "first" else rows[:, -1], name=name)(tensor)
     if how.channel is None or count not in (3, 4):
-        return keras.layers.Flatten()(tensor)
+        return keras.layers.Flatten(name=name)(tensor)
     form = "channels_first" if how.channel == 1 else "channels_last"
     kind = keras.layers.GlobalAveragePooling1D if count == 3 else keras.layers.GlobalAveragePooling2D
-    return kind(data_format=form)(tensor)
+    return kind(data_format=form, name=name)(tensor)
 
 
 def _headed(head: nn.Module, features: Any) -> tuple[Any, list[tuple[Any, tuple[Tensor, ...]]]]:

@@ -7,13 +7,14 @@ counts give its sampling distribution, and the zeros of those counts the out-of-
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.errors import OptionError
 from frostline.search.own import Floats, Ints, Own
-from frostline.tasks.measures.formula import Formula
+from frostline.tasks.measures.formula import Formula, Shares
 from frostline.tasks.measures.table import JUDGING
 from frostline.values import Estimate, Question, Targets, asked
 
@@ -189,12 +190,19 @@ METRICS: Mapping[Question, Mapping[str, Formula]] = {
     "classification": CLASSES,
     **{question: judging.formulas for question, judging in JUDGING.items()},
 }
+SHARES: Shares = {"weighted_f1": "examples", "macro_f1": "classes", "roc_auc": "classes"}
 LESS = ("log_loss", "ece", "mae", "rmse")  # of which less is better
 
 
 def named(metric: Metric) -> str:
     """What a metric is called in settings and in files."""
     return metric.name if isinstance(metric, Own) else metric
+
+
+def share_of(metric: Metric, targets: Targets) -> Literal["examples", "classes"] | None:
+    """What a metric other than an accuracy is a share of, if it is one: of all examples, or of each class."""
+    known = JUDGING[asked(targets)].shares if asked(targets) in JUDGING else SHARES
+    return None if isinstance(metric, Own) else known.get(metric)
 
 
 def weighted(

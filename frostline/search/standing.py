@@ -21,6 +21,7 @@ from frostline.search.scores import (
     named,
     resamples,
     score,
+    share_of,
     sign,
     weighted,
 )
@@ -29,9 +30,6 @@ from frostline.values import Cost, Estimate, Outcome, Score, Standing, Targets, 
 
 DRAWS = 1000
 MANY = 100  # classes
-# metrics from 0 to 1 in which all examples count together, and those that are means over classes
-OF_ALL = ("exact_match", "micro_f1", "weighted_f1", "pixel_accuracy")
-OF_CLASSES = ("macro_f1", "roc_auc", "average_precision", "map", "map50", "mean_iou")
 ROUNDING = 1e-9  # of such a score
 
 
@@ -77,8 +75,9 @@ def least_width(outcomes: Sequence[Outcome], targets: NDArray[np.int64], aim: Ai
     rows = np.concatenate([o.rows for o in outcomes])
     distinct, place = np.unique(rows, return_inverse=True)
     if aim.metric not in ("accuracy", "balanced_accuracy"):
-        known = aim.metric in (*OF_ALL, *OF_CLASSES)
-        return _at_an_end(mean_score(outcomes, targets, aim.metric), targets[distinct], aim) if known else (0.0, 0.0)
+        if share_of(aim.metric, targets) is None:
+            return 0.0, 0.0
+        return _at_an_end(mean_score(outcomes, targets, aim.metric), targets[distinct], aim)
     hits = np.concatenate([correct(o.log_probabilities, targets[o.rows]) for o in outcomes])
     share = np.bincount(place, weights=hits) / np.bincount(place)
     of = targets[distinct] if aim.metric == "balanced_accuracy" else np.zeros(len(distinct), np.int64)
@@ -94,7 +93,9 @@ def _at_an_end(score: float, targets: Targets, aim: Aim) -> tuple[float, float]:
     members = (told > 0 if told.ndim == 2 else told[:, None] == np.unique(told)).sum(axis=0)
     if aim.metric == "roc_auc":  # of pairs of members and others
         members = np.minimum(members, len(targets) - members)
-    counts = [len(targets)] if aim.metric in OF_ALL else [int(count) for count in members if count]
+    counts = [int(count) for count in members if count]
+    if share_of(aim.metric, targets) == "examples":
+        counts = [len(targets)]
     return _together([(float(round(score)), count) for count in counts], aim)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.tasks.measures import boxes
-from frostline.tasks.measures.formula import Floats, Formula, Table
+from frostline.tasks.measures.formula import Floats, Formula, Shares, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +67,4 @@ def _map50(predictions: Table, targets: Table, weights: Floats) -> Floats:
 
 
 FORMULAS: Mapping[str, Formula] = {"map": _map, "map50": _map50}
+SHARES: Shares = {"map": "classes", "map50": "classes"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.tasks.measures.formula import Floats, Formula, Table, mean
+from frostline.tasks.measures.formula import Floats, Formula, Shares, Table, mean
 
 Ints = NDArray[np.int64]
 
@@ -74,4 +74,10 @@ FORMULAS: Mapping[str, Formula] = {
     "micro_f1": _micro_f1,
     "exact_match": _exact_match,
     "log_loss": _log_loss,
+}
+SHARES: Shares = {
+    "average_precision": "classes",
+    "macro_f1": "classes",
+    "micro_f1": "examples",
+    "exact_match": "examples",
 }

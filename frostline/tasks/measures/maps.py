@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.tasks.measures.formula import Floats, Formula
+from frostline.tasks.measures.formula import Floats, Formula, Shares
 from frostline.values import VOID
 
 LEAST, STEP, LEVELS = -6.0, 0.25, 64  # nats: from a class of one in 400 to one that is wrong once in 17 000 times
@@ -118,3 +118,4 @@ def _pixel_accuracy(predictions: Map, targets: Map, weights: Floats) -> Floats:
 
 
 FORMULAS: Mapping[str, Formula] = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy}
+SHARES: Shares = {"mean_iou": "classes", "pixel_accuracy": "examples"}

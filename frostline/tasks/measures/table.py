@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from frostline.tasks.measures import detections, labels, maps, numbers
-from frostline.tasks.measures.formula import Floats, Formula, Table
+from frostline.tasks.measures.formula import Floats, Formula, Shares, Table
 from frostline.values import Question, Targets, asked
 
 
@@ -18,16 +18,17 @@ class Judging:
     """Of one question."""
 
     formulas: Mapping[str, Formula]  # by metric
+    shares: Shares
     losses: Callable[[Table, Targets], Floats]  # an example
     probed: str  # the metric that a linear probe is scored by, of what `answerable` makes of the targets
     instead: Callable[[Targets], Targets] | None = None  # what it is asked, where it cannot be asked for the targets
 
 
 JUDGING: Mapping[Question, Judging] = {
-    "multilabel": Judging(labels.FORMULAS, labels.losses, "average_precision"),
-    "regression": Judging(numbers.FORMULAS, numbers.losses, "r2"),
-    "detection": Judging(detections.FORMULAS, detections.losses, "r2", detections.counted),
-    "segmentation": Judging(maps.FORMULAS, maps.losses, "r2", maps.shares),
+    "multilabel": Judging(labels.FORMULAS, labels.SHARES, labels.losses, "average_precision"),
+    "regression": Judging(numbers.FORMULAS, {}, numbers.losses, "r2"),
+    "detection": Judging(detections.FORMULAS, detections.SHARES, detections.losses, "r2", detections.counted),
+    "segmentation": Judging(maps.FORMULAS, maps.SHARES, maps.losses, "r2", maps.shares),
 }
 
 
