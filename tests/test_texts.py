@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import networks_of
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 import frostline
 from frostline.backbones.load import load
@@ -285,3 +288,21 @@ def test_python_takes_lists_of_texts(tmp_path: Path, tmp_path_factory: pytest.Te
     rows = list(result.predict(["a fine film", "a dull film"]))
     assert [row["input"] for row in rows] == ["a fine film", "a dull film"]
     assert set(rows[0]["scores"]) == {"bad", "good"}
+
+
+def test_what_a_checkpoint_does_not_bring_is_told_by_us_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, told = tmp_path / "headless", list[str]()
+    shutil.copytree(networks_of.saved(tmp_path_factory, "encoder"), folder)
+    weights = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(weights).items() if "classifier" not in k}, weights, {"format": "pt"})
+    seen = logging.Handler()
+    seen.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(seen)
+    try:
+        notes = load(f"hf/{folder}").notes
+    finally:
+        logging.getLogger("transformers").removeHandler(seen)
+    assert any("classifier.weight" in note for note in notes)
+    assert told == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as logs
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -288,13 +289,19 @@ def _processor(place: str, local: bool) -> tuple[Preprocessing | None, tuple[str
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """transformers draws a bar of its own while it loads, through the middle of ours."""
+    """transformers draws a bar of its own while it loads, through ours, and a table of what `_unloaded` says."""
+    from transformers import modeling_utils
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    def untold(record: logs.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    log, shown = logging.get_logger(modeling_utils.__name__), logging.is_progress_bar_enabled()
+    log.addFilter(untold)
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        log.removeFilter(untold)
         if shown:
             logging.enable_progress_bar()
