@@ -13,12 +13,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from frostline.errors import LabelError
 from frostline.evidence import probes
+from frostline.evidence.depths import accuracy, probe_curve
 from frostline.evidence.probes import (
-    accuracy,
     log_loss,
     log_probabilities,
     logistic,
-    probe_curve,
     ridge_loo,
 )
 from frostline.values import Cut, Fold

@@ -27,6 +27,7 @@ from frostline.data.read import read
 from frostline.data.split import split
 from frostline.errors import DataError, LabelError, OptionError
 from frostline.evidence import probes
+from frostline.evidence.depths import probe_curve
 from frostline.formats.model import open_model, unlabelled
 from frostline.search import scores
 from frostline.settings import settings as resolved
@@ -131,8 +132,8 @@ def test_left_out_scores_of_numbers_are_those_of_fits_without_the_row() -> None:
     rng = np.random.default_rng(1)
     features, truth = rng.normal(size=(25, 6)), rng.normal(size=(25, 2))
     truth[:, 0] += 2 * features[:, 0]
-    basis = probes._basis(features, None)  # pyright: ignore[reportPrivateUsage]
-    found = probes._least_squares(basis, truth, lambdas=(0.1,))  # pyright: ignore[reportPrivateUsage]
+    basis = probes.basis_of(features)
+    found = probes.least_squares(basis, truth, lambdas=(0.1,))
     x = (features - features.mean(0)) / features.std(0)
     for row in (0, 7, 24):
         rest = np.delete(np.arange(25), row)
@@ -400,10 +401,10 @@ def test_probes_see_the_training_rows_alone() -> None:
     features, truth = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(40, 1))
     fold = Fold(np.arange(30), np.arange(30, 40))
     cut = [frostline.values.Cut(1, "a")]
-    (first,) = probes.probe_curve(cut, {1: features}, truth, fold, seed=0)
+    (first,) = probe_curve(cut, {1: features}, truth, fold, seed=0)
     changed, other = features.copy(), truth.copy()
     changed[35:], other[35:] = 9, 9
-    (second,) = probes.probe_curve(cut, {1: changed}, other, fold, seed=0)
+    (second,) = probe_curve(cut, {1: changed}, other, fold, seed=0)
     assert first.score == second.score
     assert first.metric == "r2"
     assert first.permuted is not None and first.permuted < 0.2

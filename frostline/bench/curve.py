@@ -19,7 +19,8 @@ from frostline.bench.recipe import weighs_alike
 from frostline.bench.shift import shifts
 from frostline.data import batches
 from frostline.data.intake import inputs_of
-from frostline.evidence import growth, probes, similarity
+from frostline.evidence import growth, similarity
+from frostline.evidence.depths import probe_curve
 from frostline.plan import cut_at
 from frostline.search.scores import balanced
 from frostline.training.device import arranged
@@ -36,7 +37,7 @@ def probe_cuts(bench: Bench, *, show: Show = silent) -> tuple[Evidence, ...]:
     started = time.perf_counter()
     with _control(bench, show) as random, _origin(bench, show) as origin:
         depths = [cut_at(bench.anatomy.layers, depth) for depth in sorted(bench.pooled)]
-        found = probes.probe_curve(
+        found = probe_curve(
             depths, bench.pooled, bench.examples.targets, bench.split.folds[0],
             seed=bench.settings.seed, random=random, shifts=_shifts(bench),
             shifted=bench.split.shifted, confidence=bench.settings.confidence,

@@ -5,8 +5,7 @@ A probe is the exact result of every plan that freezes all it keeps, and the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
-from frostline.activations.features import Rows
 from frostline.errors import LabelError
-from frostline.tasks.measures.table import JUDGING, answerable
-from frostline.values import Cut, Estimate, Evidence, Fold, Targets, asked
+from frostline.tasks.measures.table import answerable
+from frostline.values import Targets, asked
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 LAMBDAS = tuple(10.0**power for power in range(-4, 4))  # times the number of examples: features have unit variance
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-RESAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +46,7 @@ class RidgeProbe:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Basis:
+class Basis:
     """Standardised, weighted and centred features in the basis where ridge regression is diagonal."""
 
     vectors: Floats  # examples x components: left singular vectors times singular values
@@ -78,7 +75,7 @@ def ridge_loo(
     Raises LabelError where there are fewer than two rows.
     Source: leave-one-out residual e_i / (1 - h_ii) of a linear smoother; Allen, "PRESS", 1974.
     """
-    return _ridge(_basis(features, weights), _checked(labels, len(features)), classes, lambdas)
+    return ridge_of(basis_of(features, weights), checked(labels, len(features)), classes, lambdas)
 
 
 def logistic(
@@ -96,9 +93,9 @@ def logistic(
     fitted without those; only rows given are looked at. `weights` are of examples.
     A class without an example gets a logit below the others'.
     """
-    labels = _checked(labels, len(features))
-    basis = _basis(features, weights)
-    return _logistic(basis, _ridge(basis, labels, classes, LAMBDAS), labels, strengths)
+    labels = checked(labels, len(features))
+    basis = basis_of(features, weights)
+    return logistic_of(basis, ridge_of(basis, labels, classes), labels, strengths)
 
 
 def first_head(features: NDArray[Any], targets: Targets, outputs: int, *, weights: Floats | None = None) -> Linear:
@@ -109,10 +106,10 @@ def first_head(features: NDArray[Any], targets: Targets, outputs: int, *, weight
     """
     if asked(targets) == "classification":
         return logistic(features, targets, classes=outputs, weights=weights)
-    basis = _basis(features, None)
+    basis = basis_of(features)
     if asked(targets) == "regression":
         spread = targets.std(axis=0)
-        return _least_squares(basis, (targets - targets.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).linear
+        return least_squares(basis, (targets - targets.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).linear
     return _yes_or_no(basis, targets)
 
 
@@ -120,7 +117,7 @@ def better_than_the_mean(features: NDArray[Any], targets: Targets) -> NDArray[np
     """Which rows a ridge regression that leaves them out tells better than the mean of all does."""
     wanted = answerable(targets).astype(np.float64)
     spread = np.maximum(wanted.std(axis=0), 1e-12)
-    scores = _least_squares(_basis(features, None), wanted).scores
+    scores = least_squares(basis_of(features), wanted).scores
     ours, plain = ((found - wanted) / spread for found in (scores, wanted.mean(axis=0)))
     return (ours**2).mean(axis=1) < (plain**2).mean(axis=1)
 
@@ -140,88 +137,15 @@ def log_loss(predictions: Floats, labels: Labels, weights: Floats | None = None)
     return float(np.average(-predictions[np.arange(len(labels)), labels], weights=weights))
 
 
-def accuracy(correct: NDArray[np.bool_], confidence: float = 0.95, weights: Floats | None = None) -> Estimate:
-    """Share of hits with Wilson's interval; weighted ones count as as many examples as say the same (Kish 1965)."""
-    by = np.ones(len(correct)) if weights is None else weights
-    return Estimate.of_share(float(np.average(correct, weights=by)), float(by.sum() ** 2 / (by**2).sum()), confidence)
-
-
-def probe_curve(
-    cuts: Sequence[Cut],
-    features: Mapping[int, Rows],
-    labels: Labels,
-    fold: Fold,
-    *,
-    seed: int,
-    random: Mapping[int, Rows] | None = None,
-    shifts: Mapping[int, float] | None = None,
-    shifted: NDArray[np.int64] | None = None,
-    balance: Callable[[Labels], Floats] | None = None,
-    confidence: float = 0.95,
-    workers: int = 1,
-) -> tuple[Evidence, ...]:
-    """What is known of each cut before training, in the order of the cuts; `workers` threads share the cuts.
-
-    `features` maps depths to rows x features of all examples, and only the fold's rows are looked at: score, interval
-    and controls from its training rows, the log-loss of the logistic head on its validation rows (of the left-out ridge
-    scores where there are none). `random` holds the features of the training rows alone, from a network with random
-    weights, `shifts` what is known of the source's distance by depth. `shifted` are rows of examples from elsewhere:
-    the logistic head is scored on them and, to compare with, on the validation rows. `seed` draws one permutation of
-    the training labels for all cuts, which should score like chance. The score is the accuracy, whatever metric decides
-    later, with Wilson's interval at `confidence`; `balance` makes weights of labels, by which it is fitted and scored.
-    """
-    if asked(labels) != "classification":
-        return _other_curve(
-            cuts, features, labels, fold,
-            seed=seed, random=random, shifts=shifts, shifted=shifted, confidence=confidence, workers=workers,
-        )  # fmt: skip
-    classes = _classes(labels, None)
-    train = _checked(labels[fold.train], len(fold.train))
-    shuffled = np.random.default_rng(seed).permutation(train)
-    by, other = _weights(balance, train), _weights(balance, shuffled)
-
-    def probed(cut: Cut) -> Evidence:
-        basis = _basis(features[cut.depth][fold.train], by)
-        ridge = _ridge(basis, train, classes, LAMBDAS)
-        chance = basis if other is None else _basis(features[cut.depth][fold.train], other)
-        loss, within, beyond = ridge.log_loss, None, None
-        if len(fold.validation):
-            head = _logistic(basis, ridge, train, STRENGTHS)
-            judged = log_probabilities(head, features[cut.depth][fold.validation])
-            loss = log_loss(judged, labels[fold.validation], _weights(balance, labels[fold.validation]))
-            if shifted is not None and len(shifted):
-                within = _scored(judged, labels[fold.validation], confidence, balance)
-                strange = log_probabilities(head, features[cut.depth][shifted])
-                beyond = _scored(strange, labels[shifted], confidence, balance)
-        control = None
-        if random is not None:
-            untrained = random[cut.depth][np.arange(len(train))]
-            control = ridge_loo(untrained, train, classes=classes, weights=by).accuracy
-        return Evidence(
-            cut=cut,
-            score=_scored(ridge.scores, train, confidence, balance),
-            log_loss=loss,
-            features=features[cut.depth].shape[1],
-            random=control,
-            permuted=_ridge(chance, shuffled, classes, LAMBDAS).accuracy,
-            shift=None if shifts is None else shifts.get(cut.depth),
-            shifted=beyond,
-            unshifted=within,
-        )
-
-    with ThreadPoolExecutor(workers) as threads:  # most of a probe is algebra, which holds no interpreter
-        return tuple(threads.map(probed, cuts))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Squares:
+class Squares:
     """Ridge regression on any columns, with what each row scores where it alone is left out."""
 
     scores: Floats  # rows x columns, left out
     linear: Linear  # of all rows
 
 
-def _least_squares(basis: _Basis, targets: Floats, lambdas: Sequence[float] = LAMBDAS) -> _Squares:
+def least_squares(basis: Basis, targets: Floats, lambdas: Sequence[float] = LAMBDAS) -> Squares:
     """One penalty for all columns: that of the least left-out squared error, each column in units of its spread."""
     rows = len(targets)
     centre = targets.mean(axis=0)
@@ -240,16 +164,16 @@ def _least_squares(basis: _Basis, targets: Floats, lambdas: Sequence[float] = LA
     assert best is not None, "there is at least one lambda"
     _, penalty, scores = best
     slopes = (projected / (basis.squares + penalty)[:, None]).T @ basis.back / basis.scale
-    return _Squares(scores, Linear(slopes, centre - slopes @ basis.mean, penalty))
+    return Squares(scores, Linear(slopes, centre - slopes @ basis.mean, penalty))
 
 
-def _yes_or_no(basis: _Basis, targets: Labels) -> Linear:
+def _yes_or_no(basis: Basis, targets: Labels) -> Linear:
     """A logistic probe a label; of one that is always or never there, its odds by Laplace's rule."""
     slopes, offsets, strengths = list[Floats](), list[float](), list[float]()
     for column in targets.T:
         count = int(column.sum())
         if 2 <= count <= len(column) - 2:
-            found = _logistic(basis, _ridge(basis, column, 2, LAMBDAS), column, STRENGTHS)
+            found = logistic_of(basis, ridge_of(basis, column, 2), column)
             slopes.append(found.weights[1] - found.weights[0])
             offsets.append(float(found.bias[1] - found.bias[0]))
             strengths.append(found.strength)
@@ -260,89 +184,14 @@ def _yes_or_no(basis: _Basis, targets: Labels) -> Linear:
     return Linear(np.stack(slopes), np.array(offsets), max(strengths))
 
 
-def _other_curve(
-    cuts: Sequence[Cut],
-    features: Mapping[int, Rows],
-    targets: Targets,
-    fold: Fold,
-    *,
-    seed: int,
-    random: Mapping[int, Rows] | None,
-    shifts: Mapping[int, float] | None,
-    shifted: NDArray[np.int64] | None,
-    confidence: float,
-    workers: int,
-) -> tuple[Evidence, ...]:
-    """`probe_curve` of labels and of numbers: ridge regression, scored by average precision or by R2."""
-    name, targets = JUDGING[asked(targets)].probed, answerable(targets)
-    train = targets[fold.train].astype(np.float64)
-    order, kind = np.random.default_rng(seed).permutation(len(train)), asked(targets)
-    judging = JUDGING[kind]
-    formula, losses = judging.formulas[name], judging.losses
-    draws = np.random.default_rng(seed).multinomial(len(train), np.full(len(train), 1 / len(train)), RESAMPLES)
-
-    def scored(scores: Floats, truth: Floats, by: NDArray[Any] | None = None) -> Estimate:
-        weights = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
-        kept = truth.astype(targets.dtype)
-        with np.errstate(invalid="ignore"):
-            found = formula(scores.astype(np.float32), kept, (weights if by is None else by).astype(np.float64))
-            mean = float(formula(scores.astype(np.float32), kept, np.ones((1, len(truth))))[0])
-        low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return Estimate(mean, min(mean, float(low)), max(mean, float(high)))
-
-    def plain(scores: Floats, truth: Floats) -> float:
-        return float(formula(scores.astype(np.float32), truth.astype(targets.dtype), np.ones((1, len(truth))))[0])
-
-    def probed(cut: Cut) -> Evidence:
-        x = features[cut.depth][fold.train]
-        basis = _basis(x, None)
-        ridge, loss, within, beyond = _least_squares(basis, train), float("nan"), None, None
-        if len(fold.validation):
-            head = first_head(x, targets[fold.train], targets.shape[1])
-            units = (train.std(axis=0), train.mean(axis=0)) if kind == "regression" else (1.0, 0.0)
-
-            def told(rows: NDArray[np.int64]) -> Floats:
-                return outputs(head, features[cut.depth][rows]) * units[0] + units[1]
-
-            judged = told(fold.validation)
-            truth = targets[fold.validation]
-            loss = float(losses(judged.astype(np.float32), truth).mean())
-            if shifted is not None and len(shifted):
-                within = scored(judged, truth)
-                beyond = scored(told(shifted), targets[shifted])
-        control = None
-        if random is not None:
-            control = plain(_least_squares(_basis(random[cut.depth][np.arange(len(train))], None), train).scores, train)
-        return Evidence(
-            cut=cut,
-            score=scored(ridge.scores, train, draws),
-            log_loss=loss,
-            features=features[cut.depth].shape[1],
-            random=control,
-            permuted=plain(_least_squares(basis, train[order]).scores, train[order]),
-            shift=None if shifts is None else shifts.get(cut.depth),
-            shifted=beyond,
-            unshifted=within,
-            metric=name,
-        )
-
-    with ThreadPoolExecutor(workers) as threads:
-        return tuple(threads.map(probed, cuts))
-
-
-def _scored(scores: Floats, labels: Labels, confidence: float, balance: Callable[[Labels], Floats] | None) -> Estimate:
-    return accuracy(scores.argmax(axis=1) == labels, confidence, _weights(balance, labels))
-
-
-def _weights(balance: Callable[[Labels], Floats] | None, labels: Labels) -> Floats | None:
-    return None if balance is None else balance(labels)
-
-
 # --------------------------------------------------------------------------------------------------- ridge
 
 
-def _basis(features: NDArray[Any], weights: Floats | None) -> _Basis:
-    """Whichever of the two Gram matrices is smaller is taken apart."""
+def basis_of(features: NDArray[Any], weights: Floats | None = None) -> Basis:
+    """Features taken apart, by whichever of their two Gram matrices is smaller; `weights` are of examples.
+
+    Raises LabelError where a feature is not finite or a weight not positive.
+    """
     x = features.astype(np.float64)
     w = np.ones(len(x)) if weights is None else weights.astype(np.float64)
     if not np.isfinite(x).all() or not (w > 0).all():
@@ -355,16 +204,19 @@ def _basis(features: NDArray[Any], weights: Floats | None) -> _Basis:
     rows, width = x.shape
     if width <= rows:
         squares, right = np.linalg.eigh(x.T @ x)
-        return _Basis(x @ right, np.maximum(squares, 0.0), right.T, w, mean, scale)
+        return Basis(x @ right, np.maximum(squares, 0.0), right.T, w, mean, scale)
     squares, left = np.linalg.eigh(x @ x.T)
     kept = squares > 1e-12 * max(1e-300, float(squares[-1]))
     singular = np.sqrt(squares[kept])
     left = left[:, kept]
-    return _Basis(left * singular, squares[kept], (left / singular).T @ x, w, mean, scale)
+    return Basis(left * singular, squares[kept], (left / singular).T @ x, w, mean, scale)
 
 
-def _ridge(basis: _Basis, labels: Labels, classes: int | None, lambdas: Sequence[float]) -> RidgeProbe:
-    count = _classes(labels, classes)
+def ridge_of(
+    basis: Basis, labels: Labels, classes: int | None = None, lambdas: Sequence[float] = LAMBDAS
+) -> RidgeProbe:
+    """`ridge_loo` of features that are taken apart already."""
+    count = count_of(labels, classes)
     targets = np.eye(count)[labels]
     root, total = np.sqrt(basis.weights), basis.weights.sum()
     centre = basis.weights @ targets / total
@@ -403,8 +255,8 @@ def _temperature(scores: Floats, labels: Labels, weights: Floats) -> tuple[float
 # --------------------------------------------------------------------------------------------------- logistic
 
 
-def _logistic(basis: _Basis, ridge: RidgeProbe, labels: Labels, strengths: Sequence[float]) -> Linear:
-    """In the basis of the ridge, where n examples never need more than n columns, and from the ridge's solution."""
+def logistic_of(basis: Basis, ridge: RidgeProbe, labels: Labels, strengths: Sequence[float] = STRENGTHS) -> Linear:
+    """`logistic` in the basis of the ridge, where n examples need no more than n columns, and from its solution."""
     classes = len(ridge.linear.bias)
     present, local = np.unique(labels, return_inverse=True)
     x = basis.vectors / np.sqrt(basis.weights)[:, None]
@@ -482,11 +334,13 @@ def _log_softmax(logits: Floats) -> Floats:
     return below - np.log(np.exp(below).sum(axis=1, keepdims=True))
 
 
-def _classes(labels: Labels, classes: int | None) -> int:
+def count_of(labels: Labels, classes: int | None = None) -> int:
+    """Of classes, where nobody says how many: as many as the largest label asks for."""
     return int(labels.max()) + 1 if classes is None else classes
 
 
-def _checked(labels: Labels, rows: int) -> Labels:
+def checked(labels: Labels, rows: int) -> Labels:
+    """The labels, whole numbers. Raises LabelError where they are not one a row, of two rows at least."""
     if rows != len(labels) or rows < 2:
         raise LabelError(f"{len(labels)} labels for {rows} rows of features; a probe needs two rows, one label each")
     return labels.astype(np.int64)
