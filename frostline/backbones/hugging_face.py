@@ -296,7 +296,7 @@ def _quiet() -> Generator[None]:
     def untold(record: logs.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
-    log, shown = logging.get_logger(modeling_utils.__name__), logging.is_progress_bar_enabled()
+    log, shown = logs.getLogger(modeling_utils.__name__), logging.is_progress_bar_enabled()
     log.addFilter(untold)
     logging.disable_progress_bar()
     try:
