@@ -93,6 +93,15 @@ def test_a_source_is_irrelevant_where_its_features_are_no_better_than_untaught_o
     assert better is not None and not better.holds
 
 
+def test_a_source_that_helps_as_a_start_is_not_called_irrelevant_for_its_features() -> None:
+    from frostline.values import Cut, Evidence
+
+    curve = [Evidence(Cut(1, "blocks.1"), Estimate(0.5, 0.45, 0.55), 1.0, 8, random=0.52)]
+    told = verdicts.irrelevant_source(curve, helps=True)
+    assert told is not None and not told.holds
+    assert "as a start" in told.advice
+
+
 @pytest.mark.parametrize(("kept", "warmup", "holds"), [(30.0, 0.0, True), (0.1, 0.25, False)])
 def test_layers_that_thaw_at_a_wild_rate_make_the_loss_jump_and_gentle_ones_do_not(
     kept: float, warmup: float, holds: bool

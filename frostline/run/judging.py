@@ -30,12 +30,13 @@ def judged(ended: Ended, kept: Kept | None) -> tuple[Verdict, ...]:
     bench, chosen = ended.bench, ended.chosen
     given, targets = bench.settings, bench.examples.targets
     ours = chosen.certification[:1] or chosen.validation
-    told: list[Verdict | None] = [*relevance(ended), mislabelled(ended), *moved(ended, kept)]
     gaps = {
         baseline.name: standing.difference(ours, baseline.judged, targets, terms.aim(bench))
         for baseline in ended.baselines
         if baseline.name in ("scratch", "scratch_equal", "linear_probe")
     }
+    helps = "scratch" in gaps and gaps["scratch"].low > 0
+    told: list[Verdict | None] = [*relevance(ended, helps), mislabelled(ended), *moved(ended, kept)]
     if "scratch" in gaps:
         told.append(verdicts.negative_transfer(gaps["scratch"], given.metric, gaps["scratch_equal"]))
     if not exact(chosen.arm):
@@ -71,16 +72,18 @@ def by_depth(ended: Ended) -> dict[int, Outcome]:
     return found
 
 
-def relevance(ended: Ended) -> tuple[Verdict | None, ...]:
+def relevance(ended: Ended, helps: bool) -> tuple[Verdict | None, ...]:
     """Whether the source fits the task: of each backbone that raced, and of all of them.
 
-    Nothing where probes give a hint alone: how well they count boxes says too little.
+    The chosen one is known to have helped where it beats training from scratch. Nothing where probes give a hint
+    alone: how well they count boxes says too little.
     """
     if hinted(ended.bench.examples.targets):
         return ()
     if not ended.bench.rivals:
-        return (verdicts.irrelevant_source(ended.evidence),)
-    told = {tag: verdicts.irrelevant_source(curve) for tag, curve in ended.curves.items()}
+        return (verdicts.irrelevant_source(ended.evidence, helps=helps),)
+    tuned = ended.bench.of(ended.chosen.arm.id).tag
+    told = {t: verdicts.irrelevant_source(curve, helps=helps and t == tuned) for t, curve in ended.curves.items()}
     known = {tag: verdict for tag, verdict in told.items() if verdict is not None}
     each = (replace(verdict, evidence=f"of {tag}, {verdict.evidence}") for tag, verdict in known.items())
     none = verdicts.no_relevant_source(list(known), [v.holds for v in known.values()]) if known else None

@@ -83,28 +83,33 @@ def _losses(outcome: Outcome, targets: NDArray[np.int64], balance: bool) -> NDAr
     return scores.losses(outcome.log_probabilities, truth) * (scores.balanced(truth) if balance else 1.0)
 
 
-def irrelevant_source(evidence: Sequence[Evidence]) -> Verdict | None:
-    """Whether the pre-trained features are no better than those of a random network; None without that control."""
+def irrelevant_source(evidence: Sequence[Evidence], *, helps: bool = False) -> Verdict | None:
+    """Whether the pre-trained features are no better than those of a random network; None without that control.
+
+    What `helps`, as a model trained from it is shown to beat the one from scratch, is relevant all the same.
+    """
     best = max(evidence, key=lambda e: e.score.mean)
     if best.random is None:
         return None
     random = max(e.random for e in evidence if e.random is not None)
-    holds = best.score.low <= random
+    poor = best.score.low <= random
     text = (
         f"the best linear probe scores {words.ranged(best.score.mean, best.score.low, best.score.high, best.metric)}, "
         f"the best one on a random network {words.score(random, best.metric)}."
     )
-    advice = (
-        "Try another backbone: these features carry little for your task." if holds else "The source fits the task."
-    )
-    return Verdict("irrelevant_source", holds, text, advice)
+    advice = "The source fits the task."
+    if poor:
+        advice = "Try another backbone: these features carry little for your task."
+        if helps:
+            advice = "The source helps as a start to train from, not by its features as they are."
+    return Verdict("irrelevant_source", poor and not helps, text, advice)
 
 
 def no_relevant_source(tags: Sequence[str], irrelevant: Sequence[bool]) -> Verdict:
     """Whether none of the backbones that raced knows anything of use."""
     useful = [tag for tag, none in zip(tags, irrelevant, strict=True) if not none]
     if useful:
-        said = f"the features of {words.listed(useful)} are better than those of an untrained network."
+        said = f"{words.listed(useful)} {'bring' if len(useful) > 1 else 'brings'} more than an untrained network does."
         return Verdict("no_relevant_source", False, said, "Nothing to do.")
     said = f"of {words.listed(list(tags))}, none has features that are better than those of an untrained network."
     return Verdict("no_relevant_source", True, said, "Look for a backbone whose source lies nearer to your task.")
