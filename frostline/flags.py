@@ -55,6 +55,7 @@ Source = Annotated[
 Task = Annotated[
     str | None, of_aim(help="What is learned: classification, multilabel, regression, detection or segmentation.")
 ]
+Detector = Annotated[str | None, of_aim(help="The head that finds boxes on a classifier: fcos (default) or retinanet.")]
 Metric = Annotated[
     str | None,
     of_aim(

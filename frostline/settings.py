@@ -17,6 +17,7 @@ from frostline.errors import OptionError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("classification", "multilabel", "regression", "detection", "segmentation"),
+    "detector": ("fcos", "retinanet"),
     "effort": ("quick", "default", "thorough"),
     "strategies": ("searched", "known"),
     "prefer": ("training", "inference", "memory"),
@@ -101,6 +102,7 @@ class Settings:
     shifted: str | None = None  # further examples from where the model may be used: looked at, never decided by
     source: str | None = None  # labelled examples of what the backbone was trained on: looked at alone
     task: str = "classification"
+    detector: str | None = None  # the head that finds boxes on a classifier; None takes fcos
     metric: str = ""  # the first of its task where it is empty; or FILE.py:NAME, a function of the user's own
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
     confidence: float = 0.95
@@ -161,6 +163,11 @@ class Settings:
             value = getattr(self, name)  # a picture of one pixel has no shapes in it
             if value is not None and value < least:
                 raise OptionError(f"{name} is {value}; it must be at least {least}")
+        if self.detector is not None and self.task != "detection":
+            raise OptionError(
+                f"detector is {self.detector!r} and the task {self.task}, in which no boxes are found; leave it away, "
+                "or give --task detection"
+            )
         if self.out == "":
             raise OptionError("out is empty; give the name of a folder for the run, or leave it away")
         if self.seconds is not None and not 0.01 <= self.seconds <= LONGEST:

@@ -33,7 +33,7 @@ from frostline.search.strategies import UNPROBED
 from frostline.settings import settings
 from frostline.tasks.detection import STRIDES
 from frostline.tasks.strides import depths_of
-from frostline.values import Arm, Backbone, Head, Preprocessing, Recipe, Unit, Way
+from frostline.values import Arm, Backbone, Head, HeadKind, Preprocessing, Recipe, Unit, Way
 
 SIDE = 64
 KINDS = ("disc", "square")
@@ -125,8 +125,8 @@ def bench(data: Path) -> Bench:
     return lay(settings({**given, "epochs": 2, "workers": 1, "threads": 1, "precision": "fp32"}), Source(), folder=None)
 
 
-def arm(bench: Bench, freeze: int) -> Arm:
-    head = Head("pyramid", cuts=bench.anatomy.levels[:-1], start="random")
+def arm(bench: Bench, freeze: int, kind: HeadKind = "pyramid") -> Arm:
+    head = Head(kind, cuts=bench.anatomy.levels[:-1], start="random")
     of = plan(bench.anatomy.layers, Recipe(2, 3e-3, batch=4), freeze=freeze, head=head)
     return Arm(f"freeze@{freeze}", of, (3e-3,))
 
@@ -165,10 +165,13 @@ def test_what_a_suffix_sees_at_each_level_is_what_the_whole_network_makes_there(
         torch.testing.assert_close(found[level][0], whole[level][0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("freeze", [1, 3, 4, 5])
-def test_training_from_the_store_ends_where_training_live_does(bench: Bench, freeze: int) -> None:
-    of = arm(bench, freeze)
-    unit = Unit(of.id, 3e-3, 1, 0, 0, 2)
+@pytest.mark.parametrize(
+    ("freeze", "kind"), [(1, "pyramid"), (3, "pyramid"), (4, "pyramid"), (5, "pyramid"), (3, "anchors")]
+)
+def test_training_from_the_store_ends_where_training_live_does(bench: Bench, freeze: int, kind: HeadKind) -> None:
+    of = arm(bench, freeze, kind)
+    rate = 3e-4 if kind == "anchors" else 3e-3  # four convolutions deep, rounding grows with the rate
+    unit = Unit(of.id, rate, 1, 0, 0, 2)
     stored, live = perform(bench, of, unit), perform(replace(bench, whole={}, varied=()), of, unit)
     assert max(bench.whole) > 0
     np.testing.assert_allclose([e.loss for e in stored.epochs], [e.loss for e in live.epochs], rtol=1e-4)
@@ -277,6 +280,27 @@ def test_a_strategy_by_its_name_and_a_depth_have_the_head_of_the_task(bench: Ben
         assert not outcome.diverged
     with pytest.raises(OptionError, match=UNPROBED["lp_ft"]):
         granted(Wish("lp_ft"), bench)
+
+
+def test_anchors_find_boxes_where_they_are_asked_for(data: Path, tmp_path: Path) -> None:
+    words = ("--task", "detection", "--backbone", f"{__file__}:stages", "--weights", "none", "--detector", "retinanet")
+    spent = ("--freeze", "3", "--epochs", 6, "--batch-size", 4, "--device", "cpu", *ONE)
+    said = tell("train", data, *words, *spent, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    plan = json.loads((tmp_path / "run" / "model" / "plan.json").read_text())
+    assert (plan["head"]["kind"], plan["freeze"]) == ("anchors", 3)
+    said = tell("predict", tmp_path / "run", data / "images" / "0.png", "--json")
+    assert said.code == 0, said.err
+    (row,) = (json.loads(line) for line in said.out.splitlines())
+    assert len(row["boxes"]) == len(row["labels"]) > 0
+
+
+def test_a_detector_is_refused_where_no_boxes_are_found_and_one_that_is_not_known() -> None:
+    boxes = {"data": "d", "backbone": "b", "task": "detection"}
+    with pytest.raises(OptionError, match="'retinanet' and the task classification"):
+        settings({**boxes, "task": "classification", "detector": "retinanet"})
+    with pytest.raises(OptionError, match="allowed are fcos, retinanet; did you mean 'retinanet'"):
+        settings({**boxes, "detector": "retina"})
 
 
 def test_boxes_are_told_in_pixels_of_the_picture_and_drawn(found: Path, data: Path, tmp_path: Path) -> None:

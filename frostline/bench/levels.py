@@ -22,7 +22,14 @@ from frostline.values import Arm, Backbone, Head, HeadKind, Plan, Preprocessing
 def head_kind(settings: Settings, backbone: Backbone) -> HeadKind:
     """The kind of head that a search begins with."""
     task = TASKS[settings.task]
-    return "queries" if backbone.queries and task.levels is not None else task.head
+    if backbone.queries and task.levels is not None:
+        if settings.detector is not None:
+            raise OptionError(
+                f"detector is {settings.detector!r}, and {backbone.name!r} finds boxes by a decoder of its own; leave "
+                "it away, or give a backbone that classifies"
+            )
+        return "queries"
+    return "anchors" if settings.detector == "retinanet" else task.head
 
 
 def squashed(backbone: Backbone, task: str) -> Backbone:
@@ -91,4 +98,4 @@ def unpooled(
             return heads.Queries(shapes[-1][-1] - 4, classes)
         if of.head.kind == "decoder":
             return heads.Decoder(shapes, classes, (answer[0], answer[1]))
-        return heads.Pyramid(shapes, classes, size)
+        return heads.Pyramid(shapes, classes, size, anchors=of.head.kind == "anchors")

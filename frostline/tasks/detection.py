@@ -15,7 +15,7 @@ from frostline.tasks.strides import depths_of
 from frostline.tasks.task import Task
 
 STRIDES = (8, 16, 32)  # pixels of the input a step of the level is wide
-UNFIT = "boxes are found by a head of the kind 'pyramid', or 'queries' on a detector; give the plan one"
+UNFIT = "boxes are found by a head of the kind 'pyramid' or 'anchors', or 'queries' on a detector; give the plan one"
 
 
 def _unbound(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
@@ -74,6 +74,7 @@ DETECTION = Task(
     head="pyramid",
     recipes={  # with few boxes on a picture, what counts is how many steps there are
         "pyramid": (4, 4, 3e-3),
+        "anchors": (4, 4, 3e-3),
         "queries": (12, 4, 1e-3),  # kept layers at a tenth of it, the rate at which such networks are fine-tuned
     },
     binding=_bound,

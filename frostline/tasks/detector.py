@@ -128,23 +128,7 @@ class Detector(nn.Module):
         logits, sides, centred = self._parts(raw)
         scores = torch.sqrt(logits.sigmoid() * centred.sigmoid()[..., None])
         boxes = clip_boxes_to_image(self.head.box_coder.decode(sides, self.anchors), self.size)
-        found = boxes.new_full((len(raw), MOST, 6), math.nan)
-        for row, score, box in zip(found, scores, boxes, strict=True):
-            best = self._best(score, box)
-            row[: len(best)] = best
-        return found
-
-    def _best(self, scores: Tensor, boxes: Tensor) -> Tensor:
-        """Of one picture: the strongest candidates of each level, those left that no stronger one overlaps."""
-        rows: list[Tensor] = []
-        for score, box in zip(scores.split(self.places), boxes.split(self.places), strict=True):
-            flat = score.flatten()
-            strongest, where = flat.topk(min(CANDIDATES, len(flat)))
-            strongest, where = strongest[strongest > LOWEST], where[strongest > LOWEST]
-            label = (where % self.classes).to(box.dtype)
-            rows.append(torch.cat([box[where // self.classes], strongest[:, None], label[:, None]], dim=1))
-        every = torch.cat(rows)
-        return every[batched_nms(every[:, :4], every[:, 4], every[:, 5], OVERLAP)[:MOST]]
+        return strongest(scores, boxes, self.places, OVERLAP)
 
     def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, sides and centredness, in float32 or better."""
@@ -154,6 +138,30 @@ class Detector(nn.Module):
     @property
     def _side(self) -> Tensor:
         return self.anchors[:, 2] - self.anchors[:, 0]
+
+
+def strongest(scores: Tensor, boxes: Tensor, places: Sequence[int], overlap: float) -> Tensor:
+    """Of each picture the best boxes (n, 100, 6), of scores (n, places, classes) and boxes (n, places, 4) in levels.
+
+    The strongest candidates of each level, and of those what no stronger one overlaps by more than `overlap`.
+    """
+    found = boxes.new_full((len(scores), MOST, 6), math.nan)
+    for row, score, box in zip(found, scores, boxes, strict=True):
+        best = _best(score, box, places, overlap)
+        row[: len(best)] = best
+    return found
+
+
+def _best(scores: Tensor, boxes: Tensor, places: Sequence[int], overlap: float) -> Tensor:
+    rows, classes = list[Tensor](), scores.shape[-1]
+    for score, box in zip(scores.split(list(places)), boxes.split(list(places)), strict=True):
+        flat = score.flatten()
+        best, where = flat.topk(min(CANDIDATES, len(flat)))
+        best, where = best[best > LOWEST], where[best > LOWEST]
+        label = (where % classes).to(box.dtype)
+        rows.append(torch.cat([box[where // classes], best[:, None], label[:, None]], dim=1))
+    every = torch.cat(rows)
+    return every[batched_nms(every[:, :4], every[:, 4], every[:, 5], overlap)[:MOST]]
 
 
 def _centredness(sides: Tensor) -> Tensor:

@@ -71,15 +71,19 @@ class Scaled(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A detector on the maps of several depths, which says of itself how it was made."""
+    """A detector on the maps of several depths, by places or by anchors, which says of itself how it was made."""
 
-    def __init__(self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int], *, anchors: bool = False
+    ) -> None:
         super().__init__()
-        from frostline.tasks.detector import Detector, Level  # torchvision takes a second that only boxes are worth
+        # torchvision takes a second that only boxes are worth
+        from frostline.tasks.anchored import Anchored
+        from frostline.tasks.detector import Detector, Level
 
         self.register_buffer("levels", torch.tensor([list(level) for level in levels]))  # channels, height, width
         self.register_buffer("made", torch.tensor([classes, *size]))
-        self.detector = Detector([Level(*level) for level in levels], classes, size)
+        self.detector = (Anchored if anchors else Detector)([Level(*level) for level in levels], classes, size)
 
     def forward(self, crossing: Sequence[Sequence[Tensor]]) -> Tensor:
         """From what crosses each of the depths that it reads."""
@@ -149,8 +153,10 @@ def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
     if "levels" in state:
         shapes = [(int(c), int(h), int(w)) for c, h, w in state["levels"].tolist()]
         classes, height, width = (int(n) for n in state["made"].tolist())
-        kind = Decoder if "says.weight" in state else Pyramid
-        found = kind(shapes, classes, (height, width))
+        if "says.weight" in state:
+            found = Decoder(shapes, classes, (height, width))
+        else:
+            found = Pyramid(shapes, classes, (height, width), anchors=not any("ctrness" in name for name in state))
         found.load_state_dict(dict(state))
         return found
     if "classes.weight" in state:

@@ -1,0 +1,127 @@
+"""Boxes by anchors: torchvision's matching, loss and detections of RetinaNet, picture by picture."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_detector import CLASSES, LEVELS, SIZE, boxes, listed, maps
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNet
+
+from frostline.errors import PlanError
+from frostline.tasks import anchored, detector, heads
+from frostline.tasks.anchored import Anchored
+
+
+def made(seed: int = 0) -> Anchored:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Anchored(LEVELS, CLASSES, SIZE, width=32).eval()
+
+
+def answer(count: int, seed: int = 0, spread: float = 1.0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(count, len(made().anchors), CLASSES + 4, generator=draw)
+
+
+def theirs(ours: Anchored) -> RetinaNet:
+    """Torchvision's whole network, with the same pyramid, the same head and its own way to lay anchors."""
+    ours.pyramid.out_channels = 32
+    sides = tuple((int(4 * s), int(4 * s * 2 ** (1 / 3)), int(4 * s * 2 ** (2 / 3))) for s in (8, 16, 32))
+    return RetinaNet(
+        ours.pyramid, CLASSES, anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * 3), head=ours.head,
+        score_thresh=detector.LOWEST, nms_thresh=0.5, detections_per_img=detector.MOST,
+    )  # fmt: skip
+
+
+def outputs(raw: Tensor) -> dict[str, Tensor]:
+    return {"cls_logits": raw[..., :CLASSES], "bbox_regression": raw[..., CLASSES:]}
+
+
+@pytest.mark.parametrize("counts", [[1], [3, 6], [0, 2, 5], [0]])
+def test_the_loss_of_each_picture_is_torchvisions_of_that_picture_alone(counts: list[int]) -> None:
+    ours, targets, raw = made(), boxes(counts), answer(len(counts))
+    found = ours.losses(raw, targets)
+    for row, one, target in zip(found, raw, listed(targets), strict=True):
+        parts = theirs(ours).compute_loss([target], outputs(one[None]), [ours.anchors])
+        torch.testing.assert_close(row, parts["classification"] + parts["bbox_regression"])
+    torch.testing.assert_close(ours.loss(raw, targets), found.mean())
+
+
+def test_anchors_that_overlap_a_box_by_half_and_the_closest_of_every_box_hold_it_and_those_between_are_free() -> None:
+    ours, targets = made(), boxes([6, 2], seed=3)
+    _, _, held, free = ours.assigned(targets)
+    assert bool(free.any()) and not bool((held & free).any())
+    for row, of in zip(held, listed(targets), strict=True):
+        assert int(row.sum()) >= len(of["boxes"]) / 2  # none is left without an anchor, but two may share one
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_the_detections_are_torchvisions(spread: float) -> None:
+    ours, raw = made(), answer(3, spread=spread)
+    raw[..., :CLASSES] -= 2
+    found = ours.detections(raw)
+    split = {name: list(part.split(ours.places, dim=1)) for name, part in outputs(raw).items()}
+    anchors = [list(ours.anchors.split(ours.places))] * 3
+    for row, expected in zip(found, theirs(ours).postprocess_detections(split, anchors, [SIZE] * 3), strict=True):
+        count = len(expected["boxes"])
+        torch.testing.assert_close(row[:count, :4], expected["boxes"])
+        torch.testing.assert_close(row[:count, 4], expected["scores"])
+        assert row[:count, 5].tolist() == expected["labels"].tolist()
+        assert bool(row[count:].isnan().all()) and 0 < count <= detector.MOST
+
+
+def test_the_forward_pass_and_the_anchors_are_torchvisions() -> None:
+    ours, given = made(), maps(2)
+    features = list(ours.pyramid({str(index): level for index, level in enumerate(given)}).values())
+    expected = ours.head(features)
+    for name, part in outputs(ours(given)).items():
+        assert torch.equal(part, expected[name])
+
+
+def test_boxes_without_an_area_and_room_for_more_change_nothing() -> None:
+    ours, targets, raw = made(), boxes([3, 1], room=4), answer(2)
+    flat = targets.clone()
+    flat[1, 1] = torch.tensor([40.0, 40.0, 40.0, 90.0, 1.0])
+    torch.testing.assert_close(ours.losses(raw, flat), ours.losses(raw, targets))
+    wide = torch.cat([targets, torch.full((2, 5, 5), math.nan)], dim=1)
+    torch.testing.assert_close(ours.losses(raw, wide), ours.losses(raw, targets))
+
+
+def test_slopes_are_finite_where_boxes_are_missing() -> None:
+    ours, raw = made(), answer(2).requires_grad_()
+    ours.loss(raw, boxes([0, 1])).backward()
+    assert raw.grad is not None and bool(raw.grad.isfinite().all())
+
+
+def test_a_picture_is_learned_by_heart_and_found_again() -> None:
+    ours, given, targets = made().train(), maps(1), boxes([2], seed=5, room=2)
+    optimiser = torch.optim.AdamW(ours.parameters(), 3e-3)
+    for _ in range(120):
+        optimiser.zero_grad()
+        ours.loss(ours(given), targets).backward()
+        optimiser.step()
+    best = ours.eval().detections(ours(given))[0, :2]
+    order = best[:, 0].argsort()
+    there = targets[0, targets[0, :, 0].argsort()]
+    torch.testing.assert_close(best[order, :4], there[:, :4], atol=6, rtol=0)
+    assert best[order, 5].tolist() == there[:, 4].tolist()
+
+
+def test_a_saved_head_says_itself_which_detector_it_is() -> None:
+    shapes = [(level.channels, level.height, level.width) for level in LEVELS]
+    for anchors, kind in ((True, Anchored), (False, detector.Detector)):
+        head = heads.Pyramid(shapes, CLASSES, SIZE, anchors=anchors)
+        again = heads.rebuilt(head.state_dict())
+        assert isinstance(again, heads.Pyramid) and isinstance(again.detector, kind)
+        given = [[each] for each in maps(1)]
+        assert torch.equal(again.eval()(given), head.eval()(given))
+
+
+def test_a_width_that_its_norms_cannot_share_is_refused() -> None:
+    with pytest.raises(PlanError, match="multiple of 32"):
+        Anchored(LEVELS, CLASSES, SIZE, width=48)
+    assert anchored.EACH == 9
