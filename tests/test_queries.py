@@ -28,9 +28,9 @@ from frostline.backbones.load import load
 from frostline.backbones.queries import Queried
 from frostline.bench.bench import Bench, Source
 from frostline.bench.lay import lay
-from frostline.bench.levels import unpooled
+from frostline.bench.levels import head_kind, unpooled
 from frostline.bench.unit import perform, stackable
-from frostline.errors import BackboneError, WeightsError
+from frostline.errors import BackboneError, OptionError, WeightsError
 from frostline.formats.model import open_model, probabilities
 from frostline.plan import plan
 from frostline.run import entrants
@@ -172,6 +172,15 @@ def test_pictures_are_squashed_whole_and_an_oblong_processor_is_told_of(
         assert getattr(found.preprocessing, "resize", 0) is None
         assert len(found.notes) == notes
     assert "squashed to (64, 64)" in detr.notes[0]
+
+
+def test_a_head_of_places_or_anchors_is_refused_where_the_network_finds_things(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    spec = f"hf/{networks_of.saved(tmp_path_factory, 'detr')}"
+    given = settings({"data": "d", "backbone": spec, "task": "detection", "detector": "retinanet"})
+    with pytest.raises(OptionError, match="'retinanet'.*finds things by layers of its own"):
+        head_kind(given, load(spec))
 
 
 def test_a_detector_that_hands_on_no_queries_is_refused() -> None:

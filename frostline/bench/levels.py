@@ -25,7 +25,7 @@ def head_kind(settings: Settings, backbone: Backbone) -> HeadKind:
     if backbone.queries and task.levels is not None:
         if settings.detector is not None:
             raise OptionError(
-                f"detector is {settings.detector!r}, and {backbone.name!r} finds boxes by a decoder of its own; leave "
+                f"detector is {settings.detector!r}, and {backbone.name!r} finds things by layers of its own; leave "
                 "it away, or give a backbone that classifies"
             )
         return "queries"
