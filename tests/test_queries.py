@@ -179,7 +179,7 @@ def test_a_head_of_places_or_anchors_is_refused_where_the_network_finds_things(
 ) -> None:
     spec = f"hf/{networks_of.saved(tmp_path_factory, 'detr')}"
     given = settings({"data": "d", "backbone": spec, "task": "detection", "detector": "retinanet"})
-    with pytest.raises(OptionError, match="'retinanet'.*finds things by layers of its own"):
+    with pytest.raises(OptionError, match=r"'retinanet'.*finds things by layers of its own"):
         head_kind(given, load(spec))
 
 
