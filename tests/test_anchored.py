@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
-from test_detector import CLASSES, LEVELS, SIZE, boxes, listed, maps
+from test_detector import CLASSES, LEVELS, SIZE, boxes, listed, maps, same_detections
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.ops import box_iou
 
 from frostline.errors import PlanError
-from frostline.tasks import anchored, detector, heads
+from frostline.tasks import detector, heads
 from frostline.tasks.anchored import Anchored
 
 
@@ -51,27 +52,24 @@ def test_the_loss_of_each_picture_is_torchvisions_of_that_picture_alone(counts: 
     torch.testing.assert_close(ours.loss(raw, targets), found.mean())
 
 
-def test_anchors_that_overlap_a_box_by_half_and_the_closest_of_every_box_hold_it_and_those_between_are_free() -> None:
-    ours, targets = made(), boxes([6, 2], seed=3)
-    _, _, held, free = ours.assigned(targets)
-    assert bool(free.any()) and not bool((held & free).any())
-    for row, of in zip(held, listed(targets), strict=True):
-        assert int(row.sum()) >= len(of["boxes"]) / 2  # none is left without an anchor, but two may share one
+def test_an_anchor_between_is_free_and_the_closest_holds_a_box_that_none_overlaps_by_half() -> None:
+    ours = made()
+    thin = torch.tensor([[[100.0, 60.0, 104.0, 150.0, 1.0]]])  # far from every anchor's aspect
+    boxes_of, labels, held, free = ours.assigned(thin)
+    shares = box_iou(thin[0, :, :4], ours.anchors)[0]
+    assert shares.max() < 0.4
+    assert torch.equal(held[0], shares == shares.max()) and not bool(free.any())
+    assert torch.equal(boxes_of[held], thin[0, :, :4].expand(int(held.sum()), 4)) and set(labels[held].tolist()) == {1}
+    _, _, held, free = ours.assigned(boxes([4], seed=3, room=4))
+    best = box_iou(boxes([4], seed=3, room=4)[0, :, :4], ours.anchors).amax(0)
+    assert torch.equal(free[0], (best >= 0.4) & (best < 0.5) & ~held[0]) and bool(free.any())
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0])
 def test_the_detections_are_torchvisions(spread: float) -> None:
     ours, raw = made(), answer(3, spread=spread)
     raw[..., :CLASSES] -= 2
-    found = ours.detections(raw)
-    split = {name: list(part.split(ours.places, dim=1)) for name, part in outputs(raw).items()}
-    anchors = [list(ours.anchors.split(ours.places))] * 3
-    for row, expected in zip(found, theirs(ours).postprocess_detections(split, anchors, [SIZE] * 3), strict=True):
-        count = len(expected["boxes"])
-        torch.testing.assert_close(row[:count, :4], expected["boxes"])
-        torch.testing.assert_close(row[:count, 4], expected["scores"])
-        assert row[:count, 5].tolist() == expected["labels"].tolist()
-        assert bool(row[count:].isnan().all()) and 0 < count <= detector.MOST
+    same_detections(ours, raw, outputs(raw), theirs(ours))
 
 
 def test_the_forward_pass_and_the_anchors_are_torchvisions() -> None:
@@ -124,4 +122,3 @@ def test_a_saved_head_says_itself_which_detector_it_is() -> None:
 def test_a_width_that_its_norms_cannot_share_is_refused() -> None:
     with pytest.raises(PlanError, match="multiple of 32"):
         Anchored(LEVELS, CLASSES, SIZE, width=48)
-    assert anchored.EACH == 9

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torchvision.models.detection.fcos import FCOS
 
 from frostline.errors import PlanError
 from frostline.tasks import detector
+from frostline.tasks.anchored import Anchored
 from frostline.tasks.detection import STRIDES
 from frostline.tasks.detector import Detector, Level
 from frostline.tasks.strides import depths_of
@@ -95,18 +98,23 @@ def test_places_of_every_level_answer_in_what_the_oracle_sees() -> None:
     assert all(bool(part.any()) for part in held.split(ours.places))
 
 
-@pytest.mark.parametrize("spread", [0.5, 2.0])
-def test_the_detections_are_torchvisions(spread: float) -> None:
-    ours, raw = made(), answer(3, spread=spread)
-    found = ours.detections(raw)
-    split = {name: list(part.split(ours.places, dim=1)) for name, part in outputs(raw).items()}
-    anchors = [list(ours.anchors.split(ours.places))] * 3
-    for row, expected in zip(found, theirs(ours).postprocess_detections(split, anchors, [SIZE] * 3), strict=True):
+def same_detections(ours: Detector | Anchored, raw: Tensor, outputs: Mapping[str, Tensor], theirs: Any) -> None:
+    """What torchvision's network makes of the same outputs, picture by picture."""
+    split = {name: list(part.split(ours.places, dim=1)) for name, part in outputs.items()}
+    anchors = [list(ours.anchors.split(ours.places))] * len(raw)
+    wanted = theirs.postprocess_detections(split, anchors, [SIZE] * len(raw))
+    for row, expected in zip(ours.detections(raw), wanted, strict=True):
         count = len(expected["boxes"])
         torch.testing.assert_close(row[:count, :4], expected["boxes"])
         torch.testing.assert_close(row[:count, 4], expected["scores"])
         assert row[:count, 5].tolist() == expected["labels"].tolist()
         assert bool(row[count:].isnan().all()) and 0 < count <= detector.MOST
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_the_detections_are_torchvisions(spread: float) -> None:
+    ours, raw = made(), answer(3, spread=spread)
+    same_detections(ours, raw, outputs(raw), theirs(ours))
 
 
 def test_the_forward_pass_is_that_of_pyramid_and_head() -> None:
