@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from benchmarks.truth import surgical
 from benchmarks.truth.world import TABLES, Pictures, taught, trained
 from frostline.plan import plan
 from frostline.run import verdicts
+from frostline.run.ended import Ended
+from frostline.run.judging import relevance
 from frostline.search import scores
 from frostline.search.decide import Aim
 from frostline.search.standing import difference
@@ -100,6 +104,12 @@ def test_a_source_that_helps_as_a_start_is_not_called_irrelevant_for_its_feature
     told = verdicts.irrelevant_source(curve, helps=True)
     assert told is not None and not told.holds
     assert "as a start" in told.advice
+    bench = SimpleNamespace(examples=SimpleNamespace(targets=np.array([0, 1])), rivals={})
+    ended = cast(Ended, SimpleNamespace(bench=bench, evidence=curve))
+    assert [verdict and verdict.holds for helps in (True, False) for verdict in relevance(ended, helps)] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(("kept", "warmup", "holds"), [(30.0, 0.0, True), (0.1, 0.25, False)])
