@@ -55,7 +55,9 @@ Source = Annotated[
 Task = Annotated[
     str | None, of_aim(help="What is learned: classification, multilabel, regression, detection or segmentation.")
 ]
-Detector = Annotated[str | None, of_aim(help="The head that finds boxes on a classifier: fcos (default) or retinanet.")]
+Detector = Annotated[
+    str | None, of_aim(help="The head that finds boxes on a classifier: fasterrcnn (default), fcos or retinanet.")
+]
 Metric = Annotated[
     str | None,
     of_aim(

@@ -17,7 +17,7 @@ from frostline.errors import OptionError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("classification", "multilabel", "regression", "detection", "segmentation"),
-    "detector": ("fcos", "retinanet"),
+    "detector": ("fasterrcnn", "fcos", "retinanet"),
     "effort": ("quick", "default", "thorough"),
     "strategies": ("searched", "known"),
     "prefer": ("training", "inference", "memory"),
@@ -102,7 +102,7 @@ class Settings:
     shifted: str | None = None  # further examples from where the model may be used: looked at, never decided by
     source: str | None = None  # labelled examples of what the backbone was trained on: looked at alone
     task: str = "classification"
-    detector: str | None = None  # the head that finds boxes on a classifier; None takes fcos
+    detector: str | None = None  # the head that finds boxes on a classifier; None takes fasterrcnn
     metric: str = ""  # the first of its task where it is empty; or FILE.py:NAME, a function of the user's own
     epsilon: float | None = None  # how much worse than the best still counts as as good; one point where not said
     confidence: float = 0.95

@@ -243,16 +243,16 @@ class Recipe:
             raise PlanError(f"smoothing is {self.smoothing}; it is a share of the label, at least 0 and less than 1")
 
 
-HeadKind = Literal["linear", "mlp", "attention", "pyramid", "anchors", "queries", "decoder"]
+HeadKind = Literal["linear", "mlp", "attention", "pyramid", "anchors", "proposals", "queries", "decoder"]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The new layers on top, output layer included."""
 
-    # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes as FCOS does, or, with
-    # anchors, as RetinaNet; queries found them already, and are told what they found; a decoder says of every place
-    # what it belongs to. `tasks/heads.py` says how
+    # the first three hold a linear head; a pyramid reads maps at its cuts, and finds boxes as FCOS does, with
+    # anchors as RetinaNet, with proposals as Faster R-CNN; queries found them already, and are told what they found; a
+    # decoder says of every place what it belongs to. `tasks/heads.py` says how
     kind: HeadKind = "linear"
     cuts: tuple[int, ...] = ()  # depths it reads besides the top one: a multi-layer probe
     start: Literal["probe", "random"] = "probe"  # the linear part has the closed-form probe's weights, or fresh ones
@@ -268,7 +268,7 @@ class Head:
     @property
     def pools(self) -> bool:
         """Whether it reads features that are pooled; else it reads what crosses as it is, and knows its own loss."""
-        return self.kind not in ("pyramid", "anchors", "queries", "decoder")
+        return self.kind not in ("pyramid", "anchors", "proposals", "queries", "decoder")
 
     def numbers(self, features: int, classes: int) -> int:
         """How many numbers learn in it, on so many features."""

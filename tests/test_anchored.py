@@ -15,6 +15,8 @@ from torchvision.ops import box_iou
 from frostline.errors import PlanError
 from frostline.tasks import detector, heads
 from frostline.tasks.anchored import Anchored
+from frostline.tasks.proposed import Proposed
+from frostline.values import HeadKind
 
 
 def made(seed: int = 0) -> Anchored:
@@ -111,10 +113,11 @@ def test_a_picture_is_learned_by_heart_and_found_again() -> None:
 
 def test_a_saved_head_says_itself_which_detector_it_is() -> None:
     shapes = [(level.channels, level.height, level.width) for level in LEVELS]
-    for anchors, kind in ((True, Anchored), (False, detector.Detector)):
-        head = heads.Pyramid(shapes, CLASSES, SIZE, anchors=anchors)
+    kinds: dict[HeadKind, type] = {"pyramid": detector.Detector, "anchors": Anchored, "proposals": Proposed}
+    for kind, made_as in kinds.items():
+        head = heads.Pyramid(shapes, CLASSES, SIZE, kind)
         again = heads.rebuilt(head.state_dict())
-        assert isinstance(again, heads.Pyramid) and isinstance(again.detector, kind)
+        assert isinstance(again, heads.Pyramid) and isinstance(again.detector, made_as) and again.kind == kind
         given = [[each] for each in maps(1)]
         assert torch.equal(again.eval()(given), head.eval()(given))
 

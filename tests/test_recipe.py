@@ -20,6 +20,13 @@ def test_more_examples_mean_fewer_epochs_larger_batches_and_no_fewer_samples_see
     assert few * small.epochs <= 1.1 * many * large.epochs  # epochs are whole numbers
 
 
+def test_a_detector_learns_for_so_many_steps_at_least_unless_it_is_told_otherwise() -> None:
+    boxes = {"data": "d", "backbone": "b", "task": "detection"}
+    found = [recipe(settings(boxes), count, "proposals") for count in (3, 30, 198, 205, 5000)]
+    assert [(of.epochs, of.batch) for of in found] == [(150, 3), (19, 4), (3, 4), (3, 4), (3, 4)]
+    assert recipe(settings({**boxes, "epochs": 2}), 30, "proposals").epochs == 2
+
+
 def test_a_batch_is_no_larger_than_the_data_and_what_is_asked_for_is_done() -> None:
     assert recipe(PLAIN, 7).batch == 7
     asked = recipe(settings({"data": "d", "backbone": "b", "epochs": 3, "batch_size": 5}), 100_000)

@@ -29,7 +29,7 @@ def head_kind(settings: Settings, backbone: Backbone) -> HeadKind:
                 "it away, or give a backbone that classifies"
             )
         return "queries"
-    return "anchors" if settings.detector == "retinanet" else task.head
+    return task.head if settings.detector is None else task.heads[settings.detector]
 
 
 def squashed(backbone: Backbone, task: str) -> Backbone:
@@ -98,4 +98,4 @@ def unpooled(
             return heads.Queries(shapes[-1][-1] - 4, classes)
         if of.head.kind == "decoder":
             return heads.Decoder(shapes, classes, (answer[0], answer[1]))
-        return heads.Pyramid(shapes, classes, size, anchors=of.head.kind == "anchors")
+        return heads.Pyramid(shapes, classes, size, of.head.kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from frostline.search.scores import BALANCED
 from frostline.settings import Settings
 from frostline.tasks.table import TASKS
@@ -20,10 +22,12 @@ def recipe(settings: Settings, examples: int, head: str = "linear") -> Recipe:
     """
     epochs = settings.epochs or max(FEWEST, round(FULL * min(1.0, (500 / examples) ** 0.5)))
     batch = settings.batch_size or (16 if examples <= 500 else 32 if examples <= 4000 else 64)
-    own = TASKS[settings.task].recipes.get(head)
+    task = TASKS[settings.task]
+    own = task.recipes.get(head)
     if own is not None:
-        epochs, batch, rate = settings.epochs or own[0], settings.batch_size or own[1], own[2]
-        return Recipe(epochs=epochs, lr=rate, batch=min(batch, examples))
+        batch = min(settings.batch_size or own[1], examples)
+        least = math.ceil(task.steps / math.ceil(examples / batch))
+        return Recipe(epochs=settings.epochs or max(own[0], least), lr=own[2], batch=batch)
     return Recipe(epochs=epochs, lr=RATE, batch=min(batch, examples), balance=weighs_alike(settings))
 
 

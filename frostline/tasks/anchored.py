@@ -48,7 +48,7 @@ class Anchored(nn.Module):
         self.places = [level.height * level.width * EACH for level in levels]  # anchors of each level
         self.pyramid = FeaturePyramidNetwork([level.channels for level in levels], width)
         self.head = RetinaNetHead(width, EACH, classes, norm_layer=partial(nn.GroupNorm, GROUPS))
-        self.register_buffer("anchors", _anchors(levels, size), persistent=False)
+        self.register_buffer("anchors", laid(levels, size), persistent=False)
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
@@ -118,7 +118,7 @@ def _shared(boxes: Tensor, anchors: Tensor) -> Tensor:
     return inner / ((boxes[..., 2:] - boxes[..., :2]).prod(-1) + (anchors[..., 2:] - anchors[..., :2]).prod(-1) - inner)
 
 
-def _anchors(levels: Sequence[Level], size: tuple[int, int]) -> Tensor:
+def laid(levels: Sequence[Level], size: tuple[int, int]) -> Tensor:
     """Nine around every place, as torchvision lays them."""
     sides = tuple(tuple(int(size[0] // level.height * side) for side in SIDES) for level in levels)
     maps = [torch.zeros(1, 1, level.height, level.width) for level in levels]

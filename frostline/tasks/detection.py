@@ -15,7 +15,10 @@ from frostline.tasks.strides import depths_of
 from frostline.tasks.task import Task
 
 STRIDES = (8, 16, 32)  # pixels of the input a step of the level is wide
-UNFIT = "boxes are found by a head of the kind 'pyramid' or 'anchors', or 'queries' on a detector; give the plan one"
+UNFIT = (
+    "boxes are found by a head of the kind 'pyramid', 'anchors' or 'proposals', or 'queries' on a detector; give the "
+    "plan one"
+)
 
 
 def _unbound(outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
@@ -48,7 +51,8 @@ def _bound(head: nn.Module) -> Task:
         found = detector.detections(outputs).float()
         return found / torch.tensor([*frame, 1, 1], device=found.device)
 
-    return replace(DETECTION, loss=loss, predictions=predictions)
+    waits = head.kind == "proposals"  # its second stage looks where its first one found something
+    return replace(DETECTION, loss=loss, predictions=predictions, waits=waits)
 
 
 def _of_queries() -> Task:
@@ -71,11 +75,14 @@ DETECTION = Task(
     lambda found: found,
     _drawn,
     levels=_levels,
-    head="pyramid",
-    recipes={  # with few boxes on a picture, what counts is how many steps there are
+    head="proposals",
+    heads={"fcos": "pyramid", "retinanet": "anchors", "fasterrcnn": "proposals"},
+    recipes={
         "pyramid": (4, 4, 3e-3),
         "anchors": (4, 4, 3e-3),
+        "proposals": (3, 4, 3e-3),
         "queries": (12, 4, 1e-3),  # kept layers at a tenth of it, the rate at which such networks are fine-tuned
     },
+    steps=150,  # with fewer, the two stages had not learned to find drawn shapes; with as many, they did best
     binding=_bound,
 )

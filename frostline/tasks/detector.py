@@ -140,6 +140,11 @@ class Detector(nn.Module):
         return self.anchors[:, 2] - self.anchors[:, 0]
 
 
+def real(targets: Tensor) -> list[Tensor]:
+    """Of each picture its boxes (m, 5), of targets (n, room, 5): those that have an area, which no NaN has."""
+    return [rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])] for rows in targets]
+
+
 def strongest(scores: Tensor, boxes: Tensor, places: Sequence[int], overlap: float) -> Tensor:
     """Of each picture the best boxes (n, 100, 6), of scores (n, places, classes) and boxes (n, places, 4) in levels.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.tasks.decoder import Decoder
-from frostline.values import QUERIES, Head
+from frostline.values import QUERIES, Head, HeadKind
 
 PRIOR = 0.01  # how probably a query found a class, before anything is learned
 
@@ -71,19 +71,22 @@ class Scaled(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A detector on the maps of several depths, by places or by anchors, which says of itself how it was made."""
+    """A detector on the maps of several depths, of one of the kinds, which says of itself how it was made."""
 
     def __init__(
-        self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int], *, anchors: bool = False
+        self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int], kind: HeadKind = "pyramid"
     ) -> None:
         super().__init__()
         # torchvision takes a second that only boxes are worth
         from frostline.tasks.anchored import Anchored
         from frostline.tasks.detector import Detector, Level
+        from frostline.tasks.proposed import Proposed
 
         self.register_buffer("levels", torch.tensor([list(level) for level in levels]))  # channels, height, width
         self.register_buffer("made", torch.tensor([classes, *size]))
-        self.detector = (Anchored if anchors else Detector)([Level(*level) for level in levels], classes, size)
+        self.kind = kind
+        made = {"pyramid": Detector, "anchors": Anchored, "proposals": Proposed}[kind]
+        self.detector = made([Level(*level) for level in levels], classes, size)
 
     def forward(self, crossing: Sequence[Sequence[Tensor]]) -> Tensor:
         """From what crosses each of the depths that it reads."""
@@ -156,7 +159,9 @@ def rebuilt(state: Mapping[str, Tensor]) -> nn.Module:
         if "says.weight" in state:
             found = Decoder(shapes, classes, (height, width))
         else:
-            found = Pyramid(shapes, classes, (height, width), anchors=not any("ctrness" in name for name in state))
+            names = " ".join(state)
+            kind = "pyramid" if "ctrness" in names else "proposals" if "box_predictor" in names else "anchors"
+            found = Pyramid(shapes, classes, (height, width), kind)
         found.load_state_dict(dict(state))
         return found
     if "classes.weight" in state:

@@ -23,7 +23,7 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from frostline.tasks.detector import MOST
+from frostline.tasks.detector import MOST, real
 
 CLASS, SIDES, OVERLAP = 2.0, 5.0, 2.0  # weights of the three terms, in the cost and in the loss
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
@@ -42,7 +42,7 @@ def losses(raw: Tensor, targets: Tensor) -> Tensor:
     """
     logits, boxes = _parts(raw)
     targets = targets.to(logits.dtype)
-    wanted = [rows[_real(rows)] for rows in targets]
+    wanted = real(targets)
     pairs = matched(logits, boxes, wanted)
     owner, query, box = _together(pairs, [len(rows) for rows in wanted], logits.device)
     rows = torch.cat(wanted)[box]
@@ -113,10 +113,6 @@ def _parts(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and boxes, in float32 or better."""
     wide = raw if raw.dtype == torch.float64 else raw.float()
     return wide[..., :-4], wide[..., -4:]
-
-
-def _real(rows: Tensor) -> Tensor:
-    return (rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])  # never true of NaN
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -36,8 +36,10 @@ class Task:
     drawn: Callable[[Tensor, np.random.Generator], Tensor]  # log-likelihood of an answer drawn from one output (1, k)
     levels: Levels | None = None  # of a task whose head reads maps of several depths: which ones
     head: HeadKind = "linear"  # the kind that a search begins with
+    heads: Mapping[str, HeadKind] = field(default_factory=dict[str, HeadKind])  # kinds that a user may name
     # by kind of head: epochs, batch and rate that it begins with, where they are its own
     recipes: Mapping[str, tuple[int, int, float]] = field(default_factory=dict[str, tuple[int, int, float]])
+    steps: int = 0  # fewest of a training by such a recipe: where examples are few, there are more epochs
     binding: Callable[[nn.Module], Task] | None = None  # of a task whose loss the head knows
     waits: bool = False  # whether its loss is computed on the host in part, so that no step of it can be recorded
 
