@@ -21,6 +21,7 @@ from benchmarks.truth.crowd import DEPTH as DEEP
 from benchmarks.truth.crowd import SPOILT
 from benchmarks.truth.outside import accuracies
 from benchmarks.truth.planted import PLANTED, searched
+from benchmarks.truth.transfer import BLOCKS
 from benchmarks.truth.world import TABLES
 from frostline.search.arms import propose
 from frostline.search.decide import Aim, Finalist, decide
@@ -103,6 +104,58 @@ def _raced(case: Case, known: Sequence[float], seed: int) -> int:
     last = [Finalist(arm, cost(), tuple(by[unit] for unit in units)) for arm, _, units in finalists(race)]
     decision = decide(last, here.targets(), Aim())
     return depth - decision.plan.keep
+
+
+# ------------------------------------------------------------------------------------------ near, far, and nothing
+
+
+def frozen(target: str, prefix: str = "", tuned: bool = False) -> np.ndarray:
+    """Of the first k blocks kept under new ones: seeds x k."""
+    name, table = "tuned" if tuned else "frozen", stored(f"transfer-{target}")
+    return np.stack([table.tuned(f"{prefix}{name}@{k}") for k in range(1, BLOCKS + 1)], axis=1)
+
+
+def test_frozen_under_new_layers_the_last_blocks_are_too_much_of_what_they_were_learned_for() -> None:
+    """Yosinski et al. (2014), figure 2: the first layers lose nothing, the last more than 3 points."""
+    curve, base = frozen("similar"), stored("transfer-similar").tuned("scratch")
+    assert abs((curve[:, 0] - base).mean()) < 0.015
+    assert better(curve[:, 0], curve[:, -1], by=0.03)
+    assert curve[:, : BLOCKS - 1].min() > curve[:, -1].max() - 0.02
+
+
+def test_transferred_and_learning_on_no_depth_loses_and_scratch_stays_behind() -> None:
+    """The boost: not for longer training, and not for weights of the same task."""
+    table, curve = stored("transfer-similar"), frozen("similar", tuned=True)
+    own = frozen("similar", prefix="self-", tuned=True)
+    for others in (table.tuned("scratch"), table.tuned("scratch-longer"), own.mean(axis=1)):
+        assert better(curve[:, 1:].mean(axis=1), others)
+    assert np.ptp(curve.mean(axis=0)) < 0.02 < np.ptp(frozen("similar").mean(axis=0))
+
+
+def test_the_farther_the_target_the_more_depth_costs_and_the_less_the_search_freezes() -> None:
+    drops = {target: frozen(target)[:, :1] - frozen(target) for target in ("similar", "dissimilar")}
+    apart = drops["dissimilar"] - drops["similar"]
+    for k in range(2, BLOCKS):
+        assert better(drops["dissimilar"][:, k], drops["similar"][:, k], by=0.05)
+    assert all(more > less for less, more in pairwise(apart.mean(axis=0)))
+    names = {f"freeze@{f}": f"freeze@{f}" for f in range(BLOCKS)}
+    near, far = (
+        [
+            replayed(stored(f"transfer-{target}"), schedule("default", 30), examples=800, seed=seed, arms=names)
+            .decision.plan.freeze for seed in range(4)
+        ]
+        for target in drops
+    )  # fmt: skip
+    assert max(far) < min(near), (near, far)
+
+
+def test_of_a_network_that_learned_nothing_frozen_blocks_are_worth_less_at_every_depth() -> None:
+    """Where probes of both look alike, there is a leak, or the labels are trivial."""
+    known, nothing = frozen("similar"), frozen("similar", prefix="random-")
+    for k in range(1, BLOCKS):
+        assert better(known[:, k], nothing[:, k], by=0.05)
+    assert better(nothing[:, 0], nothing[:, -1], by=0.5)
+    assert all(more < less for less, more in pairwise(nothing.mean(axis=0)))
 
 
 # ---------------------------------------------------------------------------------- few and many, examples and classes

@@ -49,10 +49,10 @@ def rows(stored: Stored) -> Iterator[tuple[str, str, str]]:
 def _yosinski(stored: Stored) -> Iterator[tuple[str, str, str]]:
     near, far, depths = stored("transfer-similar"), stored("transfer-dissimilar"), range(1, BLOCKS + 1)
     paper = "Yosinski et al. 2014"
-    for called, table in (("similar", near), ("dissimilar", far)):
+    for called, table in (("a similar target: the last costs", near), ("a dissimilar one: ever more", far)):
         found = curve(table, [f"frozen@{k}" for k in depths])
-        yield f"Frozen under new layers, a {called} target: falls with depth", paper, found
-    yield "Transferred and learning on: does not fall", paper, curve(near, [f"tuned@{k}" for k in depths])
+        yield f"The first 1 to 6 of 6 blocks frozen under new layers, {called}", paper, found
+    yield "Transferred and learning on: no depth loses", paper, curve(near, [f"tuned@{k}" for k in depths])
     yield "... and beats scratch (at 4 of 6)", paper, than(near.tuned("tuned@4"), near.tuned("scratch"))
     longer = than(near.tuned("tuned@4"), near.tuned("scratch-longer"))
     yield "... also scratch for twice as long", paper, longer
