@@ -191,6 +191,8 @@ def test_calibration_measures_the_head_that_is_trained_and_forecasts_count_it(be
     unit = Unit(of.id, 3e-3, 1, 0, 0, 2)
     head = head_of(bench, plan_training(bench, of, unit))
     assert measured.parameters == sum(parameter.numel() for parameter in head.parameters())
+    two_stages = lay(replace(bench.settings, detector="fasterrcnn"), Source(), folder=None).calibration.topping
+    assert two_stages is not None and two_stages.parameters > measured.parameters  # what is remembered is of a head
     rows, judged = len(bench.split.folds[0].train), len(bench.split.folds[0].validation)
     slower = replace(measured, step=measured.step + 1.0, answer=measured.answer + 2.0)
     other = replace(bench, calibration=replace(bench.calibration, topping=slower))

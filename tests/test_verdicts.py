@@ -52,6 +52,13 @@ def test_what_scratch_makes_up_for_by_patience_is_said_to_save_time() -> None:
     assert "saves" not in equal.advice
 
 
+def test_a_source_that_is_ahead_for_as_many_epochs_is_not_what_longer_training_from_scratch_beats() -> None:
+    behind, ahead = Estimate(-0.05, -0.07, -0.02), Estimate(0.12, 0.07, 0.16)
+    short, hurts = (verdicts.negative_transfer(behind, "accuracy", equal) for equal in (ahead, behind))
+    assert (short.kind, short.holds) == ("short_training", True) and "--epochs" in short.advice
+    assert (hurts.kind, hurts.holds) == ("negative_transfer", True) and "train from scratch" in hurts.advice
+
+
 @pytest.mark.parametrize(("trained_to", "holds"), [(0.1, True), (0.5, False)])
 def test_overfitting_is_a_loss_on_unseen_rows_well_above_that_on_training_rows(trained_to: float, holds: bool) -> None:
     """Here 0.51 nats on unseen rows."""

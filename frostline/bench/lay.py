@@ -160,10 +160,11 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
     settings, where, batch = network.settings, network.device.device, network.recipe.batch
     kinds = precisions(where, settings.precision)
     shares = _shares(network, source, shared=shared)
+    head = head_on(settings, network.backbone, network.anatomy)
     mark = remembered.mark(
         network.anatomy.layers, where, folder, preprocessing=network.backbone.preprocessing,
         data=network.ids[: network.own], batch=batch, precisions=kinds, shares=shares,
-        head=(settings.task, *network.anatomy.levels, len(network.examples.classes)),
+        head=(settings.task, head.kind, *network.anatomy.levels, len(network.examples.classes)),
     )  # fmt: skip
     known = None if settings.recalibrate else remembered.recall(mark)
     if known is not None:
@@ -173,7 +174,6 @@ def _measured(network: Network, source: Source, folder: Path | None, *, dry: boo
         tried = trial(network.backbone, network.anatomy, network.examples, where, batch)
         found = measure(tried, network.examples, precisions=kinds, shares=shares, folder=place)
         task, device = TASKS[settings.task], accelerator(settings.device, found.way.precision)
-        head = head_on(settings, network.backbone, network.anatomy)
         own = topping(tried, network.examples, task, head, network.recipe, found.way, device)
         stacked = stacking(tried, found.way, device) if own is None else None  # one with a loss of its own is alone
         found = replace(found, way=replace(found.way, stacked=stacked), topping=own)

@@ -29,13 +29,20 @@ JUMP = 1.1  # times the loss of the epoch before a thaw
 def negative_transfer(gap: Estimate, metric: str, equal: Estimate) -> Verdict:
     """How training from scratch on a fair, long schedule compares with the chosen model; `gap` is ours less scratch.
 
-    `equal` is ours less scratch for as many epochs as ours. Only where scratch is shown to be better on the long one is
-    it negative transfer; where neither is, that is said by its own name.
+    `equal` is ours less scratch for as many epochs as ours. Only where scratch is shown to be better on the long one,
+    and ours not on the short one, is it negative transfer: else the training is what is short. Where neither is shown
+    to be better, that is said by its own name.
     """
     far, near = (_against(gap, metric, LONG), _against(equal, metric, SHORT))
     evidence = f"the chosen model scores {far}, and {near}, on the same examples."
     if gap.low > 0:
         return Verdict("negative_transfer", False, evidence, "Transfer helps here.")
+    if gap.high < 0 < equal.low:
+        advice = (
+            "The source is ahead for as many epochs, so it is the schedule that is short: search again with three "
+            "times the epochs (--epochs)."
+        )
+        return Verdict("short_training", True, evidence, advice)
     if gap.high < 0:
         advice = "Pre-training hurts here: train from scratch, or look for a source nearer to your data."
         return Verdict("negative_transfer", True, evidence, advice)
