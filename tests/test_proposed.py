@@ -18,8 +18,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from frostline.tasks import detector, proposed
+from frostline.tasks.anchored import EACH
 from frostline.tasks.detector import Level
-from frostline.tasks.proposed import Proposed, drawn
+from frostline.tasks.proposed import Proposed, expected
 
 ALL = 10**6
 
@@ -118,7 +119,7 @@ def test_what_is_read_at_boxes_and_its_slope_are_those_of_torchvisions_roi_align
 def test_counts_are_the_shares_that_torchvision_draws(counts: tuple[int, int, int], most: int, share: float) -> None:
     held, free, between = counts
     labels = torch.tensor([1] * held + [0] * free + [-1] * between)
-    found = drawn(labels == 1, labels == 0, most, share)
+    found = expected(labels == 1, labels == 0, most, share)
     (some,), (rest,) = BalancedPositiveNegativeSampler(most, share)([labels])
     total = max(1, int(some.sum() + rest.sum()))
     assert math.isclose(float(found[labels == 1].sum()), int(some.sum()) / total, abs_tol=1e-6)
@@ -135,11 +136,11 @@ def test_the_detections_are_torchvisions() -> None:
         network, seen = theirs(ours).eval(), features(ours, given)
         proposals, _ = network.rpn(ImageList(torch.zeros(3, 3, *SIZE), [SIZE] * 3), seen)
         wanted, _ = network.roi_heads(seen, proposals, [SIZE] * 3)
-    for row, expected in zip(ours.detections(raw), wanted, strict=True):
-        count = len(expected["boxes"])
-        torch.testing.assert_close(row[:count, :4], expected["boxes"])
-        torch.testing.assert_close(row[:count, 4], expected["scores"])
-        assert row[:count, 5].tolist() == (expected["labels"] - 1).tolist()
+    for row, theirs_of in zip(ours.detections(raw), wanted, strict=True):
+        count = len(theirs_of["boxes"])
+        torch.testing.assert_close(row[:count, :4], theirs_of["boxes"])
+        torch.testing.assert_close(row[:count, 4], theirs_of["scores"])
+        assert row[:count, 5].tolist() == (theirs_of["labels"] - 1).tolist()
         assert bool(row[count:].isnan().all()) and 0 < count <= detector.MOST
     assert len(set(torch.cat([row["labels"] for row in wanted]).tolist())) > 1
 
@@ -169,10 +170,14 @@ def test_slopes_are_finite_where_boxes_are_missing_and_reach_every_layer() -> No
 
 
 def test_an_answer_that_is_no_number_has_a_loss_that_is_none() -> None:
-    ours, targets = made(), boxes([2, 0])
-    raw = torch.full_like(ours(maps(2)), math.nan)
-    assert bool(ours.losses(raw, targets).isnan().all())
-    assert bool(ours.detections(raw).isnan().all())
+    ours = made()
+    for counts in ([2, 0], [0, 0]):
+        raw = torch.full_like(ours(maps(2)), math.nan)
+        assert bool(ours.losses(raw, boxes(counts)).isnan().all())
+        assert bool(ours.detections(raw).isnan().all())
+    far = ours(maps(2)).detach()
+    far[..., -4 * EACH :] = 1e30  # so that no proposal is left
+    assert bool(ours.losses(far, boxes([0, 0])).isfinite().all())
 
 
 def test_a_picture_is_learned_by_heart_and_found_again() -> None:

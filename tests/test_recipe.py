@@ -24,6 +24,7 @@ def test_a_detector_learns_for_so_many_steps_at_least_unless_it_is_told_otherwis
     boxes = {"data": "d", "backbone": "b", "task": "detection"}
     found = [recipe(settings(boxes), count, "proposals") for count in (3, 30, 198, 205, 5000)]
     assert [(of.epochs, of.batch) for of in found] == [(150, 3), (19, 4), (3, 4), (3, 4), (3, 4)]
+    assert recipe(settings({**boxes, "batch_size": 64}), 205, "proposals").epochs == 3
     assert recipe(settings({**boxes, "epochs": 2}), 30, "proposals").epochs == 2
 
 

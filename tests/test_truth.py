@@ -142,15 +142,15 @@ def test_the_farther_the_target_the_more_depth_costs_and_the_less_the_search_fre
     near, far = (
         [
             replayed(stored(f"transfer-{target}"), schedule("default", 30), examples=800, seed=seed, arms=names)
-            .decision.plan.freeze for seed in range(4)
+            .decision.plan.freeze for seed in range(6)
         ]
         for target in drops
     )  # fmt: skip
-    assert max(far) < min(near), (near, far)
+    assert np.mean(far) < 1 < 2 < np.mean(near), (near, far)
 
 
-def test_of_a_network_that_learned_nothing_frozen_blocks_are_worth_less_at_every_depth() -> None:
-    """Where probes of both look alike, there is a leak, or the labels are trivial."""
+def test_of_a_network_that_learned_nothing_frozen_blocks_are_worth_less_from_the_second_on() -> None:
+    """Where both look alike, there is a leak, or the labels are trivial."""
     known, nothing = frozen("similar"), frozen("similar", prefix="random-")
     for k in range(1, BLOCKS):
         assert better(known[:, k], nothing[:, k], by=0.05)

@@ -73,9 +73,7 @@ class Scaled(nn.Module):
 class Pyramid(nn.Module):
     """A detector on the maps of several depths, of one of the kinds, which says of itself how it was made."""
 
-    def __init__(
-        self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int], kind: HeadKind = "pyramid"
-    ) -> None:
+    def __init__(self, levels: Sequence[tuple[int, ...]], classes: int, size: tuple[int, int], kind: HeadKind) -> None:
         super().__init__()
         # torchvision takes a second that only boxes are worth
         from frostline.tasks.anchored import Anchored

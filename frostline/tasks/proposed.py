@@ -1,8 +1,8 @@
 """Boxes in two stages: Faster R-CNN's heads on the pyramid, their loss and detections, beside FCOS in detector.py.
 
 The first stage proposes boxes, by anchors; the second reads the pyramid again at the best of them and says what each
-is. Pyramid, heads, matching, proposals and detections are torchvision's. Where its losses draw some anchors and some
-proposals at random, these are what the draw comes to on average: nothing is random, and pictures count alike.
+is. Pyramid, heads, matching, proposals and detections are torchvision's. Where its loss draws some anchors at random,
+this is what the draw comes to on average: nothing is random, and pictures count alike.
 Source: Ren et al., "Faster R-CNN", arXiv:1506.01497; Lin et al., "Feature pyramid networks", arXiv:1612.03144.
 """
 
@@ -16,7 +16,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -31,8 +30,7 @@ PROPOSALS, LEARNED = 256, 128  # of a picture, the best of what the first stage 
 CANDIDATES = 500  # of a level, before suppression
 SUPPRESSED = 0.7  # intersection over union from which of two proposals the weaker goes
 MATCHES, FREE = 0.7, 0.3  # intersection over union with a box: from the first on it is the anchor's, below free
-ANCHORS, HOLDING = 256, 0.5  # that are drawn of a picture, and the share of them that may hold a box
-DRAWN, HELD = 512, 0.25  # the same of proposals
+ANCHORS, HOLDING = 256, 0.5  # that torchvision draws of a picture, and the share of them that may hold a box
 OVERLAP = 0.5  # with a box, from which on it is the proposal's; and from which of two detections the weaker goes
 BINS, HIDDEN = 5, 256  # places to a side that a proposal is read at, and units of both layers that read them
 BETA = 1 / 9  # below it the loss of a distance is square
@@ -60,8 +58,9 @@ class Proposed(nn.Module):
             AnchorGenerator(), RPNHead(width, EACH), MATCHES, FREE, ANCHORS, HOLDING, most, kept, SUPPRESSED
         )
         reader, predictor = TwoMLPHead(width * BINS**2, HIDDEN), FastRCNNPredictor(HIDDEN, classes + 1)
-        self.second = RoIHeads(None, reader, predictor, OVERLAP, OVERLAP, DRAWN, HELD, None, LOWEST, OVERLAP, MOST)
-        self.second.fg_bg_sampler = _Every(DRAWN, HELD)
+        self.second = RoIHeads(  # the two numbers of its draw, of which nothing is asked
+            None, reader, predictor, OVERLAP, OVERLAP, LEARNED, HOLDING, None, LOWEST, OVERLAP, MOST
+        )
         self.register_buffer("anchors", laid(levels, size), persistent=False)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
@@ -112,20 +111,24 @@ class Proposed(nn.Module):
         found, boxes = self.first.assign_targets_to_anchors(anchors, [{"boxes": rows[:, :4]} for rows in wanted])
         labels = torch.stack(found)  # 1 holds a box, 0 holds none, nothing is asked of -1
         held, there = labels == 1, torch.stack(list(self.first.box_coder.encode(boxes, anchors)))
-        counts = drawn(held, labels == 0, ANCHORS, HOLDING)
+        counts = expected(held, labels == 0, ANCHORS, HOLDING)
         classes = functional.binary_cross_entropy_with_logits(logits, held.to(logits.dtype), reduction="none")
         return (counts * (classes + _off(ways, there, held))).sum(1)
 
     def _second(self, seen: Tensor, proposals: list[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-        told = [{"boxes": rows[:, :4], "labels": rows[:, 4].long() + 1} for rows in wanted]
-        boxes, _, labels, there = self.second.select_training_samples(proposals, told)
+        there = [rows[:, :4] for rows in wanted]
+        boxes = self.second.add_gt_proposals(proposals, there)
+        which, labels = self.second.assign_targets_to_proposals(
+            boxes, there, [rows[:, 4].long() + 1 for rows in wanted]
+        )
+        goals = [
+            functional.pad(of, (0, 0, 0, 1))[row] for of, row in zip(there, which, strict=True)
+        ]  # there may be none
+        ways, what = torch.cat(list(self.second.box_coder.encode(goals, boxes))), torch.cat(labels)
         said, moved = self._answered(seen, boxes)
-        counts = torch.cat([drawn(of > 0, of == 0, DRAWN, HELD) for of in labels])
-        what = torch.cat(labels)
-        own = moved.view(len(what), -1, 4)[torch.arange(len(what), device=what.device), what]
-        classes = functional.cross_entropy(said, what, reduction="none")
-        each = counts * (classes + _off(own, torch.cat(list(there)), what > 0))
-        return torch.stack([part.sum() for part in each.split([len(of) for of in labels])])
+        own = moved.unflatten(1, (-1, 4))[torch.arange(len(what), device=what.device), what]
+        each = functional.cross_entropy(said, what, reduction="none") + _off(own, ways, what > 0)
+        return torch.stack([part.sum() / max(1, len(part)) for part in each.split([len(of) for of in labels])])
 
     def _answered(self, seen: Tensor, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Of each box the logits of nothing and of the classes, and from it to the box of each of them."""
@@ -140,8 +143,8 @@ class Proposed(nn.Module):
 def read(seen: Tensor, boxes: Sequence[Tensor], levels: Sequence[Level], size: tuple[int, int]) -> Tensor:
     """What maps (n, places, c) show at the boxes of each picture (m, c, bins, bins): RoIAlign, one sample to a bin.
 
-    As torchvision's, each box on the level that suits its size; but written as a sum of rows, for which a GPU adds
-    gradients in one order. Source: He et al., "Mask R-CNN", arXiv:1703.06870.
+    As torchvision's, each box on the level that suits its size, which is the finest below 224 pixels; but written as a
+    sum of rows, for which a GPU adds gradients in one order. Source: He et al., "Mask R-CNN", arXiv:1703.06870.
     """
     every, where = torch.cat(list(boxes)), seen.device
     owner = torch.arange(len(boxes), device=where).repeat_interleave(
@@ -176,7 +179,7 @@ def _between(start: Tensor, end: Tensor, extent: Tensor) -> tuple[Tensor, Tensor
     return torch.stack([low, high], dim=2), weights
 
 
-def drawn(held: Tensor, free: Tensor, most: int, share: float) -> Tensor:
+def expected(held: Tensor, free: Tensor, most: int, share: float) -> Tensor:
     """What each counts for in a mean over `most` drawn at random, at most a `share` of them of those that hold a box.
 
     Both are true of some along the last dimension, which such counts sum to 1 along.
@@ -192,10 +195,3 @@ def _off(ways: Tensor, there: Tensor, held: Tensor) -> Tensor:
     """The loss of where boxes are; 0 for what holds none, whose way to one need not be a number."""
     goal = torch.where(held[..., None], there, ways.detach())
     return functional.smooth_l1_loss(ways, goal, beta=BETA, reduction="none").sum(-1)
-
-
-class _Every(BalancedPositiveNegativeSampler):
-    """All that hold a box, and all that hold none, where torchvision draws some of them."""
-
-    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return [of >= 1 for of in matched_idxs], [of == 0 for of in matched_idxs]
