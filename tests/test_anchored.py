@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_detector import CLASSES, LEVELS, SIZE, boxes, listed, maps, same_detections
+from test_detector import CLASSES, LEVELS, SIZE, boxes, learned_by_heart, listed, maps, same_detections
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet
@@ -98,17 +98,7 @@ def test_slopes_are_finite_where_boxes_are_missing() -> None:
 
 
 def test_a_picture_is_learned_by_heart_and_found_again() -> None:
-    ours, given, targets = made().train(), maps(1), boxes([2], seed=5, room=2)
-    optimiser = torch.optim.AdamW(ours.parameters(), 3e-3)
-    for _ in range(120):
-        optimiser.zero_grad()
-        ours.loss(ours(given), targets).backward()
-        optimiser.step()
-    best = ours.eval().detections(ours(given))[0, :2]
-    order = best[:, 0].argsort()
-    there = targets[0, targets[0, :, 0].argsort()]
-    torch.testing.assert_close(best[order, :4], there[:, :4], atol=6, rtol=0)
-    assert best[order, 5].tolist() == there[:, 4].tolist()
+    learned_by_heart(made(), rate=3e-3, steps=120)
 
 
 def test_a_saved_head_says_itself_which_detector_it_is() -> None:

@@ -179,6 +179,20 @@ def test_several_detectors_at_once_are_each_itself() -> None:
             torch.testing.assert_close(slopes[name][index], value, rtol=1e-3, atol=1e-4)
 
 
+def learned_by_heart(ours: Any, *, rate: float, steps: int) -> None:
+    """A picture with two boxes: both are the strongest that are found in it afterwards."""
+    given, targets = maps(1), boxes([2], seed=5, room=2)
+    optimiser = torch.optim.AdamW(ours.train().parameters(), rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        ours.loss(ours(given), targets).backward()
+        optimiser.step()
+    best = ours.eval().detections(ours(given))[0, :2]
+    order, there = best[:, 0].argsort(), targets[0, targets[0, :, 0].argsort()]
+    torch.testing.assert_close(best[order, :4], there[:, :4], atol=6, rtol=0)
+    assert best[order, 5].tolist() == there[:, 4].tolist()
+
+
 def test_two_pictures_are_learned_by_heart_and_found_again() -> None:
     ours, given, targets = made(), maps(2), boxes([2, 3], seed=3)
     optimiser = torch.optim.AdamW(ours.parameters(), lr=5e-3)

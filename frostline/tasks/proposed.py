@@ -118,12 +118,10 @@ class Proposed(nn.Module):
     def _second(self, seen: Tensor, proposals: list[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         there = [rows[:, :4] for rows in wanted]
         boxes = self.second.add_gt_proposals(proposals, there)
-        which, labels = self.second.assign_targets_to_proposals(
-            boxes, there, [rows[:, 4].long() + 1 for rows in wanted]
-        )
-        goals = [
-            functional.pad(of, (0, 0, 0, 1))[row] for of, row in zip(there, which, strict=True)
-        ]  # there may be none
+        classes = [rows[:, 4].long() + 1 for rows in wanted]  # 0 is nothing
+        which, labels = self.second.assign_targets_to_proposals(boxes, there, classes)
+        room = [functional.pad(of, (0, 0, 0, 1)) for of in there]  # for a picture without boxes
+        goals = [of[row] for of, row in zip(room, which, strict=True)]
         ways, what = torch.cat(list(self.second.box_coder.encode(goals, boxes))), torch.cat(labels)
         said, moved = self._answered(seen, boxes)
         own = moved.unflatten(1, (-1, 4))[torch.arange(len(what), device=what.device), what]
